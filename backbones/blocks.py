@@ -1,0 +1,206 @@
+"""What DiT and SiT are built of, under the parameter names of the official releases.
+
+Tokens x [B, N, D] pass blocks that are steered by a condition c [B, D] = time + label (adaLN-zero):
+
+    shift, scale, gate (twice) = Linear(SiLU(c))
+    x <- x + gate_1 * attention(norm(x) * (1 + scale_1) + shift_1)
+    x <- x + gate_2 * mlp(norm(x) * (1 + scale_2) + shift_2)
+
+with gates that start at zero, so that every block starts as the identity (arXiv 2212.09748, section 3.2).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from timm.layers.activations import GELUTanh
+from timm.layers.attention import AttentionRope
+from timm.layers.mlp import Mlp, SwiGLU
+from timm.layers.patch_embed import PatchEmbed
+from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
+from torch import Tensor, nn
+
+from backbones import Architecture
+
+FREQUENCIES = 256  # of the time embedding, half cosines, half sines
+MAX_PERIOD = 10_000
+NORM_EPS = 1e-6
+
+
+class Output(NamedTuple):
+    """What a backbone returns."""
+
+    prediction: Tensor  # [B, C, H, W]: velocity (SiT) or noise (DiT)
+    variance: Tensor | None  # [B, C, H, W], raw, about -1..1 (DiT)
+    hidden: dict[int, Tensor]  # depth -> tokens after that block, [B, N, D], as asked for
+
+
+def norm(architecture: Architecture) -> nn.Module:
+    """Normalisation over the width without parameters."""
+    kind = nn.RMSNorm if architecture.rms_norm else nn.LayerNorm
+    return kind(architecture.width, eps=NORM_EPS, elementwise_affine=False)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x [B, N, D] scaled and shifted by [B, 1, D] each."""
+    return x * (1 + scale) + shift
+
+
+class Block(nn.Module):
+    """One transformer block with adaLN-zero."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width, hidden = architecture.width, 4 * architecture.width
+        self.norm1 = norm(architecture)
+        # timm's attention; without `rope` at the call it is the plain one of the official networks.
+        self.attn = AttentionRope(
+            width,
+            num_heads=architecture.heads,
+            qkv_bias=True,
+            num_prefix_tokens=0,
+            qk_norm=architecture.qk_norm,
+            norm_layer=nn.RMSNorm if architecture.rms_norm else nn.LayerNorm,
+        )
+        self.norm2 = norm(architecture)
+        self.mlp = (
+            SwiGLU(width, 2 * hidden // 3)  # three matrices of two thirds: as many parameters as two
+            if architecture.swiglu
+            else Mlp(width, hidden, act_layer=GELUTanh)
+        )
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, c: Tensor, rope: Tensor | None) -> Tensor:
+        """Tokens [B, N, D], condition [B, D] -> tokens [B, N, D]."""
+        steering = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)
+        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = steering
+        attended = self.attn(modulate(self.norm1(x), shift_attention, scale_attention), rope)
+        x = x + gate_attention * attended
+        return x + gate_mlp * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+
+
+class TimestepEmbedder(nn.Module):
+    """A time in the network's own unit [B] -> [B, D]: cosines, then sines, then an MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, time: Tensor) -> Tensor:
+        return self.mlp(sinusoids(time).to(next(self.mlp.parameters()).dtype))
+
+
+def sinusoids(time: Tensor) -> Tensor:
+    """[B] -> [B, 256]: cos(w_i t) for 128 frequencies w_i = 10000^(-i/128), then sin(w_i t)."""
+    time = time.to(torch.promote_types(time.dtype, torch.float32))
+    half = FREQUENCIES // 2
+    exponents = torch.arange(half, dtype=time.dtype, device=time.device) / half
+    angles = time[:, None] * torch.exp(-math.log(MAX_PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class LabelEmbedder(nn.Module):
+    """A class [B] -> [B, D]; the last row is the null class, for guidance."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, label: Tensor) -> Tensor:
+        return self.embedding_table(label)
+
+
+class FinalLayer(nn.Module):
+    """Steered norm and a linear map from each token to its patch, [B, N, D] -> [B, N, p*p*C]."""
+
+    def __init__(self, architecture: Architecture, out_channels: int) -> None:
+        super().__init__()
+        width = architecture.width
+        self.norm_final = norm(architecture)
+        self.linear = nn.Linear(width, architecture.patch**2 * out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(c).unsqueeze(1).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class Transformer(nn.Module):
+    """The network that DiT and SiT share; they differ in the unit of time and in what they predict."""
+
+    def __init__(
+        self, architecture: Architecture, *, input_size: int, channels: int, num_classes: int
+    ) -> None:
+        """Official initialisation. Raises ValueError where the patch does not divide the image."""
+        super().__init__()
+        if input_size % architecture.patch:
+            raise ValueError(f"patch /{architecture.patch} does not divide an input of size {input_size}")
+        self.architecture = architecture
+        self.channels, self.num_classes = channels, num_classes
+        self.side = input_size // architecture.patch  # tokens a row
+        width = architecture.width
+        self.x_embedder = PatchEmbed(input_size, architecture.patch, channels, width)
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = LabelEmbedder(num_classes, width)
+        self.pos_embed = nn.Parameter(position_table(width, self.side), requires_grad=False)
+        self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.depth))
+        self.final_layer = FinalLayer(architecture, channels * (2 if architecture.learned_variance else 1))
+        grid, head = [self.side, self.side], width // architecture.heads
+        self.rope = RotaryEmbeddingCat(head, in_pixels=False, feat_shape=grid) if architecture.rope else None
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Xavier-uniform linear maps, N(0, 0.02) for time and label, zero for steering and output."""
+        for name, parameter in self.named_parameters():
+            if name == "pos_embed" or "_norm.weight" in name:
+                continue  # made where they are
+            if name.endswith("bias") or "adaLN_modulation" in name or name == "final_layer.linear.weight":
+                nn.init.zeros_(parameter)
+            elif name.startswith(("t_embedder", "y_embedder")):
+                nn.init.normal_(parameter, std=0.02)
+            else:  # the patch embedding counts as a linear map of flattened patches
+                nn.init.xavier_uniform_(parameter.view(len(parameter), -1))
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """t in [0, 1] (0 data, 1 noise) in the unit that this network embeds."""
+        return t
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor, hidden_depths: tuple[int, ...] = ()) -> Output:
+        """Predict from x_t [B, C, H, W] at t [B] in [0, 1], 1 = noise, for label [B] (null: num_classes).
+
+        `hidden_depths` asks for the tokens after these blocks, counted from 1.
+        """
+        x = self.x_embedder(x_t) + self.pos_embed  # [B, N, D]
+        c = self.t_embedder(self.network_time(t)) + self.y_embedder(label)  # [B, D]
+        rope = self.rope.get_embed() if self.rope is not None else None
+        hidden = {}
+        for depth, block in enumerate(self.blocks, start=1):
+            x = block(x, c, rope)
+            if depth in hidden_depths:
+                hidden[depth] = x
+        image = self.unpatchify(self.final_layer(x, c))
+        if self.architecture.learned_variance:
+            prediction, variance = image.chunk(2, dim=1)
+            return Output(prediction, variance, hidden)
+        return Output(image, None, hidden)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """[B, N, p*p*C] -> [B, C, H, W]."""
+        side, patch = self.side, self.architecture.patch
+        patches = patches.view(-1, side, side, patch, patch, patches.shape[-1] // patch**2)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, patches.shape[-1], side * patch, side * patch)
+
+
+def position_table(width: int, side: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions [1, side*side, width], in the official order.
+
+    The first half of the channels codes the column and the second the row, each as sines then cosines.
+    """
+    omega = 1 / MAX_PERIOD ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * omega
+    one_axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # [side, width/2]
+    columns = one_axis.repeat(side, 1)
+    rows = one_axis.repeat_interleave(side, dim=0)
+    return torch.cat([columns, rows], dim=1).float().unsqueeze(0)

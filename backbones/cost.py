@@ -1,0 +1,62 @@
+"""Parameters and FLOPs of a backbone in closed form, without building it.
+
+A FLOP is an addition or a multiplication: a product of [a, b] and [b, c] costs 2abc. Norms, activations and
+residual sums are left out, as is customary; attention's two products are in.
+"""
+
+from __future__ import annotations
+
+from backbones import Architecture
+
+TIME_FEATURES = 256
+
+
+def _linear(inputs: int, outputs: int) -> tuple[int, int]:
+    """(parameters, FLOPs for one row) of a linear layer with bias."""
+    return (inputs + 1) * outputs, 2 * inputs * outputs
+
+
+def _mlp(architecture: Architecture) -> tuple[int, int]:
+    width = architecture.width
+    if not architecture.swiglu:
+        layers = [_linear(width, 4 * width), _linear(4 * width, width)]
+    else:
+        hidden = 8 * width // 3
+        layers = [_linear(width, hidden), _linear(width, hidden), _linear(hidden, width)]
+    return sum(p for p, _ in layers), sum(f for _, f in layers)
+
+
+def _parts(architecture: Architecture, input_size: int, channels: int) -> dict[str, tuple[int, int, int]]:
+    """Part -> (parameters, rows it sees for one image, FLOPs a row), over the whole depth."""
+    width, depth, patch = architecture.width, architecture.depth, architecture.patch
+    tokens = (input_size // patch) ** 2
+    outputs = patch**2 * channels * (2 if architecture.learned_variance else 1)
+    parts = {
+        "patches": (*_linear(patch**2 * channels, width), tokens, 1),
+        "time in": (*_linear(TIME_FEATURES, width), 1, 1),
+        "time out": (*_linear(width, width), 1, 1),
+        "steering": (*_linear(width, 6 * width), 1, depth),
+        "qkv": (*_linear(width, 3 * width), tokens, depth),
+        "projection": (*_linear(width, width), tokens, depth),
+        "mlp": (*_mlp(architecture), tokens, depth),
+        "final steering": (*_linear(width, 2 * width), 1, 1),
+        "final": (*_linear(width, outputs), tokens, 1),
+    }
+    return {name: (p * times, rows, f * times) for name, (p, f, rows, times) in parts.items()}
+
+
+def parameters(architecture: Architecture, input_size: int, channels: int, num_classes: int) -> int:
+    """All parameters, the fixed position table included, as in the papers' tables."""
+    width, head = architecture.width, architecture.width // architecture.heads
+    tables = (num_classes + 1 + (input_size // architecture.patch) ** 2) * width
+    per_norm = head if architecture.rms_norm else 2 * head
+    norms = 2 * architecture.depth * per_norm if architecture.qk_norm else 0
+    return sum(count for count, _, _ in _parts(architecture, input_size, channels).values()) + tables + norms
+
+
+def flops(architecture: Architecture, input_size: int, channels: int) -> int:
+    """FLOPs of one forward pass for one image; a backward pass costs about twice as many."""
+    tokens = (input_size // architecture.patch) ** 2
+    attention = 4 * tokens**2 * architecture.width * architecture.depth  # queries x keys, weights x values
+    parts = _parts(architecture, input_size, channels).values()
+    return attention + sum(rows * cost for _, rows, cost in parts)

@@ -1,0 +1,49 @@
+"""Speed on this machine, one command a part: steps, network, metrics, report.
+
+Every figure is the median of timed repeats after a warm-up, with the fastest and slowest beside it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import torch
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, warm_up: int, repeats: int) -> list[float]:
+    """Seconds of each timed call of `work`, the device's queue included."""
+    from bench.train import synchronise
+
+    seconds = []
+    for _ in range(warm_up + repeats):
+        start = synchronise(device)
+        work()
+        seconds.append(synchronise(device) - start)
+    return seconds[warm_up:]
+
+
+def with_spread(values: list[float]) -> str:
+    """`"median (lowest-highest)"`, three digits each."""
+    return f"{statistics.median(values):.3g} ({min(values):.3g}-{max(values):.3g})"
+
+
+def new_table(title: str, names: list[str], figures: list[str]) -> Table:
+    """An empty table with left-aligned names and right-aligned figures."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for figure in figures:
+        table.add_column(figure, justify="right", no_wrap=True)
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print it in full width: figures are for copying."""
+    Console(width=140, soft_wrap=True).print(table)

@@ -1,0 +1,95 @@
+"""Speed of training and sampling: python -m bench.benchmark.steps --method repa --backbone sit-ti sit-s"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from bench.benchmark import new_table, print_table, seconds_of, with_spread
+from bench.errors import exit_code
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is timed, and how often."""
+
+    method: tuple[str, ...] = ("baseline",)
+    """methods, as for bench.run"""
+    backbone: tuple[str, ...] = ("sit-ti",)
+    """backbones, as for bench.run"""
+    data: str = "digits"
+    """data set"""
+    batch_size: int | None = None
+    """images a step; the data set's preset if not given"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: the preset's, else bf16 where the hardware multiplies it natively"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a CUDA device where there is one"""
+    warm_up: int = 3
+    """untimed repeats"""
+    repeats: int = 15
+    """timed repeats"""
+
+
+def main() -> None:
+    """Time every combination and print a table."""
+    options = tyro.cli(Options, prog="python -m bench.benchmark.steps", description=__doc__)
+
+    from bench import environment, grammar, spec
+
+    device = environment.select_device(options.device)
+    table = new_table(
+        f"{environment.hardware(device)}, {options.data}",
+        ["method", "backbone", "batch", "precision"],
+        ["training step", "training img/s", "sampling img/s"],
+    )
+    training: dict[str, object] = {} if options.precision == "auto" else {"precision": options.precision}
+    native = environment.native_precision(device)
+    if options.batch_size:
+        training["batch_size"] = options.batch_size
+    for backbone in options.backbone:
+        for method in [name for text in options.method for name in grammar.expand(text)]:
+            run = spec.resolve(method, backbone, options.data, 0, native_precision=native, training=training)
+            step, sampling = time_run(run, device, options.warm_up, options.repeats)
+            size = run.training.batch_size
+            table.add_row(
+                method,
+                run.backbone,
+                str(size),
+                run.training.precision,
+                f"{with_spread([1e3 * seconds for seconds in step])} ms",
+                with_spread([size / seconds for seconds in step]),
+                with_spread([size / seconds for seconds in sampling]),
+            )
+    print_table(table)
+
+
+def time_run(
+    run: RunSpec, device: torch.device, warm_up: int, repeats: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of each training step, and of each sampled batch of the same size by the run's protocol."""
+    import torch
+
+    from bench import sample
+    from bench.train import Trainer
+
+    trainer = Trainer(run, device)
+    steps = iter(range(10**9))
+    index = torch.arange(run.training.batch_size)
+    training = seconds_of(lambda: trainer.step(next(steps)), device, warm_up, repeats)
+    sampling = seconds_of(
+        lambda: list(sample.stream(trainer.ema, trainer.process, run, trainer.data, index)), device, 1, 3
+    )
+    return training, sampling
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

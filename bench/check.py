@@ -1,0 +1,57 @@
+"""Find the stage that is off: python -m bench.check protocol
+
+Runs the stages between a trained model and its numbers apart, each against something known, and says which
+deviates and what could not be checked on this machine. Exit code 2 where one is off.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from bench.errors import UserError, exit_code
+
+
+@dataclass(frozen=True)
+class Options:
+    what: tyro.conf.Positional[Literal["protocol"]]
+    """the protocol by which samples are made and judged"""
+    data: str = "digits"
+    """the data set whose protocol is checked"""
+    nets: tuple[str, ...] = ()
+    """further feature nets, e.g. inception clean"""
+    reference: Path | None = None
+    """an .npz of reference statistics to look at (mu, sigma, mu_s, sigma_s)"""
+
+
+def main() -> None:
+    """Check and print a table."""
+    options = tyro.cli(Options, prog="python -m bench.check", description=__doc__)
+
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from bench import spec
+    from bench.protocol_stages import check
+
+    protocol = spec.resolve("baseline", "sit-ti", options.data, seed=0).protocol
+    nets = dict.fromkeys((*protocol.feature_nets, *options.nets))
+    findings = list(check(protocol.model_copy(update={"feature_nets": tuple(nets)}), options.reference))
+    colours = {"ok": "green", "off": "bold red", "not checked": "yellow"}
+    table = Table("stage", "", "what was compared", box=box.SIMPLE_HEAD)
+    for stage, state, text in findings:
+        table.add_row(stage, f"[{colours[state]}]{state}[/]", escape(text))
+    Console().print(table)
+    off = dict.fromkeys(finding.stage for finding in findings if finding.state == "off")
+    if off:
+        raise UserError(f"of the protocol of {options.data}, this is off: {', '.join(off)}.")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,142 @@
+"""Data sets by name: a TOML file of this folder with its preset.
+
+Where the preset has a table `[store]`, the images lie in a store that `python -m bench.prepare` makes: in
+`stores/NAME`, in `$ALIGNMENT_BENCH_STORES/NAME`, or where the name says, `folder[path=stores/mine]`. Other
+data sets are loaded by the module beside their preset.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from bench import grammar
+from bench.errors import unknown
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from bench.diffusion.pixels import Rounding
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """What rides in brackets behind the name of a data set that lives in a store."""
+
+    path: str = ""  # of the store
+    vae: str = ""  # that made its latents, where it is another than the preset's
+
+
+class Shape(NamedTuple):
+    """What a backbone must know of a data set."""
+
+    classes: int
+    channels: int
+    size: int  # rows and columns of x0
+
+
+class Batch(NamedTuple):
+    """Some training records."""
+
+    x0: Tensor  # [B, C, H, W] float32, what the backbone learns to generate: pixels in [-1, 1], or latents
+    label: Tensor  # [B] int64
+    image: Tensor  # [B, C', R, R] uint8, for encoders
+    index: Tensor  # [B] int64, the records' own numbers
+
+
+class Data(Protocol):
+    """A data set, however it is stored."""
+
+    classes: int
+    channels: int  # of x0
+    size: int  # rows and columns of x0
+    image_size: int  # rows and columns of the images that encoders see
+
+    def __len__(self) -> int:
+        """Training records."""
+        ...
+
+    def batch(self, index: Tensor, generator: Generator) -> Batch:
+        """The records of these numbers, on the CPU; `generator` draws what is random in them (latents)."""
+        ...
+
+    def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:
+        """Model space [B, C, H, W] -> images [B, C', R, R] uint8, rounded as the protocol says."""
+        ...
+
+    def reference(self) -> tuple[Tensor, Tensor]:
+        """Images [N, C', R, R] uint8 and labels [N] that samples are compared with; never trained on."""
+        ...
+
+
+def names() -> tuple[str, ...]:
+    """The data sets of this folder; imports nothing."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+def preset(text: str) -> dict[str, Any]:
+    """The preset of a data set. Raises UserError for an unknown one."""
+    name, _ = grammar.split(text)
+    if name not in names():
+        raise unknown("data set", name, names())
+    return tomllib.loads((_FOLDER / f"{name}.toml").read_text())
+
+
+def load(text: str) -> Data:
+    """The data set of that name, ready to use. Raises UserError where its files are missing or damaged."""
+    name, options = grammar.split(text)
+    store = preset(text).get("store")
+    if store is None:
+        grammar.configure(_NoOptions, options, f"data set {name}")
+        return importlib.import_module(f"bench.data.{name}").load()
+    from bench.data.images import Expected, StoredImages
+
+    chosen = grammar.configure(StoreOptions, options, f"data set {name}")
+    keys = ("image_size", "classes", "vae", "scale")
+    expected = {key: store[key] for key in keys if key in store}
+    if chosen.vae:
+        expected |= {"vae": chosen.vae}
+    return StoredImages(_store_folder(text), Expected(**expected))
+
+
+def identity(text: str) -> str:
+    """The name, and of a store its fingerprint: the same for the same images, wherever they lie."""
+    name, _ = grammar.split(text)
+    if "store" not in preset(text):
+        return name
+    from bench.data.store import MANIFEST, read_manifest
+
+    folder = _store_folder(text)
+    if not (folder / MANIFEST).is_file():
+        return name
+    return f"{name}@{read_manifest(folder)[0].fingerprint}"
+
+
+def shape(text: str) -> Shape:
+    """Classes and size of x0; of a store that is not there yet, what the preset expects of it.
+
+    Raises UserError where neither says.
+    """
+    store = preset(text).get("store")
+    if store and "x0" in store and "@" not in identity(text):
+        return Shape(store["classes"], store["x0"]["channels"], store["x0"]["size"])
+    data = load(text)
+    return Shape(data.classes, data.channels, data.size)
+
+
+@dataclass(frozen=True)
+class _NoOptions:
+    pass
+
+
+def _store_folder(text: str) -> Path:
+    name, options = grammar.split(text)
+    if "path" in options:
+        return Path(options["path"])
+    return Path(os.environ.get("ALIGNMENT_BENCH_STORES", "stores")) / name

@@ -1,0 +1,55 @@
+"""`digits`, the embedded data set: 1,797 handwritten digits, 8x8 pixels, one channel, 10 classes.
+
+They ship with scikit-learn (the test part of UCI's "Optical Recognition of Handwritten Digits",
+E. Alpaydin and C. Kaynak, 1998): real images, no download. The split is fixed and stratified: 1,197 are
+trained on, 600 are the reference that samples are compared with.
+"""
+
+from __future__ import annotations
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Generator, Tensor
+
+from bench.data import Batch
+from bench.diffusion.pixels import Rounding, to_uint8
+
+REFERENCE_IMAGES = 600
+
+
+class Digits:
+    """Pixels in [-1, 1], [1, 8, 8]."""
+
+    classes = 10
+    channels = 1
+    size = image_size = 8
+
+    def __init__(self) -> None:
+        scans, classes = load_digits(return_X_y=True)
+        # The scans hold 0..16; the images are their nearest levels of 0..255.
+        images = torch.from_numpy(scans / 16 * 255).round().to(torch.uint8).view(-1, 1, 8, 8)
+        labels = torch.from_numpy(classes).long()
+        train, reference = train_test_split(
+            range(len(labels)), test_size=REFERENCE_IMAGES, stratify=labels, random_state=0
+        )
+        self.images, self.labels = images[train], labels[train]
+        self._reference = images[reference], labels[reference]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor, generator: Generator) -> Batch:
+        image = self.images[index]
+        return Batch(image.float() / 127.5 - 1, self.labels[index], image, index)
+
+    def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:
+        return to_uint8(x0, rounding)
+
+    def reference(self) -> tuple[Tensor, Tensor]:
+        return self._reference
+
+
+def load() -> Digits:
+    """The data set; nothing to download."""
+    return Digits()

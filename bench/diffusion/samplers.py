@@ -1,0 +1,91 @@
+"""All samplers by name: `get("heun[steps=25]")`, or a preset, the exact sampler of a paper.
+
+A preset is a name for a text in the same grammar, so what it stands for can be read, typed and changed:
+`get("repa-sde-250[steps=50]")`. Model evaluations (NFE) are what is compared across samplers, and they
+are said for each; papers count them, code bases often count grid points.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from bench import grammar
+from bench.diffusion.ancestral import DDIM, Ancestral
+from bench.diffusion.guidance import Guidance
+from bench.diffusion.objectives import Process
+from bench.diffusion.solvers import Dopri5, Euler, EulerMaruyama, Heun, Model, StepNoise
+from bench.errors import unknown
+
+
+class Sampler(Protocol):
+    """What every sampler is: a frozen dataclass of its options, which never draws noise of its own."""
+
+    @property
+    def evaluations(self) -> int | None:
+        """Model evaluations a sample (guided ones count once); None for adaptive samplers."""
+        ...
+
+    def sample(
+        self,
+        model: Model,
+        noise: Tensor,
+        label: Tensor,
+        *,
+        process: Process,
+        guidance: Guidance,
+        step_noise: StepNoise,
+    ) -> Tensor:
+        """x0 [B, C, H, W] from standard normal noise [B, C, H, W] and label [B].
+
+        `step_noise()` gives the fresh noise of one stochastic step. Raises UserError for a process that
+        the sampler is not made for.
+        """
+        ...
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "euler": Euler,
+    "heun": Heun,
+    "dopri5": Dopri5,
+    "euler-maruyama": EulerMaruyama,
+    "ddpm": Ancestral,
+    "ddim": DDIM,
+}
+
+PRESETS: dict[str, str] = {
+    # SiT's `sample_ddp.py SDE` with its default options, float32 state: 250 grid points from 1 to 0.04, the
+    # last of them for the mean step to 0. 250 NFE. Guidance, where used, is on channels=3. (The paper tries
+    # other w_t too, and its best XL rows may use one of them.)
+    "sit-sde-250": "euler-maruyama[steps=250,diffusion=sigma,last_step=mean,last_step_size=0.04]",
+    # SiT's tables, ODE: Heun at 250 NFE = 125 steps of two evaluations. The option of its code counts grid
+    # points instead: `--num-sampling-steps 126 --sampling-method heun2` is this sampler.
+    "sit-ode-heun-250": "heun[steps=125]",
+    # SiT's `sample.py ODE` as released: adaptive, with these tolerances.
+    "sit-ode-dopri5": "dopri5[atol=1e-6,rtol=1e-3]",
+    # REPA's tables (`generate.py --mode sde --num-steps 250`): the SDE of sit-sde-250 with a float64 state.
+    # w = 2t, drift v - w s / 2, noise √w on linspace(1, 0.04, 250), then drift alone to 0. 250 NFE.
+    "repa-sde-250": "euler-maruyama[steps=250,diffusion=sigma,last_step=mean,last_step_size=0.04,"
+    "float64=true]",
+    # DiT's tables (`sample_ddp.py`): ancestral, respaced to 250 of 1000 timesteps, learned variance. 250 NFE.
+    "dit-ddpm-250": "ddpm[steps=250]",
+    # For a laptop, ours: 50 NFE each.
+    "sde-50": "euler-maruyama[steps=50]",
+    "ode-heun-50": "heun[steps=25]",
+    "ddim-50": "ddim[steps=50]",
+}
+
+
+def get(text: str) -> Sampler:
+    """The sampler `text` names; bracket options of a preset replace its own.
+
+    Raises UserError for an unknown name or option and for values that cannot be used.
+    """
+    name, options = grammar.split(text)
+    if name in PRESETS:
+        preset, preset_options = grammar.split(PRESETS[name])
+        return grammar.configure(SAMPLERS[preset], preset_options | options, name)
+    if name not in SAMPLERS:
+        raise unknown("sampler", name, [*SAMPLERS, *PRESETS])
+    return grammar.configure(SAMPLERS[name], options, name)

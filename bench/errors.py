@@ -1,0 +1,32 @@
+"""What a user did or has that cannot work: one clear line, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Says in one line what is wrong, with which value, and what to do about it."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name nobody registered, with the known ones and the nearest match."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UserError(f"unknown {what} '{name}'.{hint} Known: {', '.join(known)}.")
+
+
+def exit_code(main: Callable[[], None]) -> int:
+    """Run a command's main: 0 on success, 2 with one line on a `UserError`, 130 when interrupted."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue.", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,207 @@
+"""Score images: python -m bench.evaluate samples.npz --reference VIRTUAL_imagenet256_labeled.npz
+
+PATH is an .npz (arr_0), a folder or a zip of images, or the folder of a run. The reference is an .npz in
+ADM's layout (images and/or mu, sigma, mu_s, sigma_s), a folder, a zip, or a file made with --save-reference.
+All metrics come from one pass over the images; an interrupted scoring continues where it stopped.
+
+A run is sampled and scored by its own protocol, with other guidance where that is asked for:
+python -m bench.evaluate results/quickstart/RUN --guidance 1.0 1.25 1.5 --interval 0:0.7
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from bench.errors import UserError, exit_code
+
+if TYPE_CHECKING:
+    from bench.metrics.images import ImageSet
+
+
+@dataclass(frozen=True)
+class Images:
+    """Scoring images. Their protocol is what is said here."""
+
+    reference: Path | None = None
+    """what they are compared with"""
+    nets: tuple[str, ...] = ("inception",)
+    """feature nets: inception (FID, sFID, IS), clean, legacy-pytorch, legacy-tensorflow, dinov2-b, dinov2-l,
+    clip-vit-b-32, timm:NAME, clip:ARCH/TAG, digits-cnn, random-conv, pixels"""
+    weights: tuple[str, ...] = ()
+    """NET=FILE: take a net's weights from a file instead of the library's cache"""
+    precision_recall: Literal["exact", "adm-fp16"] = "exact"
+    """adm-fp16 rounds distances to half precision, as the evaluator of ADM does"""
+    neighbours: int = 3
+    """k of precision and recall"""
+    kid: bool = False
+    """also the kernel distance"""
+    fid_infinity: bool = False
+    """also the Frechet distance extrapolated to endless samples"""
+    bootstrap: int = 0
+    """also the spread of the Frechet distance over this many resamples"""
+    save_reference: Path | None = None
+    """keep what the nets saw of the reference (without --reference: of PATH) in this .npz"""
+    output: Path | None = None
+    """write the results to this JSON file"""
+    batch_size: int = 64
+    """images at once; no number depends on it"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Scoring a run. What is not given is as in its own protocol."""
+
+    guidance: tuple[float, ...] = ()
+    """guidance scales, a row each in the run's eval.jsonl; the report plots them"""
+    interval: str | None = None
+    """LOW:HIGH: guide only for t between these, data t=0 to noise t=1"""
+    samples: int | None = None
+    """images sampled at each scale"""
+
+
+@dataclass(frozen=True)
+class Options:
+    path: tyro.conf.Positional[Path]
+    """an .npz, a folder or a zip of images, or the folder of a run"""
+    copy: Path | None = None
+    """write the images to this .npz or folder of PNGs"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a CUDA device where there is one"""
+    images: Images = field(default_factory=Images)
+    run: Run = field(default_factory=Run)
+
+
+def main() -> None:
+    """Parse and score."""
+    options = tyro.cli(
+        Options,
+        prog="python -m bench.evaluate",
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    if (options.path / "spec.json").is_file():
+        evaluate_run(options)
+    elif options.run != Run():
+        raise UserError(f"--guidance, --interval and --samples are for a run; {options.path} is none.")
+    else:
+        evaluate_images(options)
+
+
+def evaluate_run(options: Options) -> list[dict[str, Any]]:
+    """Score a run at every guidance scale, print a table; returns the rows.
+
+    Raises UserError for a folder that is no run, and for options that are not for runs.
+    """
+    from bench import environment
+    from bench.sweep import Sweep, score_run
+
+    if options.images != Images():
+        raise UserError("a run is scored by its own protocol: give --guidance, --interval or --samples.")
+    run = options.run
+    sweep = Sweep(run.guidance, _interval(run.interval), run.samples, options.copy)
+    rows = score_run(options.path, sweep, environment.select_device(options.device))
+    table = {f"guidance {row['guidance_scale']:g}": row["metrics"] for row in rows}
+    _print(options.path.name, table, f"{rows[0]['samples']} samples at step {rows[0]['step']}")
+    return rows
+
+
+def _interval(text: str | None) -> tuple[float, float] | None:
+    try:
+        low, high = map(float, text.split(":")) if text else (0.0, 1.0)
+    except ValueError:
+        raise UserError(f"--interval {text}: write LOW:HIGH, for example 0:0.7.") from None
+    return (low, high) if text else None
+
+
+def evaluate_images(options: Options) -> dict[str, float]:
+    """Score the images of `options.path` and print the table; the metrics by name, {} without a reference.
+
+    Raises UserError for files that do not serve.
+    """
+    from bench import environment
+    from bench.metrics.features import feature_net
+    from bench.metrics.images import open_images
+    from bench.metrics.reference import read_reference, write_reference
+    from bench.metrics.scorer import Choice, Scorer
+    from bench.metrics.unfinished import look_at
+
+    images, chosen = open_images(options.path), options.images
+    if chosen.reference is None and chosen.save_reference is None:
+        raise UserError("say what to compare with: --reference FILE, or make one with --save-reference FILE.")
+    device = environment.select_device(options.device)
+    if options.copy is not None:
+        _copy(images, options)
+    files = _weight_files(chosen)
+    nets = [feature_net(name, device, files.get(name)) for name in chosen.nets]
+    references = read_reference(chosen.reference or options.path, nets)
+    if chosen.save_reference is not None:
+        write_reference(chosen.save_reference, references)
+    if chosen.reference is None:
+        print(f"reference of {images.count} images written to {chosen.save_reference}")
+        return {}
+    choice = Choice(
+        chosen.neighbours, chosen.precision_recall, chosen.kid, chosen.fid_infinity, chosen.bootstrap
+    )
+    scorer = Scorer(nets, references, choice=choice)
+    look_at(images, scorer, chosen.batch_size, chosen.weights)
+    metrics = scorer.results()
+    if any(reference.features is None for reference in references.values()):
+        warnings.warn("the reference has no images: precision, recall and KID are left out.", stacklevel=1)
+    how = f"{images.count} images against {chosen.reference}; k = {chosen.neighbours}, {choice.arithmetic}"
+    _print(str(options.path), {"value": metrics}, how)
+    if chosen.output is not None:
+        _write(options.path, chosen, images.count, metrics)
+    return metrics
+
+
+def _weight_files(options: Images) -> dict[str, Path]:
+    files = {}
+    for text in options.weights:
+        net, equals, file = text.partition("=")
+        if not equals or net not in options.nets:
+            raise UserError(f"--weights {text}: write NET=FILE, with NET one of {', '.join(options.nets)}.")
+        files[net] = Path(file)
+    return files
+
+
+def _copy(images: ImageSet, options: Options) -> None:
+    from bench.metrics.images import writing
+
+    assert options.copy is not None
+    with writing(options.copy, images.count) as write:
+        for batch in images.batches(options.images.batch_size):
+            write(batch)
+
+
+def _print(title: str, columns: dict[str, dict[str, float]], caption: str) -> None:
+    """A row a metric, a column a set of images."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", *columns, title=title, caption=caption, box=box.SIMPLE_HEAD)
+    for name in next(iter(columns.values())):
+        table.add_row(name.replace("[", r"\["), *(f"{metrics[name]:.5g}" for metrics in columns.values()))
+    Console(soft_wrap=True).print(table)
+
+
+def _write(path: Path, chosen: Images, count: int, metrics: dict[str, float]) -> None:
+    made = {"samples": count, "neighbours": chosen.neighbours, "precision_recall": chosen.precision_recall}
+    row = {"images": str(path), "reference": str(chosen.reference), **made, "metrics": metrics}
+    assert chosen.output is not None
+    try:
+        chosen.output.write_text(json.dumps(row, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {chosen.output}: {error.strerror}.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

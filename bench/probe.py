@@ -1,0 +1,92 @@
+"""What a trained backbone knows, by depth and noise level: python -m bench.probe results/quickstart/RUN
+
+Hidden states after every block, at several times t (0 data, 1 noise), are compared with a frozen encoder's
+features of the clean images. The class is withheld, so the linear probe cannot read it off. Images are
+training records; classifiers and linear maps are judged on those they were not fitted on.
+Writes probe.jsonl, probe.png and probe.pdf (heat maps) into the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from bench.errors import UserError, exit_code
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLES = {  # measure -> heat map
+    "cknna": "CKNNA, k = 10",
+    "cka": "CKA",
+    "linear_probe": "linear probe accuracy",
+    "token_cosine": "cosine to teacher tokens",
+    "local_vs_distant": "local minus distant similarity",
+    "effective_rank": "effective rank",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    run: tyro.conf.Positional[Path]
+    """the folder of a run with a checkpoint"""
+    encoder: str | None = None
+    """what hidden states are compared with; the run's teacher if not given"""
+    times: tuple[float, ...] = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+    """noise levels"""
+    images: int = 1000
+    """training records"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a CUDA device where there is one"""
+
+
+def main() -> None:
+    """Probe a run; write the rows and the heat maps."""
+    options = tyro.cli(Options, prog="python -m bench.probe", description=__doc__)
+
+    from bench import environment, trained
+    from bench.metrics.probing import probe
+    from bench.reporting.plots import style
+
+    run = trained.load(options.run, environment.select_device(options.device))
+    rows = probe(run, options.times, options.images, options.encoder)
+    try:
+        (run.folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        style.save(heat_maps(rows), run.folder, "probe")
+    except OSError as error:
+        raise UserError(f"cannot write to {run.folder}: {error.strerror or error}.") from None
+    print(f"{len(rows)} rows in {run.folder / 'probe.jsonl'}, heat maps in {run.folder / 'probe.png'}")
+
+
+def heat_maps(rows: Sequence[dict[str, float]]) -> Figure:
+    """A panel a measure: depth upwards, noise level to the right."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    from bench.reporting.plots.style import PAGE, paper
+
+    table = pd.DataFrame(rows)
+    with paper():
+        figure, panels = plt.subplots(2, 3, figsize=(PAGE, 0.5 * PAGE), sharex=True, sharey=True)
+        for panel, (measure, title) in zip(panels.flat, TITLES.items(), strict=True):
+            values = table.pivot(index="depth", columns="t", values=measure)
+            image = panel.imshow(values, origin="lower", aspect="auto", cmap="viridis")
+            panel.set_title(title)
+            panel.set_xticks(range(len(values.columns)), [f"{t:g}" for t in values.columns])
+            every = max(1, len(values.index) // 8)
+            panel.set_yticks(range(0, len(values.index), every), values.index[::every])
+            panel.grid(visible=False)
+            figure.colorbar(image, ax=panel)
+        figure.supxlabel("t: 0 data, 1 noise", fontsize=8)
+        figure.supylabel("after block", fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

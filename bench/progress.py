@@ -1,0 +1,19 @@
+"""Progress of long work: live bars in a terminal, a line every half minute in a log."""
+
+import sys
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30  # in a log
+
+
+def progress_bar(total: int, done: int, what: str, unit: str, *, inner: bool = False) -> tqdm:
+    """A bar with rate and time left; `done` came from a session before, an `inner` bar stays out of logs."""
+    live = sys.stderr.isatty()
+    pause = 0.1 if live else SECONDS_BETWEEN_LINES
+    hidden = inner and not live
+    bar = tqdm(
+        total=total, initial=done, desc=what, unit=unit, leave=False, mininterval=pause, disable=hidden
+    )
+    bar.maxinterval = max(pause, 10.0)
+    return bar

@@ -1,0 +1,115 @@
+"""`python -m bench.report SUITE`: run folders -> tables, plots and one page, under `<folder>/report/`.
+
+Reads the runs, never changes them.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from bench.errors import UserError, exit_code
+
+if TYPE_CHECKING:
+    from bench.reporting.comparison import Comparison
+    from bench.reporting.tables import Table
+
+
+@dataclass(frozen=True)
+class Report:
+    """Turn run folders into tables (Markdown, LaTeX, CSV), plots (PDF, PNG) and one page."""
+
+    runs: Annotated[str, tyro.conf.Positional]
+    """A suite's name, or any folder of run folders."""
+    results: Path = Path("results")
+    """Where suites are looked for."""
+    reference: str = "baseline"
+    """The method that differences and speedups refer to."""
+    metric: str | None = None
+    """The headline metric, as named in the rows; the first of the protocol's by default."""
+    confidence: float = 0.95
+    """Level of all intervals."""
+    allow_mixed: bool = False
+    """Print runs of different protocols in one table, with footnotes."""
+    with_published: bool = False
+    """Add published numbers, in a table of their own, where the protocol agrees."""
+
+
+def write(options: Report) -> Path:
+    """Write `<folder>/report/` and return its web page. Raises UserError where there is nothing to report."""
+    from bench.reporting import comparison, results
+
+    folder = _folder(options)
+    found = comparison.compare(
+        results.load(folder), options.reference, options.metric, options.confidence, options.allow_mixed
+    )
+    report = folder / "report"
+    try:
+        report.mkdir(exist_ok=True)
+        return _write(found, report, options)
+    except OSError as error:
+        raise UserError(f"cannot write to {report}: {error.strerror or error}.") from None
+
+
+def _write(found: Comparison, report: Path, options: Report) -> Path:
+    from bench.reporting import page, web_page
+    from bench.reporting.caption import caption
+    from bench.reporting.figures import drawings
+    from bench.reporting.plots.style import save
+
+    tables = _tables(found, options.with_published)
+    for table in tables:
+        (report / f"{table.name}.csv").write_text(table.to_csv())
+        (report / f"{table.name}.md").write_text(table.to_markdown())
+        (report / f"{table.name}.tex").write_text(table.to_latex(caption(found)))
+    shown = []
+    for drawing in drawings(found):
+        figure = drawing.draw()
+        if figure is not None:
+            save(figure, report, drawing.name)
+            shown.append(drawing)
+    command = f"python -m bench.report {options.runs}"
+    (report / "report.md").write_text(page.markdown(found, tables, shown, command))
+    path = report / "report.html"
+    path.write_text(web_page.render(found, tables, command))
+    return path
+
+
+def _folder(options: Report) -> Path:
+    for folder in (options.results / options.runs, Path(options.runs)):
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        f"there is no folder {options.results / options.runs} or {options.runs}: run the suite first."
+    )
+
+
+def _tables(found: Comparison, with_published: bool) -> list[Table]:
+    """All tables that these results allow."""
+    from bench.reporting import published, studies, summary
+
+    tables = [summary.main_table(found)]
+    tables += [published.published_table(found)] if with_published else []
+    tables += [studies.ablation_table(found, name, own) for name, own in studies.ablations(found).items()]
+    tables += [
+        studies.scaling_table(found, family, sizes) for family, sizes in studies.families(found).items()
+    ]
+    tables += [studies.aggregate_table(found), summary.speedup_table(found)]
+    tables += [summary.metrics_table(found), summary.difference_table(found)]
+    return [table for table in tables if table.rows or table.title == published.TITLE]
+
+
+def main() -> None:
+    """Write the report and say where it is."""
+    gc.disable()  # a short command that drops little: looking for garbage would take an eighth of its time
+    options = tyro.cli(Report, prog="python -m bench.report", description=__doc__)
+    print(f"report: {write(options)}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

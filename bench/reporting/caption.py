@@ -1,0 +1,42 @@
+"""The caption of a comparison, from its protocol: what a reader must know to compare the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.reporting.comparison import Comparison
+
+
+def caption(comparison: Comparison) -> str:
+    """Data, steps, sampler, guidance, samples, feature nets, seeds, hardware, and the protocol's hash."""
+    runs = comparison.results.runs
+    hardware = ", ".join(sorted({name for name in runs["hardware"] if name})) or "hardware not recorded"
+    parts = [
+        f"Trained for {_values(runs['steps'])} steps of {_values(runs['batch_size'])} images",
+        f"seeds {_values(runs['seed'])}",
+        *(protocol_text(name, comparison.results.protocols[name]) for name in runs["protocol"].unique()),
+    ]
+    return "; ".join(parts) + f". {hardware}."
+
+
+def protocol_text(name: str, protocol: Mapping[str, Any]) -> str:
+    """One protocol in words."""
+    guidance = "no guidance"
+    if protocol["guidance_scale"] != 1:
+        low, high = protocol["guidance_interval"]
+        channels = protocol["guidance_channels"]
+        guidance = f"guidance {protocol['guidance_scale']:g}"
+        guidance += f" on t in [{low:g}, {high:g}]" if (low, high) != (0, 1) else ""
+        guidance += f" of the first {channels} channels" if channels else ""
+    return (
+        f"protocol {name}: {protocol['data']}, {protocol['samples']:,} samples, {protocol['labels']} labels, "
+        f"sampler {protocol['sampler_sit']} (SiT) and {protocol['sampler_dit']} (DiT), {guidance}, "
+        f"{protocol['weights']} weights, against {protocol['reference']}, "
+        f"feature nets {', '.join(protocol['feature_nets'])}"
+    )
+
+
+def _values(values) -> str:
+    """`0, 1, 2`; thousands with separators."""
+    return ", ".join(f"{value:,}" for value in sorted(set(values)))

@@ -1,0 +1,193 @@
+"""Who is compared with whom: entries (method x backbone under one protocol), references, marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import pandas as pd
+
+from bench import grammar
+from bench.errors import UserError, unknown
+from bench.reporting.measures import Measure, in_order
+from bench.reporting.results import Results
+from bench.reporting.statistics import Difference, Estimate, difference, estimate, paired
+from bench.reporting.time_to_target import Grid, Speedup, grid, speedup
+
+DEFAULT_REFERENCE = "baseline"  # where it is missing there are no differences, but a report
+Mark = Literal["", "best", "second"]
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A method on a backbone: its runs, their last evaluations, and all evaluations on the way."""
+
+    method: str
+    backbone: str
+    protocol: str
+    runs: pd.DataFrame
+    final: pd.DataFrame  # of finished runs, indexed by seed
+    curves: pd.DataFrame  # evaluations of finished runs; of all runs as long as none is
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Entries of one group are compared with each other."""
+        return self.backbone, self.protocol
+
+    @property
+    def parameters(self) -> float:
+        """Of the backbone; NaN where not recorded."""
+        return float(pd.to_numeric(self.runs["parameters"]).max())
+
+    def at_end(self, metric: str) -> Estimate:
+        """Over the seeds."""
+        if metric not in self._ends:
+            self._ends[metric] = estimate(self.final[metric])
+        return self._ends[metric]
+
+    @cached_property
+    def _ends(self) -> dict[str, Estimate]:
+        return {}
+
+    @cached_property
+    def grid(self) -> Grid:
+        """`curves` by seed and step, for speedups."""
+        return grid(self.curves)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All entries of a results folder, and the method that differences and speedups refer to."""
+
+    results: Results
+    entries: Sequence[Entry]
+    measures: Sequence[Measure]  # the headline first
+    reference: str
+    confidence: float = 0.95
+    _differences: dict[tuple[Entry, str], Difference | None] = field(default_factory=dict)
+    _speedups: dict[tuple[Entry, str, str], Speedup | None] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> Measure:
+        return self.measures[0]
+
+    @property
+    def backbones(self) -> list[str]:
+        return list(dict.fromkeys(entry.backbone for entry in self.entries))
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(entry.method for entry in self.entries))
+
+    @property
+    def protocols(self) -> list[str]:
+        return list(dict.fromkeys(entry.protocol for entry in self.entries))
+
+    @property
+    def groups(self) -> list[list[Entry]]:
+        """Entries that may be compared with each other, group by group."""
+        members: dict[tuple[str, str], list[Entry]] = {}
+        for entry in self.entries:
+            members.setdefault(entry.group, []).append(entry)
+        return list(members.values())
+
+    def reference_of(self, entry: Entry) -> Entry | None:
+        """The reference method on this backbone under this protocol; None for itself or where absent."""
+        for other in self.entries:
+            if other.group == entry.group and other.method == self.reference and other is not entry:
+                return other if len(other.final) else None
+        return None
+
+    def difference(self, entry: Entry, metric: str) -> Difference | None:
+        """Entry minus its reference over the seeds they share; None where there is nothing to compare."""
+        key = (entry, metric)
+        if key not in self._differences:
+            other = self.reference_of(entry)
+            self._differences[key] = other and difference(
+                entry.final[metric], other.final[metric], self.confidence
+            )
+        return self._differences[key]
+
+    def speedup(self, entry: Entry, cost: str, metric: str) -> Speedup | None:
+        """How many times sooner the entry is as good as its reference is at the end; None without one."""
+        key = (entry, cost, metric)
+        if key not in self._speedups:
+            other = self.reference_of(entry)
+            lower = bool(next(item for item in self.measures if item.key == metric).lower_is_better)
+            self._speedups[key] = other and speedup(
+                entry.grid, other.grid, cost, metric, lower, self.confidence
+            )
+        return self._speedups[key]
+
+    def marks(self, entries: Sequence[Entry], measure: Measure) -> dict[Entry, Mark]:
+        """The best mean, always; the second only where it is told from its neighbours.
+
+        That is where its paired differences from the best and from the third both have t intervals that
+        exclude zero.
+        """
+        means = {entry: entry.at_end(measure.key).mean for entry in entries}
+        ranked = [entry for entry in entries if pd.notna(means[entry])]
+        if measure.lower_is_better is None or len(ranked) < 2:
+            return {}
+        ranked.sort(key=lambda entry: means[entry] if measure.lower_is_better else -means[entry])
+        best, second, *rest = ranked
+        told_apart = all(
+            estimate(
+                paired(second.final[measure.key], other.final[measure.key]), self.confidence
+            ).excludes_zero
+            for other in (best, *rest[:1])
+        )
+        return {best: "best", second: "second" if told_apart else ""}
+
+
+def compare(
+    results: Results, reference: str, metric: str | None, confidence: float, allow_mixed: bool
+) -> Comparison:
+    """Group the runs for comparison; `metric` comes first where given.
+
+    Raises UserError for an unknown metric or reference, for runs that were never evaluated, and for runs of
+    several protocols unless `allow_mixed`.
+    """
+    measures = in_order(results.metrics)
+    if not measures:
+        raise UserError(f"no run in {results.folder} has been evaluated yet.")
+    if metric is not None:
+        if metric not in results.metrics:
+            raise unknown("metric", metric, results.metrics)
+        measures.sort(key=lambda item: item.key != metric)
+    if reference != DEFAULT_REFERENCE and reference not in set(results.runs["method"]):
+        raise unknown("method", reference, set(results.runs["method"]))
+    counts = results.runs["protocol"].value_counts(sort=False)
+    if len(counts) > 1 and not allow_mixed:
+        listed = ", ".join(f"{name} ({count} runs)" for name, count in counts.items())
+        raise UserError(
+            f"{results.folder} mixes {len(counts)} protocols, whose numbers cannot be compared: {listed}. "
+            "Give --allow-mixed to print them all, with footnotes."
+        )
+    return Comparison(results, _entries(results, reference), measures, reference, confidence)
+
+
+def _entries(results: Results, reference: str) -> list[Entry]:
+    """Protocol by protocol, SiT before DiT, small before large, the reference before the others."""
+    identity = ["method", "backbone", "protocol"]
+    finals, rows = (
+        dict(list(table.groupby(identity))) for table in (results.finished, results.own_evaluations)
+    )
+    nothing = results.evaluations.iloc[:0]
+    entries = []
+    for keys, runs in results.runs.groupby(identity, sort=False):
+        final = finals.get(keys, nothing).drop_duplicates("seed", keep="last")
+        curves = rows.get(keys, nothing)
+        if len(final):
+            curves = curves[curves["run"].isin(final["run"])]
+        method, backbone, protocol = map(str, keys)
+        entries.append(Entry(method, backbone, protocol, runs, final.set_index("seed"), curves))
+
+    def order(entry: Entry) -> tuple:
+        family = grammar.split(entry.backbone)[0].partition("-")[0]
+        place = ("sit", "dit").index(family) if family in ("sit", "dit") else 2
+        return entry.protocol, place, entry.parameters, entry.backbone, entry.method != reference
+
+    return sorted(entries, key=order)

@@ -1,0 +1,85 @@
+"""Speedups and ablations as bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from bench.reporting.comparison import Comparison, Entry
+from bench.reporting.measures import Measure
+from bench.reporting.plots.style import COLOURS, COLUMN, COST_LABELS, PAGE, REFERENCE, legend, paper
+from bench.reporting.studies import change
+
+
+def speedup_bars(
+    comparison: Comparison, measure: Measure, entries: Sequence[Entry], costs: Sequence[str]
+) -> Figure:
+    """How many times sooner each entry is as good as its reference at the end, with bootstrap intervals."""
+    several = len({entry.backbone for entry in entries}) > 1
+    labels = [f"{entry.method}\n{entry.backbone}" if several else entry.method for entry in entries]
+    height = 0.8 / len(costs)
+    widest = 1.0
+    with paper():
+        figure, panel = plt.subplots(figsize=(COLUMN, 0.75 + 0.4 * len(entries)))
+        panel.axvline(1, color=REFERENCE, lw=0.8, ls="--", zorder=0)
+        for index, cost in enumerate(costs):
+            panel.barh([0], [0], height, color=COLOURS[index], label=COST_LABELS[cost].partition(" (")[0])
+            for place, entry in enumerate(entries):
+                found = comparison.speedup(entry, cost, measure.key)
+                y = place + (index - (len(costs) - 1) / 2) * height
+                if found is None or not found.reached:
+                    panel.text(0.03, y, "not reached", va="center", fontsize=6, color=COLOURS[index])
+                    continue
+                panel.barh(y, found.ratio, height * 0.9, color=COLOURS[index])
+                end = found.ratio
+                if np.isfinite(found.low):
+                    end = max(end, found.high)
+                    panel.plot([found.low, found.high], [y, y], color="black", lw=0.9, solid_capstyle="butt")
+                panel.annotate(
+                    f"{found}×", (end, y), (3, 0), textcoords="offset points", va="center", fontsize=6
+                )
+                widest = max(widest, end)
+        panel.set_xlim(0, 1.22 * widest)
+        panel.set_yticks(range(len(entries)), labels)
+        panel.set_ylim(len(entries) - 0.5, -0.5)
+        panel.tick_params(axis="y", length=0)
+        panel.grid(axis="y", visible=False)
+        panel.set_xlabel(f"speedup to the final {measure.label} of {comparison.reference}")
+        legend(figure, [panel])
+    return figure
+
+
+def ablation_bars(comparison: Comparison, measures: Sequence[Measure], variants: Sequence[Entry]) -> Figure:
+    """Variants of one method: bars for the mean, dots for the seeds, one panel a distance.
+
+    The dashed line is the reference, the dotted one the variant without options.
+    """
+    reference = comparison.reference_of(variants[0])
+    places = np.arange(len(variants))
+    with paper():
+        size = (PAGE if len(measures) > 1 else COLUMN, 0.6 + 0.22 * len(variants))
+        figure, panels = plt.subplots(1, len(measures), figsize=size, squeeze=False, sharey=True)
+        for panel, measure in zip(panels.flat, measures, strict=True):
+            for place, entry in zip(places, variants, strict=True):
+                plain = change(entry.method) == "default"
+                panel.barh(
+                    place, entry.at_end(measure.key).mean, 0.7, color=COLOURS[0], alpha=1 if plain else 0.6
+                )
+                seeds = entry.final[measure.key]
+                panel.plot(seeds, [place] * len(seeds), "o", color="black", ms=2, alpha=0.7)
+                if plain:
+                    panel.axvline(entry.at_end(measure.key).mean, color=COLOURS[0], lw=0.8, ls=":")
+            if reference is not None:
+                mean = reference.at_end(measure.key).mean
+                panel.axvline(mean, color=REFERENCE, lw=0.8, ls="--", label=comparison.reference)
+            panel.set_xlabel(f"{measure.label} {measure.arrow}")
+            panel.grid(axis="y", visible=False)
+            panel.tick_params(axis="y", length=0)
+        panels[0][0].set_yticks(places, [change(entry.method) for entry in variants])
+        panels[0][0].set_ylim(len(variants) - 0.5, -0.5)
+        if reference is not None:
+            legend(figure, panels.flat)
+    return figure

@@ -1,0 +1,170 @@
+"""Metrics and traces along training, and along guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.reporting.comparison import Comparison, Entry
+from bench.reporting.measures import Measure
+from bench.reporting.plots.style import PAGE, REFERENCE, cost_axis, distance_axis, legend, looks, paper
+
+
+def convergence(
+    comparison: Comparison, measure: Measure, backbones: Sequence[str], costs: Sequence[str]
+) -> Figure:
+    """A metric against each cost: a row a backbone, a line a method, a band for the range of its seeds.
+
+    The dotted line is the reference's final value; the arrow shows how much sooner the fastest method has it.
+    """
+    look = looks(comparison.methods, comparison.reference)
+    with paper():
+        size = (PAGE, 0.4 + 1.65 * len(backbones))
+        figure, panels = plt.subplots(len(backbones), len(costs), figsize=size, squeeze=False, sharey="row")
+        for backbone, row in zip(backbones, panels, strict=True):
+            entries = [entry for entry in comparison.entries if entry.backbone == backbone]
+            for cost, panel in zip(costs, row, strict=True):
+                for entry in entries:
+                    curve(panel, entry, cost, measure.key, look[entry.method])
+                _target(panel, comparison, entries, cost, measure, look)
+                cost_axis(panel, cost)
+                if backbone != backbones[-1]:
+                    panel.set_xlabel("")
+            if measure.is_distance:
+                distance_axis(row[0], pd.concat([entry.curves[measure.key] for entry in entries]))
+            row[0].set_ylabel(f"{measure.label} {measure.arrow}")
+            row[0].set_title(backbone, loc="left", fontweight="bold")
+        legend(figure, panels.flat)
+    return figure
+
+
+def curve(panel: Axes, entry: Entry, cost: str, metric: str, look: Mapping[str, Any]) -> None:
+    """The mean over seeds of a metric against a cost, and the range of the seeds as a band."""
+    x, mean, low, high = entry.grid.over_seeds(cost, metric)
+    every = max(1, len(x) // 10)
+    panel.plot(x, mean, label=entry.method, markevery=((len(x) - 1) % every, every), **look)
+    panel.fill_between(x, low, high, color=look["color"], alpha=0.18, lw=0)
+
+
+def _target(
+    panel: Axes,
+    comparison: Comparison,
+    entries: Sequence[Entry],
+    cost: str,
+    measure: Measure,
+    look: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """The reference's final value, and an arrow to where the fastest method has it."""
+    reference = next((entry for entry in entries if entry.method == comparison.reference), None)
+    if reference is None or reference.final.empty:
+        return
+    value, end = reference.at_end(measure.key).mean, reference.final[cost].mean()
+    panel.axhline(value, color=REFERENCE, lw=0.7, ls=":")
+    found = {
+        entry: comparison.speedup(entry, cost, measure.key) for entry in entries if entry is not reference
+    }
+    reached = {entry: item for entry, item in found.items() if item and item.reached and item.side == 0}
+    if not reached:
+        return
+    fastest = max(reached, key=lambda entry: reached[entry].ratio)
+    ratio, colour = reached[fastest].ratio, look[fastest.method]["color"]
+    if ratio < 1.15:  # no room for an arrow, nor need
+        return
+    arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.1, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8}
+    panel.annotate("", xy=(end / ratio, value), xytext=(end, value), arrowprops=arrow, zorder=5)
+    # Below the target and before its crossing no curve has been yet.
+    place = {"xycoords": ("axes fraction", "data"), "xytext": (0, -3), "textcoords": "offset points"}
+    said = f"{fastest.method}: {ratio:.1f}× sooner"
+    text = panel.annotate(said, (0.02, value), fontsize=6.5, va="top", **place)
+    text.set_path_effects([patheffects.withStroke(linewidth=1.5, foreground="white")])
+
+
+def all_metrics(comparison: Comparison, backbone: str) -> Figure:
+    """One small panel a metric against training steps, on one backbone."""
+    entries = [entry for entry in comparison.entries if entry.backbone == backbone]
+    look = looks(comparison.methods, comparison.reference)
+    columns = min(4, len(comparison.measures))
+    rows = -(-len(comparison.measures) // columns)
+    with paper():
+        figure, panels = plt.subplots(rows, columns, figsize=(PAGE, 0.4 + 1.35 * rows), squeeze=False)
+        for panel, measure in zip(panels.flat, comparison.measures, strict=False):
+            for entry in entries:
+                curve(panel, entry, "step", measure.key, look[entry.method] | {"markersize": 2.2, "lw": 1})
+            if measure.is_distance:
+                distance_axis(panel, pd.concat([entry.curves[measure.key] for entry in entries]))
+            panel.set_title(f"{measure.label} {measure.arrow}")
+            cost_axis(panel, "step")
+            panel.set_xlabel("")
+        for panel in panels.flat[len(comparison.measures) :]:
+            panel.set_visible(False)
+        legend(figure, panels.flat)
+        figure.supxlabel("training step", fontsize=8)
+    return figure
+
+
+def traces(rows: pd.DataFrame, methods: Sequence[str], reference: str) -> Figure:
+    """What methods log of themselves (rewards, advantages, gates) along training, one panel a quantity.
+
+    `rows` is what `training_logs` gives. Noise bins, thin, are shown where one method alone logs a quantity.
+    """
+    look = looks(methods, reference)
+    names = list(dict.fromkeys(rows["name"]))
+    bins = sorted(set(rows["t"]) - {""})
+    shades = dict(zip(bins, plt.get_cmap("viridis")(np.linspace(0.15, 0.9, len(bins))), strict=True))
+    columns = min(4, len(names))
+    height = -(-len(names) // columns)
+    with paper():
+        figure, panels = plt.subplots(height, columns, figsize=(PAGE, 0.5 + 1.15 * height), squeeze=False)
+        for panel, name in zip(panels.flat, names, strict=False):
+            quantity = rows[rows["name"] == name]
+            for (method, t), own in quantity.groupby(["method", "t"], sort=False):
+                if t == "":
+                    style = {
+                        "color": look[method]["color"],
+                        "linestyle": look[method]["linestyle"],
+                        "lw": 1.3,
+                    }
+                    panel.plot(own["step"], own["value"], label=method, zorder=3, **style)
+                elif quantity["method"].nunique() == 1:
+                    panel.plot(own["step"], own["value"], label=f"t in {t}", color=shades[t], lw=0.6)
+            panel.set_title(name.replace("_", " "))
+            cost_axis(panel, "step")
+            panel.set_xlabel("")
+        for panel in panels.flat[len(names) :]:
+            panel.set_visible(False)
+        legend(figure, panels.flat, columns=6)
+        figure.supxlabel("training step", fontsize=8)
+    return figure
+
+
+def guidance_sweep(comparison: Comparison, measures: Sequence[Measure], backbone: str) -> Figure:
+    """Metrics of the last checkpoint against the guidance scale: a panel a metric, a line a method."""
+    look = looks(comparison.methods, comparison.reference)
+    last = last_by_guidance(comparison, backbone)
+    with paper():
+        figure, panels = plt.subplots(1, len(measures), figsize=(PAGE, 1.9), squeeze=False)
+        for panel, measure in zip(panels.flat, measures, strict=True):
+            for method in comparison.methods:
+                rows = last[last["method"] == method].groupby("guidance_scale")[measure.key]
+                panel.plot(rows.mean().index, rows.mean(), label=method, **look[method])
+                colour = look[method]["color"]
+                panel.fill_between(rows.mean().index, rows.min(), rows.max(), color=colour, alpha=0.18, lw=0)
+            panel.set_xlabel("guidance scale")
+            panel.set_title(f"{measure.label} {measure.arrow}")
+        legend(figure, panels.flat)
+    return figure
+
+
+def last_by_guidance(comparison: Comparison, backbone: str) -> pd.DataFrame:
+    """The last evaluation of every finished run on a backbone at every guidance scale."""
+    runs, rows = comparison.results.runs, comparison.results.evaluations
+    finished = runs[(runs["state"] == "finished") & (runs["backbone"] == backbone)]
+    rows = rows[rows["run"].isin(finished["run"]) & rows["guidance_scale"].notna()]
+    return rows.sort_values("step").groupby(["run", "guidance_scale"], sort=False).tail(1)

@@ -1,0 +1,154 @@
+"""Quality against size, cost, depth and time; profiles over settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullLocator
+
+from bench.reporting.comparison import Comparison
+from bench.reporting.measures import Measure
+from bench.reporting.plots.style import COLUMN, PAGE, distance_axis, legend, looks, paper
+from bench.reporting.statistics import performance_profile
+from bench.reporting.studies import gains
+
+
+def scaling(comparison: Comparison, measure: Measure, backbones: Sequence[str]) -> Figure:
+    """The final metric against the backbone's parameters: a line a method, whiskers for the seeds' range."""
+    look = looks(comparison.methods, comparison.reference)
+    with paper():
+        figure, panel = plt.subplots(figsize=(COLUMN, 2.3))
+        shown, sizes = [], {}
+        for method in comparison.methods:
+            own = [
+                entry
+                for entry in comparison.entries
+                if entry.method == method and entry.backbone in backbones and len(entry.final)
+            ]
+            if not own:
+                continue
+            means = np.array([entry.at_end(measure.key).mean for entry in own])
+            ends = np.array(
+                [[entry.final[measure.key].min(), entry.final[measure.key].max()] for entry in own]
+            )
+            whiskers = np.abs(ends - means[:, None]).T
+            x = [entry.parameters for entry in own]
+            panel.errorbar(x, means, whiskers, label=method, elinewidth=0.8, capsize=1.5, **look[method])
+            shown += means.tolist()
+            sizes |= {entry.parameters: entry.backbone for entry in own}
+        panel.set_xscale("log")
+        panel.set_xticks(
+            list(sizes), [f"{name}\n{EngFormatter(sep='')(size)}" for size, name in sizes.items()]
+        )
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.margins(x=0.15)
+        panel.set_xlabel("backbone and its parameters")
+        panel.set_ylabel(f"{measure.label} {measure.arrow}")
+        if measure.is_distance:
+            distance_axis(panel, shown)
+        legend(figure, [panel], columns=4)
+    return figure
+
+
+def pareto(comparison: Comparison, measure: Measure) -> Figure:
+    """The final metric against the time of a training step; entries on the dotted line are not dominated."""
+    look = looks(comparison.methods, comparison.reference)
+    entries = [entry for entry in comparison.entries if len(entry.final)]
+    cost = [1000 * (entry.final["seconds"] / entry.final["step"]).mean() for entry in entries]
+    value = [entry.at_end(measure.key).mean for entry in entries]
+    with paper():
+        figure, panel = plt.subplots(figsize=(COLUMN, 2.4))
+        for entry, x, y in zip(entries, cost, value, strict=True):
+            mark = {"color": look[entry.method]["color"], "marker": look[entry.method]["marker"]}
+            panel.plot(x, y, linestyle="", label=entry.method, ms=5, **mark)
+        front = pareto_front(cost, value, lower_is_better=bool(measure.lower_is_better))
+        panel.plot([cost[i] for i in front], [value[i] for i in front], ":", color="black", lw=0.8, zorder=0)
+        for group in comparison.groups if len(comparison.backbones) > 1 else ():
+            places = [(cost[i], value[i]) for i, entry in enumerate(entries) if entry in group]
+            if places:
+                x, y = max(places, key=lambda place: place[1])
+                panel.annotate(
+                    group[0].backbone,
+                    (x, y),
+                    (-5, 0),
+                    textcoords="offset points",
+                    ha="right",
+                    va="center",
+                    fontsize=6.5,
+                )
+        if max(cost) > 5 * min(cost):
+            panel.set_xscale("log")
+        if measure.is_distance:
+            distance_axis(panel, value)
+        panel.margins(x=0.25, y=0.15)
+        panel.set_xlabel("time of a training step (ms)")
+        panel.set_ylabel(f"{measure.label} {measure.arrow}")
+        legend(figure, [panel], columns=4)
+    return figure
+
+
+def pareto_front(cost: Sequence[float], value: Sequence[float], *, lower_is_better: bool) -> list[int]:
+    """Positions, by rising cost, where no cheaper one is as good."""
+    front: list[int] = []
+    for index in sorted(
+        range(len(cost)), key=lambda i: (cost[i], value[i] if lower_is_better else -value[i])
+    ):
+        best = value[front[-1]] if front else np.nan
+        if not front or (value[index] < best if lower_is_better else value[index] > best):
+            front.append(index)
+    return front
+
+
+def profiles(comparison: Comparison, measure: Measure) -> Figure:
+    """Share of runs, over all backbones and seeds, whose gain on the reference exceeds the x axis."""
+    look = looks(comparison.methods, comparison.reference)
+    scores = {method: gains(comparison, method, measure) for method in comparison.methods}
+    pooled = {method: 100 * np.concatenate(found) for method, found in scores.items() if len(found) > 1}
+    ends = np.concatenate(list(pooled.values()))
+    thresholds = np.linspace(min(ends.min(), 0) - 2, ends.max() + 2, 400)
+    with paper():
+        figure, panel = plt.subplots(figsize=(COLUMN, 2.1))
+        for method, own in pooled.items():
+            line = {"color": look[method]["color"], "linestyle": look[method]["linestyle"]}
+            panel.plot(thresholds, performance_profile(own, thresholds), label=method, **line)
+        panel.axvline(0, color="black", lw=0.6)
+        panel.set_xlabel(f"gain on {comparison.reference} in {measure.label} (%)")
+        panel.set_ylabel("share of runs with more")
+        panel.set_ylim(0, 1.03)
+        legend(figure, [panel], columns=4)
+    return figure
+
+
+def alignment_maps(maps: Mapping[str, pd.DataFrame], label: str) -> Figure:
+    """Alignment with an encoder by depth (down) and time (across), one heat map a method, one scale for all.
+
+    `maps` has a table a method: rows are depths (1-based), columns are t in [0, 1] (0 is data).
+    """
+    low = min(float(table.to_numpy().min()) for table in maps.values())
+    high = max(float(table.to_numpy().max()) for table in maps.values())
+    columns = min(4, len(maps))
+    rows = -(-len(maps) // columns)
+    with paper():
+        size = (PAGE if columns > 2 else COLUMN, 0.3 + 1.7 * rows)
+        figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+        image = None
+        for panel, (method, table) in zip(panels.flat, maps.items(), strict=False):
+            image = panel.imshow(
+                table.to_numpy(), cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower"
+            )
+            panel.set_title(method)
+            panel.set_xticks(range(len(table.columns)), [f"{t:g}" for t in table.columns])
+            every = max(1, len(table.index) // 8)
+            panel.set_yticks(range(0, len(table.index), every), table.index[::every].astype(str))
+            panel.grid(visible=False)
+        for panel in panels.flat[len(maps) :]:
+            panel.set_visible(False)
+        assert image is not None
+        figure.colorbar(image, ax=panels, label=label, shrink=0.9)
+        figure.supxlabel("t (0: data, 1: noise)", fontsize=8)
+        figure.supylabel("after block", fontsize=8)
+    return figure

@@ -1,0 +1,90 @@
+"""What all figures share: sizes, colours, marks, axes, and how they are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only, also where there is no display
+
+import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
+
+COLUMN, PAGE = 3.3, 6.9  # inches: one column, both columns
+REFERENCE = "#4d4d4d"
+# Okabe and Ito 2008, told apart with any colour vision; yellow is left out, it is lost on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("s", "^", "D", "v", "P", "X", "p", "h")
+COST_LABELS = {"step": "training step", "seconds": "training time (s)", "flops": "training FLOPs"}
+
+
+@contextmanager
+def paper() -> Iterator[None]:
+    """Everything drawn inside follows `paper.mplstyle`."""
+    with plt.style.context(Path(__file__).parent.with_name("paper.mplstyle")):
+        yield
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """`<name>.pdf` (vector) and `<name>.png`; equal results give equal files."""
+    engine = figure.get_layout_engine()
+    with paper():
+        if engine is not None:
+            engine.execute(figure)  # once, not for every format
+        with plt.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+            figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    plt.close(figure)
+
+
+def looks(methods: Sequence[str], reference: str) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of every method, the same in all figures; the reference is grey and dashed."""
+    others = [method for method in methods if method != reference]
+    found = {
+        method: {
+            "color": COLOURS[index % len(COLOURS)],
+            "marker": MARKERS[index % len(MARKERS)],
+            "linestyle": ("-", "-.", ":")[index // len(COLOURS) % 3],
+        }
+        for index, method in enumerate(others)
+    }
+    return {reference: {"color": REFERENCE, "marker": "o", "linestyle": "--"}} | found
+
+
+def distance_axis(panel: Axes, values: Iterable[float]) -> None:
+    """A logarithmic y axis with plain numbers, where the values span enough for one."""
+    positive = [value for value in values if value > 0]
+    if not positive or max(positive) < 2.5 * min(positive):
+        return
+    few = max(positive) < 30 * min(positive)
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def cost_axis(panel: Axes, cost: str) -> None:
+    """A linear x axis from zero in steps, seconds or FLOPs: `400k`, `2E`."""
+    panel.set_xlabel(COST_LABELS[cost])
+    panel.set_xlim(left=0)
+    panel.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}" if cost == "flops" else ""))
+    panel.locator_params(axis="x", nbins=5)
+
+
+def legend(figure: Figure, panels: Iterable[Axes], columns: int = 5) -> None:
+    """One legend for all panels, above them."""
+    handles: dict[str, Artist] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    rows = -(-len(handles) // columns)
+    columns = -(-len(handles) // max(rows, 1))
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=max(columns, 1))

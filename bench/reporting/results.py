@@ -1,0 +1,216 @@
+"""Run folders -> tables of rows. Reads only; what cannot be read is listed, never raised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench import grammar
+from bench.errors import UserError
+from bench.store import read_rows
+
+_RUN = ["run", "method", "backbone", "seed"]
+_METHOD_FIELDS = ("teacher", "reward_net", "method_source")  # of a spec; they tell methods apart
+_NOT_SETTINGS = ("method", "backbone", "seed", "data", "protocol", "training", *_METHOD_FIELDS)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that the runs of a folder say.
+
+    `runs` has one row a run: run (folder name), method, backbone, seed, data, state, message, step, steps,
+    batch_size, parameters, method_parameters, devices, device, hardware, protocol. Where runs of one method
+    or backbone differ in further fields of their specs, its name says so: `sit-ti[learning_rate=0.001]`.
+    `evaluations` has one row a run, step and protocol: run, method, backbone, seed, step, seconds, flops,
+    device_hours, samples, protocol, guidance_scale, and one column a metric, named as in the rows.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    evaluations: pd.DataFrame
+    metrics: list[str]
+    protocols: Mapping[str, Mapping[str, Any]]  # hash -> the protocol, of the runs' own specs
+    leaky: Mapping[str, set[str]]  # method -> metric nets that also taught or rewarded it
+    unreadable: Mapping[str, str]  # run folder -> why it is left out
+
+    @property
+    def own_evaluations(self) -> pd.DataFrame:
+        """Evaluations under the protocol of the run's own spec, without later ones under others."""
+        protocols = self.runs.set_index("run")["protocol"]
+        rows = self.evaluations
+        return rows[rows["protocol"].to_numpy() == protocols.loc[rows["run"]].to_numpy()]
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The last evaluation of every finished run under its own protocol: what tables are made of."""
+        runs = self.runs[self.runs["state"] == "finished"]
+        rows = self.own_evaluations
+        rows = rows[rows["run"].isin(runs["run"])]
+        return rows.sort_values("step").groupby("run", sort=False).tail(1).sort_index()
+
+
+def load(folder: Path) -> Results:
+    """Read every run folder directly in `folder`. Raises UserError where none can be read."""
+    read, runs, evaluations, unreadable = [], [], [], {}
+    protocols: dict[str, Mapping[str, Any]] = {}
+    leaky: dict[str, set[str]] = {}
+    metrics: dict[str, None] = {}
+    for path in sorted(path for path in folder.glob("*") if _is_run(path)):
+        try:
+            read.append((path, *_run(path)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            unreadable[path.name] = f"{type(error).__name__}: {error}"
+    _name_differences([spec for _, _, spec in read])
+    for path, run, spec in read:
+        run |= {"method": spec["method"], "backbone": spec["backbone"]}
+        rows = _evaluations(path, run, metrics)
+        leaky.setdefault(run["method"], set()).update(*(row.pop("leaky") for row in rows))
+        protocols.setdefault(run["protocol"], spec["protocol"])
+        runs.append(run)
+        evaluations += rows
+    if not runs:
+        raise UserError(
+            f"{folder} holds no run that can be read: give a suite's folder, or run a suite first."
+        )
+    columns = [*_RUN, "step", "seconds", "flops", "device_hours", "samples", "protocol", "guidance_scale"]
+    table = pd.DataFrame(evaluations, columns=[*columns, *metrics])
+    return Results(folder, pd.DataFrame(runs), table, list(metrics), protocols, leaky, unreadable)
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("spec.json", "env.json", "status.json", "eval.jsonl"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A whole file's content; empty where the file is missing (a run that has not come so far)."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The run's row, and its spec."""
+    spec = json.loads((path / "spec.json").read_text())
+    env, status = _json(path / "env.json"), _json(path / "status.json")
+    parameters = env.get("parameters", {})
+    return {
+        "run": path.name,
+        "method": spec["method"],
+        "backbone": spec["backbone"],
+        "seed": spec["seed"],
+        "data": spec["data"],
+        "state": status.get("state", "not started"),
+        "message": status.get("message", ""),
+        "step": status.get("step", 0),
+        "steps": spec["training"]["steps"],
+        "batch_size": spec["training"]["batch_size"],
+        "parameters": parameters.get("backbone"),
+        "method_parameters": parameters.get("method"),
+        "device": env.get("device", ""),
+        "devices": env.get("devices", 1),
+        "hardware": env.get("hardware", ""),
+        "protocol": _hash(spec["protocol"]),
+    }, spec
+
+
+def _hash(protocol: Mapping[str, Any]) -> str:
+    """The protocol's hash as its rows carry it, whether or not this version knows all of its fields."""
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _name_differences(specs: list[dict[str, Any]]) -> None:
+    """Write into the names of methods and backbones what else tells their runs apart, if anything does."""
+    fields = [_flat(spec) for spec in specs]
+    for name in ("method", "backbone"):
+        groups: dict[str, list[int]] = {}
+        for index, spec in enumerate(specs):
+            groups.setdefault(spec[name], []).append(index)
+        for members in groups.values():
+            keys = [
+                key
+                for key in dict.fromkeys(key for index in members for key in fields[index])
+                if (key in _METHOD_FIELDS) == (name == "method")
+                and len({str(fields[index].get(key)) for index in members}) > 1
+            ]
+            for index in members if keys else ():
+                said = {key.rpartition(".")[2]: fields[index].get(key) for key in keys}
+                base, options = grammar.split(specs[index][name])
+                specs[index][name] = grammar.join(base, options | said)
+
+
+def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that may tell runs apart, `training.steps` for one of a part."""
+    training = {f"training.{key}": value for key, value in spec["training"].items()}
+    rest = {key: value for key, value in spec.items() if key not in _NOT_SETTINGS}
+    if spec.get("weights"):
+        rest["weights"] = Path(spec["weights"]["path"]).name
+    return training | rest | {key: spec[key] for key in _METHOD_FIELDS if spec.get(key)}
+
+
+def _evaluations(path: Path, run: Mapping[str, Any], metrics: dict[str, None]) -> list[dict[str, Any]]:
+    """The run's rows, the last one of each (step, protocol), by step; new metric names go into `metrics`."""
+    last: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in read_rows(path / "eval.jsonl"):
+        try:
+            last[row["step"], row["protocol"]] = {
+                **{name: run[name] for name in _RUN},
+                "step": row["step"],
+                "seconds": row["seconds"],
+                "flops": row.get("flops"),
+                "device_hours": row["seconds"] * run["devices"] / 3600,
+                "samples": row.get("samples"),
+                "protocol": row["protocol"],
+                "guidance_scale": row.get("guidance_scale"),
+                "leaky": row.get("leaky", []),
+                **row["metrics"],
+            }
+            metrics.update(dict.fromkeys(row["metrics"]))
+        except (KeyError, TypeError):  # a row of another version says nothing here
+            continue
+    return [last[key] for key in sorted(last)]
+
+
+def training_logs(results: Results, backbone: str, seed: int) -> pd.DataFrame:
+    """What the methods of one backbone and seed logged: columns method, step, name, t, value.
+
+    `t` is the noise bin of a quantity logged by bins (`0.25-0.5` of `reward/tokens (t 0.25-0.5)`), else
+    empty; quantities that never change are left out. Read when asked for, as training rows are many;
+    methods that log nothing cost one line.
+    """
+    rows = []
+    runs = results.runs[(results.runs["backbone"] == backbone) & (results.runs["seed"] == seed)]
+    for run in runs.itertuples():
+        path = results.folder / str(run.run) / "train.jsonl"
+        if not _logs_something(path):
+            continue
+        last = {row["step"]: row["logs"] for row in read_rows(path) if "step" in row and row.get("logs")}
+        rows += [(run.method, step, name, value) for step in last for name, value in last[step].items()]
+    table = pd.DataFrame(rows, columns=["method", "step", "name", "value"])
+    table = table[table.groupby("name")["value"].transform("nunique") > 1]
+    parts = table["name"].str.extract(r"^(.*?)(?: \(t ([^)]*)\))?$").fillna("")
+    return table.assign(name=parts[0], t=parts[1])
+
+
+def _logs_something(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, errors="replace") as file:
+        return '"logs": {"' in file.readline()
+
+
+def probe_maps(results: Results, backbone: str, measure: str) -> dict[str, pd.DataFrame]:
+    """What `bench.probe` wrote: method -> a measure by depth (rows) and t (columns), mean over the runs."""
+    rows = []
+    for run in results.runs[results.runs["backbone"] == backbone].itertuples():
+        for row in read_rows(results.folder / str(run.run) / "probe.jsonl"):
+            if {"depth", "t", measure} <= row.keys():
+                rows.append((run.method, row["depth"], row["t"], row[measure]))
+    table = pd.DataFrame(rows, columns=["method", "depth", "t", measure])
+    return {
+        str(method): own.pivot_table(index="depth", columns="t", values=measure)
+        for method, own in table.groupby("method", sort=False)
+    }

@@ -1,0 +1,87 @@
+"""Semantic rewards of CLIP (arXiv 2103.00020), through `open_clip`.
+
+    clip-image   cos(E(x^), E(x0)), E the image embedding
+    clip-text    cos(E(x^), T(c)), T the embedding of the prompt of x0's class
+
+Images in pixel space are made three-channel and enlarged to the net's 224 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import cache
+from bench.errors import UserError
+from bench.rewards import Judge, Truth
+
+MODEL, TAG = "ViT-B-32-quickgelu", "openai"
+FILE = "clip-vit-b-32.safetensors"  # in the cache folder; read instead of the hub where it is there
+HUB_FILE = (
+    "https://huggingface.co/timm/vit_base_patch32_clip_224.openai/resolve/main/open_clip_model.safetensors"
+)
+
+
+class CLIP:
+    """Cosines [G, B] in [-1, 1]; no maps, as the embedding is one of the whole image."""
+
+    def __init__(self, names: Collection[str], net: Any, prompts: Tensor | None) -> None:
+        """`net` is a CLIP of open_clip, `prompts` the tokens of each class, [classes, L]."""
+        self.names, self.net = names, net
+        with torch.no_grad():
+            self.texts = None if prompts is None else F.normalize(net.encode_text(prompts).float(), dim=-1)
+        self.side = net.visual.image_size[0]
+        self.mean, self.std = (
+            torch.tensor(values, device=next(net.parameters()).device).view(3, 1, 1)
+            for values in (net.visual.image_mean, net.visual.image_std)
+        )
+
+    def against(self, truth: Truth) -> Judge:
+        targets = {}
+        if "clip-image" in self.names:
+            targets["clip-image"] = self._embed(truth.x0)
+        if self.texts is not None:
+            targets["clip-text"] = self.texts[truth.label]
+
+        def judge(estimate: Tensor) -> dict[str, Tensor]:
+            embedded = self._embed(estimate.flatten(0, 1)).unflatten(0, estimate.shape[:2])
+            return {name: (embedded * target).sum(dim=-1) for name, target in targets.items()}
+
+        return judge
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Images [M, C, H, W] in [-1, 1] -> unit vectors [M, D]."""
+        images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
+        return F.normalize(self.net.encode_image(((images + 1) / 2 - self.mean) / self.std).float(), dim=-1)
+
+
+def load(names: Collection[str], channels: int, prompts: Sequence[str], device: torch.device) -> CLIP:
+    """OpenAI's CLIP ViT-B/32, frozen.
+
+    Raises UserError for latents, and where weights or prompts are missing.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"{' and '.join(names)} see pixels, this data set's x0 has {channels} channels.")
+    if "clip-text" in names and not prompts:
+        raise UserError(
+            "the reward clip-text needs a prompt a class: add `prompts` to the data set's preset."
+        )
+    import open_clip
+
+    path = cache.folder() / FILE
+    try:
+        net = open_clip.create_model(MODEL, pretrained=str(path) if path.is_file() else TAG)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the weights of {MODEL} cannot be had ({reason}). Fetch them on a machine with internet, or "
+            f"copy the file there: curl -L --create-dirs -o {path} {HUB_FILE}"
+        ) from None
+    net.eval().requires_grad_(False).to(device)
+    tokens = open_clip.get_tokenizer(MODEL)(list(prompts)).to(device) if "clip-text" in names else None
+    return CLIP(names, net, tokens)

@@ -1,0 +1,84 @@
+"""A reward for latents: a small student of the teacher, distilled while the backbone trains.
+
+The teacher sees images; x^ is a latent, and decoding it would cost more than the step. The student q maps
+clean x0 to the teacher's tokens y and learns with every batch, by AdamW on 1 - mean cos(q(x0), y). Then
+
+    latent     cos(q(x^), q(x0)), token by token, in [-1, 1]
+
+is the teacher's opinion as far as the student has it. x0 is judged by the student too, so that its error
+cancels. Cost: two convolutions on the grid of tokens, forward and backward, besides its own training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.rewards import Judge, Truth
+
+WIDTH = 128  # channels between the student's layers
+LEARNING_RATE = 1e-3
+
+
+class Student:
+    """A map reward [G, B, h, w]; its weights and optimiser are part of a run's state."""
+
+    def __init__(
+        self, channels: int, size: int, grid: tuple[int, int], width: int, device: torch.device
+    ) -> None:
+        """From x0 [B, channels, size, size] to tokens of `width` on `grid`."""
+        patch = size // grid[0]
+        self.net = nn.Sequential(
+            nn.Conv2d(channels, WIDTH, patch, stride=patch),
+            nn.SiLU(),
+            nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(WIDTH, width, 1),
+        ).to(device)
+        self.net.requires_grad_(False)  # but for `learn`: rewards differentiate in the estimate alone
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=LEARNING_RATE)
+
+    def learn(self, x0: Tensor, tokens: Tensor) -> Tensor:
+        """One step towards the teacher's tokens [B, N, D] of clean x0; returns the loss before it."""
+        self.net.requires_grad_(True)
+        with torch.enable_grad(), torch.autocast(x0.device.type, enabled=False):
+            mine = self.net(x0.float()).flatten(2).transpose(1, 2)
+            loss = 1 - F.cosine_similarity(mine, tokens.float(), dim=-1).mean()
+        gradients = torch.autograd.grad(loss, list(self.net.parameters()))
+        for parameter, gradient in zip(self.net.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.net.requires_grad_(False)
+        return loss.detach()
+
+    def against(self, truth: Truth) -> Judge:
+        clean = F.normalize(self.net(truth.x0), dim=1)
+
+        def judge(estimate: Tensor) -> dict[str, Tensor]:
+            tokens = F.normalize(self.net(estimate.flatten(0, 1)), dim=1).unflatten(0, estimate.shape[:2])
+            return {"latent": (tokens * clean).sum(dim=2)}
+
+        return judge
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and moments by name; no moments before the first step."""
+        moments = {
+            f"{name}.{key}": value
+            for name, parameter in self.net.named_parameters()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+        return {**self.net.state_dict(), **moments}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.net.load_state_dict({name: state[name] for name in self.net.state_dict()})
+        for name, parameter in self.net.named_parameters():
+            self.optimizer.state[parameter] = {
+                key: state[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}.{key}" in state
+            }

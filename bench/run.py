@@ -1,0 +1,264 @@
+"""Train, sample and evaluate methods side by side: python -m bench.run --method vrpo --backbone sit-xl
+
+The grid of methods, backbones and seeds is planned, printed with its cost, and run one after the other.
+Interrupt it at any time: the same command continues where it stopped, and finished runs cost nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+import backbones
+import bench.data
+import methods
+from bench.errors import UserError, exit_code
+
+if TYPE_CHECKING:
+    from bench.spec import InitialWeights, RunSpec
+
+# What is not given comes from the suite or the data set's preset; the help shows no "default: None" for it.
+Name = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+Whole = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+
+
+def _listed(help: str, metavar: str) -> object:
+    return tyro.conf.arg(help=help, metavar=metavar, help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared. Options ride in brackets, lists make a grid: --method "repa[weight=[0.5,1.0]]"."""
+
+    method: Annotated[
+        tuple[str, ...], _listed(f"methods ({', '.join(methods.names())}) or paths of files", "NAME...")
+    ] = ()
+    backbone: Annotated[
+        tuple[str, ...], _listed(f"backbones: {', '.join(backbones.names())}; /PATCH, default /2", "NAME...")
+    ] = ()
+    seed: Annotated[tuple[int, ...], _listed("seeds; runs of one seed are paired", "N...")] = ()
+    data: Annotated[str | None, _listed(f"data set: {', '.join(bench.data.names())}", "NAME")] = None
+    suite: Name = None
+    """a named experiment or a TOML file; what is given beside it overrides it"""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How backbones are trained. What is not given comes from the suite or the data set's preset."""
+
+    steps: Whole = None
+    """training steps"""
+    batch_size: Whole = None
+    """images a step"""
+    learning_rate: Real = None
+    """of AdamW, constant"""
+    ema_decay: Real = None
+    """of the averaged backbone, per step"""
+    label_dropout: Real = None
+    """share of labels replaced by the null class, for guidance"""
+    process: Name = None
+    """diffusion process: flow[path=linear,...] (default for sit) or ddpm (for dit)"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: the preset's, else bf16 where the hardware multiplies it natively"""
+    evaluate_every: Whole = None
+    """steps between evaluations; the last step is always evaluated"""
+    checkpoint_every: Whole = None
+    """steps between checkpoints"""
+    log_every: Whole = None
+    """steps between rows of train.jsonl"""
+
+
+@dataclass(frozen=True)
+class WeightsOptions:
+    """Weights from a file: this suite's (.safetensors) or an official SiT, REPA or DiT release (.pt)."""
+
+    init_from: Annotated[Path | None, _listed("train from these weights", "FILE")] = None
+    evaluate_only: Annotated[
+        Path | None, _listed("sample and score these weights, train nothing", "FILE")
+    ] = None
+    family: Annotated[
+        Literal["sit", "repa", "dit"] | None,
+        _listed("whose code wrote the .pt file: sit, repa or dit", "NAME"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ProtocolOptions:
+    """How samples are made and judged. Tables only compare runs of one protocol."""
+
+    samples: Whole = None
+    """images sampled at an evaluation"""
+    sampler_sit: Name = None
+    """sampler of flow models, e.g. heun[steps=10] or repa-sde-250"""
+    sampler_dit: Name = None
+    """sampler of DDPM models, e.g. ddim[steps=25] or dit-ddpm-250"""
+    guidance_scale: Real = None
+    """classifier-free guidance; 1 is none"""
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        _listed("guide only for t between these, data t=0 to noise t=1", "LOW HIGH"),
+    ] = None
+    guidance_channels: Whole = None
+    """guide the first N channels only (SiT, DiT: 3); 0 guides all (REPA)"""
+    labels: Annotated[
+        Literal["balanced", "random"] | None, _listed("classes asked for: balanced or random", "RULE")
+    ] = None
+    rounding: Annotated[
+        Literal["round", "truncate", "adm"] | None,
+        _listed("to uint8: round, truncate (REPA) or adm (127.5 x + 128, truncated)", "RULE"),
+    ] = None
+    weights: Annotated[Literal["ema", "model"] | None, _listed("what samples: ema or model", "WHICH")] = None
+    feature_nets: Annotated[tuple[str, ...] | None, _listed("nets that judge", "NAME...")] = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it runs and where results go."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a CUDA device where there is one"""
+    output: Path = Path("results")
+    """results go to OUTPUT/SUITE/RUN"""
+    dry_run: bool = False
+    """print the plan and its cost, run nothing"""
+
+
+@dataclass(frozen=True)
+class Options:
+    comparison: Comparison = field(default_factory=Comparison)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    weights: WeightsOptions = field(default_factory=WeightsOptions)
+    protocol: ProtocolOptions = field(default_factory=ProtocolOptions)
+    machine: Machine = field(default_factory=Machine)
+
+
+def main() -> None:
+    """Parse, plan, print the plan, run it."""
+    options = tyro.cli(
+        Options,
+        prog="python -m bench.run",
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+    from bench import environment
+
+    device = environment.select_device(options.machine.device)
+    specs, folder = plan(options, environment.native_precision(device))
+
+    from bench.experiment import Experiment
+    from bench.planning import announce, refuse_what_does_not_fit
+    from bench.store import Run
+
+    costs = announce(specs, folder, device)
+    if options.machine.dry_run:
+        return
+    refuse_what_does_not_fit(costs, folder, device)
+    failures = []
+    for number, spec in enumerate(specs, start=1):
+        done = Run(folder, spec).finished
+        print(f"[{number}/{len(specs)}] {spec.run_id}{' (finished before)' if done else ''}", flush=True)
+        if done:
+            continue
+        try:
+            Experiment(spec, folder, device).complete()
+        except UserError as error:
+            if len(specs) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            failures.append(spec.run_id)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(specs)} runs failed: {', '.join(failures)}.")
+    print(f"done: {len(specs)} runs in {folder}. Table and plots: python -m bench.report {folder}")
+
+
+def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
+    """The runs that the options ask for, in the order written, and the folder they go to.
+
+    Raises UserError for whatever cannot be run, before anything is.
+    """
+    from bench import named, spec
+
+    what = options.comparison
+    suite = spec.suite(what.suite) if what.suite else {}
+    grids: list[dict[str, Any]] = suite.get("grid", [])
+    weights, architecture = _weights(options.weights)
+    if options.weights.evaluate_only:
+        grids = [{"method": ["baseline"], "backbone": [architecture]}]
+    elif what.method or what.backbone or not grids:
+        names = {key: getattr(what, key) or _union(grids, key) for key in ("method", "backbone")}
+        grids = [{"method": names["method"], "backbone": names["backbone"] or [architecture or "sit-ti"]}]
+    if not any(grid["method"] for grid in grids):
+        raise UserError("say what to run: --suite quickstart, or --method NAME... --backbone NAME...")
+
+    training = suite.get("training", {}) | _given(options.training, but=("process", "precision"))
+    if options.training.precision != "auto":
+        training["precision"] = options.training.precision
+    if options.weights.evaluate_only:
+        training["steps"] = 0
+    protocol = suite.get("protocol", {}) | _given(options.protocol)
+    specs = [
+        spec.resolve(
+            method,
+            backbone,
+            what.data or suite.get("data", "digits"),
+            seed,
+            native_precision=native_precision,
+            process=options.training.process or suite.get("process"),
+            training=training,
+            protocol=protocol,
+            method_source=named.method_source(method),
+            weights=weights,
+        )
+        for grid in grids
+        for backbone in _expanded(grid["backbone"])
+        for method in _expanded(grid["method"])
+        for seed in what.seed or suite.get("seed", [0])
+    ]
+    for method in {run.method for run in specs}:
+        named.method(method)  # unknown or ill-typed options are found before anything runs
+    folder = options.machine.output / (Path(what.suite).stem if what.suite else "runs")
+    return list(dict.fromkeys(specs)), folder
+
+
+def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str]:
+    """The weights to start from and the backbone that they are of; (None, "") where none are given."""
+    path = options.evaluate_only or options.init_from
+    if path is None:
+        return None, ""
+    if options.evaluate_only and options.init_from:
+        raise UserError("--init-from trains and --evaluate-only does not: give one of them.")
+
+    from backbones import checkpoints
+    from bench.spec import InitialWeights
+
+    try:
+        found = checkpoints.weights(path, options.family)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    print(f"{path}: {found.found}")
+    return InitialWeights.of(path, options.family), found.architecture.name
+
+
+def _expanded(names: Iterable[str]) -> list[str]:
+    from bench import grammar
+
+    return [name for text in names for name in grammar.expand(text)]
+
+
+def _union(grids: list[dict[str, Any]], key: str) -> list[str]:
+    return list(dict.fromkeys(name for grid in grids for name in grid[key]))
+
+
+def _given(options: TrainingOptions | ProtocolOptions, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {key: value for key, value in asdict(options).items() if value is not None and key not in but}
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

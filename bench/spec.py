@@ -1,0 +1,180 @@
+"""What a run is: typed, printable, hashable data.
+
+A `RunSpec` says everything that decides a run's numbers, and its hash names the run's folder. The part of
+it that decides how samples are made and judged is the `Protocol`; every evaluation row carries its hash,
+and only rows of one hash may share a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+import bench.data
+from bench import grammar, named
+from bench.errors import UserError, unknown
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def hash(self) -> str:
+        """8 hex digits of the SHA-256 of the canonical JSON."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+class Training(_Data):
+    """How a backbone is trained. Defaults are those of REPA, SiT and DiT on ImageNet-256."""
+
+    steps: int = Field(400_000, ge=0)  # 0 evaluates the weights of `InitialWeights` as they are
+    batch_size: int = Field(256, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)  # AdamW, constant
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)  # of the global norm
+    ema_decay: float = Field(0.9999, ge=0, lt=1)  # per step; over the backbone
+    label_dropout: float = Field(0.1, ge=0, le=1)  # share of labels replaced by the null class
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the backbone's matrix products; losses are float32
+    evaluate_every: int = Field(50_000, gt=0)  # steps; the last step is always evaluated
+    checkpoint_every: int = Field(10_000, gt=0)  # steps
+    log_every: int = Field(100, gt=0)  # steps
+
+
+class Protocol(_Data):
+    """How samples are made and judged. Two rows are comparable where their protocols' hashes agree."""
+
+    data: str
+    reference: str  # what samples are compared with
+    feature_nets: tuple[str, ...]  # metric nets; never a teacher's
+    samples: int = Field(50_000, gt=1)
+    labels: Literal["balanced", "random"] = "random"
+    sampler_sit: str = "repa-sde-250"
+    sampler_dit: str = "dit-ddpm-250"
+    guidance_scale: float = Field(1.0, ge=0)
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  # of t, inclusive
+    guidance_channels: int = Field(0, ge=0)  # the first n channels are guided; 0: all
+    rounding: Literal["round", "truncate", "adm"] = "truncate"  # to uint8
+    weights: Literal["ema", "model"] = "ema"
+    neighbours: int = Field(3, gt=0)  # k of precision and recall
+
+    @model_validator(mode="after")
+    def _interval_is_ordered(self) -> Protocol:
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"the guidance interval {low}:{high} must satisfy 0 <= low <= high <= 1")
+        return self
+
+
+class InitialWeights(_Data):
+    """Weights of a file that a run starts from, instead of a fresh initialisation."""
+
+    path: str
+    family: Literal["sit", "repa", "dit"] | None  # whose code wrote an official file; None for our own
+    sha256: str  # the first 16 hex digits
+
+    @classmethod
+    def of(cls, path: Path, family: Literal["sit", "repa", "dit"] | None) -> InitialWeights:
+        """Raises UserError where the file cannot be read."""
+        try:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        except OSError as error:
+            raise UserError(f"the weights {path} cannot be read: {error.strerror}.") from None
+        return cls(path=str(path), family=family, sha256=digest)
+
+
+class RunSpec(_Data):
+    """One training run and its evaluations."""
+
+    method: str  # in the naming grammar, as are backbone and process
+    backbone: str
+    data: str
+    seed: int
+    process: str  # "flow[...]" or "ddpm"
+    teacher: str  # the encoder that "teacher" stands for
+    reward_net: str
+    training: Training
+    protocol: Protocol
+    method_source: str = ""  # hash of the file, for a method outside `methods/`
+    weights: InitialWeights | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Folder name: readable, ending in the hash."""
+        name, options = grammar.split(self.method)
+        readable = f"{grammar.join(Path(name).stem, options)}-{self.backbone}-seed{self.seed}"
+        return f"{re.sub(r'[^a-zA-Z0-9.]+', '-', readable)}-{self.hash}"
+
+    @property
+    def sampler(self) -> str:
+        """The protocol's sampler for this backbone's process."""
+        protocol = self.protocol
+        return protocol.sampler_dit if self.process.startswith("ddpm") else protocol.sampler_sit
+
+    @property
+    def leaky(self) -> tuple[str, ...]:
+        """Metric nets that also teach or reward: their numbers cannot be trusted for this run."""
+        named_in_method = grammar.split(self.method)[1].values()
+        used = {grammar.split(net)[0] for net in (self.teacher, self.reward_net, *named_in_method)}
+        return tuple(net for net in self.protocol.feature_nets if net in used)
+
+
+def suite(name: str) -> dict[str, Any]:
+    """A suite, by name or by the path of a TOML file. Raises UserError for an unknown or unreadable one."""
+    folder = Path(__file__).parent / "suites"
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if not path.is_file():
+        raise unknown("suite", name, [path.stem for path in folder.glob("*.toml")])
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"the suite file {path} cannot be read: {error}.") from None
+
+
+def resolve(
+    method: str,
+    backbone: str,
+    data: str,
+    seed: int,
+    *,
+    native_precision: str = "fp32",
+    process: str | None = None,
+    training: dict[str, Any] | None = None,
+    protocol: dict[str, Any] | None = None,
+    **extra: Any,
+) -> RunSpec:
+    """A full spec: the data set's preset, its values for this backbone's size, then the given overrides.
+
+    `native_precision` is the machine's, taken where neither preset nor overrides name one.
+
+    Raises UserError where a name is unknown or a value is of another type or outside its range.
+    """
+    built = named.architecture(backbone)
+    chosen = bench.data.preset(data)
+    sizes = chosen["training"].pop("sizes", {})
+    settings = {"precision": native_precision} | chosen["training"] | sizes.get(built.size, {})
+    settings |= training or {}
+    try:
+        return RunSpec(
+            method=method,
+            backbone=built.name,
+            data=data,
+            seed=seed,
+            process=process or ("flow" if built.family == "sit" else "ddpm"),
+            teacher=chosen["teacher"],
+            reward_net=chosen["reward_net"],
+            training=Training(**settings),
+            protocol=Protocol(**{"data": bench.data.identity(data)} | chosen["protocol"] | (protocol or {})),
+            **extra,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the run"
+        raise UserError(f"{where}={first['input']!r} cannot be used: {first['msg']}.") from None

@@ -1,0 +1,72 @@
+"""A trained run opened for looking at it: its spec, its sampled weights, its data and process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+import backbones
+import bench.data
+from backbones.blocks import Transformer
+from bench import named
+from bench.data import Data
+from bench.diffusion.objectives import Process
+from bench.errors import UserError
+from bench.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has come to."""
+
+    folder: Path
+    spec: RunSpec
+    step: int
+    seconds: float  # of training so far
+    flops: int
+    model: Transformer  # the weights that the protocol samples from, in eval mode
+    data: Data
+    process: Process
+
+
+def load(folder: Path, device: torch.device) -> Trained:
+    """The run in this folder, at its last checkpoint.
+
+    Raises UserError where the folder is no run of this version, or has no checkpoint that can be read.
+    """
+    try:
+        spec = RunSpec.model_validate_json((folder / "spec.json").read_text())
+    except OSError:
+        raise UserError(f"{folder} is not the folder of a run: it has no spec.json.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{folder} is a run of another version: {where} of its spec.json: {first['msg']}."
+        ) from None
+    saved = sorted((folder / "checkpoints").glob("step-*"))
+    if not saved:
+        raise UserError(f"{folder} has no checkpoint yet: let the run reach one.")
+    data = bench.data.load(spec.data)
+    model = backbones.build(
+        named.architecture(spec.backbone),
+        input_size=data.size,
+        channels=data.channels,
+        num_classes=data.classes,
+    )
+    part = "ema" if spec.protocol.weights == "ema" else "backbone"
+    path = saved[-1] / f"{part}.safetensors"
+    try:
+        model.load_state_dict(load_file(path))
+        state = json.loads((saved[-1] / "state.json").read_text())
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise UserError(f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from None
+    model.eval().requires_grad_(False).to(device)
+    process = named.process(spec.process)
+    return Trained(folder, spec, state["step"], state["seconds"], state["flops"], model, data, process)

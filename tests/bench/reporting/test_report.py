@@ -1,0 +1,67 @@
+"""The command `python -m bench.report`, end to end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UserError
+from bench.report import Report, write
+from bench.reporting.simulation import write_run
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_report_writes_tables_and_plots_and_leaves_runs_alone(suite: Path) -> None:
+    before = contents(suite)
+    report = write(Report("simulated", results=suite.parent)).parent
+    page = (report / "report.md").read_text()
+    for name in ("main", "metrics", "differences", "speedup"):
+        assert {path.suffix for path in report.glob(f"{name}.*")} >= {".csv", ".md", ".tex"}
+    for name in ("convergence", "speedup", "samples-sit-tip2", "metrics-dit-tip2"):
+        assert (report / f"{name}.pdf").stat().st_size > 1000
+        assert f"({name}.png)" in page
+    assert "18 of 18 runs are finished" in page
+    assert {
+        path: content for path, content in contents(suite).items() if report not in path.parents
+    } == before
+
+
+def test_command_names_the_folder_it_cannot_find(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.report", "nothing", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "nothing" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_unknown_metric_lists_the_known_ones(suite: Path) -> None:
+    with pytest.raises(UserError, match=r"fid\[digits-cnn\]"):
+        write(Report(str(suite), metric="fid[nothing]"))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(suite: Path) -> None:
+    (suite / "report").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write to .*report"):
+        write(Report(str(suite)))
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_a_folder_of_unfinished_runs_has_a_report_with_empty_tables(tmp_path: Path, state: str) -> None:
+    write_run(tmp_path, "baseline", state=state)
+    (write_run(tmp_path, "repa", state=state) / "eval.jsonl").unlink()
+    report = write(Report(str(tmp_path))).parent
+    page = (report / "report.md").read_text()
+    assert "0 of 2 runs are finished" in page and f"{state} at step 500 of 1000" in page
+    assert set((report / "main.csv").read_text().splitlines()[1].split(",")[4:]) <= {"", "0.0"}
+
+
+def test_another_reference_is_what_differences_refer_to(suite: Path) -> None:
+    report = write(Report(str(suite), reference="repa")).parent
+    assert "Paired differences from repa" in (report / "report.md").read_text()
+    with pytest.raises(UserError, match="Did you mean 'repa'"):
+        write(Report(str(suite), reference="rep"))

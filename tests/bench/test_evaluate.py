@@ -1,0 +1,136 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bench.data
+from bench import evaluate
+from bench.errors import UserError, exit_code
+from bench.evaluate import Images, Options
+from bench.metrics import unfinished
+from bench.metrics.images import writing
+
+NETS = ("digits-cnn", "random-conv", "pixels")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_for_unfinished_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfinished, "_folder", lambda: tmp_path / "unfinished")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 200 digits as `samples.npz` and `samples`, and 300 others as `reference`."""
+    folder = tmp_path_factory.mktemp("digits")
+    images, labels = bench.data.load("digits").reference()
+    for path, part in (("samples", images[:200]), ("reference", images[200:500])):
+        with writing(folder / path, len(part)) as write:
+            write(part)
+    np.savez(folder / "samples.npz", images[:200].permute(0, 2, 3, 1).numpy(), labels[:200].numpy())
+    return folder
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "bench.evaluate", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_an_archive_and_a_folder_of_the_same_images_score_the_same(digits: Path, tmp_path: Path):
+    archive, folder = (
+        evaluate.evaluate_images(
+            Options(digits / name, images=Images(digits / "reference", NETS, batch_size=size))
+        )
+        for name, size in (("samples.npz", 64), ("samples", 7))
+    )
+    assert archive.pop("accuracy[digits-cnn]") >= 0.97  # only the archive knows the classes
+    assert folder == pytest.approx(archive, rel=1e-4)
+    assert {"fid[digits-cnn]", "fd[random-conv]", "fd[pixels]", "recall[pixels]"} <= set(folder)
+
+
+def test_the_command_scores_writes_and_keeps_the_reference(digits: Path, tmp_path: Path):
+    kept, output, copied = tmp_path / "kept.npz", tmp_path / "out.json", tmp_path / "copy.npz"
+    first = command(
+        *(digits / "samples", "--reference", digits / "reference", "--nets", "pixels"),
+        *("--save-reference", kept, "--output", output, "--copy", copied, "--bootstrap", 3),
+    )
+    assert first.returncode == 0, first.stderr
+    assert "fd[pixels]" in first.stdout and "200 images" in first.stdout
+    second = command(copied, "--reference", kept, "--nets", "pixels", "--output", tmp_path / "again.json")
+    assert second.returncode == 0, second.stderr
+    metrics, again = (json.loads(path.read_text())["metrics"] for path in (output, tmp_path / "again.json"))
+    assert metrics["fd_std[pixels]"] > 0
+    assert again["fd[pixels]"] == pytest.approx(metrics["fd[pixels]"], rel=1e-12)
+
+
+def test_an_interrupted_scoring_goes_on_where_it_stopped(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from bench.metrics.features import Pixels
+
+    monkeypatch.setattr(unfinished, "PART", 50)
+    options = Options(digits / "samples", images=Images(digits / "reference", ("pixels",), batch_size=26))
+    undisturbed = evaluate.evaluate_images(options)
+    honest, seen = Pixels.__call__, []
+
+    def interrupted(self: Pixels, images: torch.Tensor):
+        if len(seen) == 300 + 130:
+            raise KeyboardInterrupt
+        seen.extend(images)
+        return honest(self, images)
+
+    def counted(self: Pixels, images: torch.Tensor):
+        seen.extend(images)
+        return honest(self, images)
+
+    monkeypatch.setattr(Pixels, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate_images(options)
+    seen.clear()
+    monkeypatch.setattr(Pixels, "__call__", counted)
+    assert evaluate.evaluate_images(options) == pytest.approx(undisturbed, rel=1e-6)
+    assert len(seen) == 300 + 200 - 2 * 52  # two parts of two batches were kept
+    assert not list((tmp_path / "unfinished").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["samples"], "say what to compare with"),
+        (["nowhere.npz", "--reference", "reference"], "nothing at"),
+        (["samples", "--reference", "reference", "--nets", "pixel"], "Did you mean 'pixels'"),
+        (["samples", "--reference", "reference", "--weights", "clean=x"], "write NET=FILE"),
+        (["samples", "--reference", "reference", "--device", "cuda"], "no usable CUDA"),
+        (["samples", "--guidance", "1.5"], "are for a run"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_in_one_line(
+    arguments: list[str],
+    message: str,
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    paths = [digits / text if text in ("samples", "reference", "nowhere.npz") else text for text in arguments]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, paths)])
+    assert exit_code(evaluate.main) == 2
+    said = capsys.readouterr().err
+    assert message in said and len(said.splitlines()) == 1
+
+
+def test_too_few_images_are_refused(digits: Path, tmp_path: Path):
+    with writing(tmp_path / "few", 3) as write:
+        write(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(UserError, match="more than 3"), pytest.warns(UserWarning, match="far too high"):
+        evaluate.evaluate_images(Options(tmp_path / "few", images=Images(digits / "reference", ("pixels",))))
+
+
+def test_help_needs_no_torch():
+    script = "import sys, bench.evaluate; sys.exit(int('torch' in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert "--reference" in command("--help").stdout

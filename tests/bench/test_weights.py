@@ -1,0 +1,73 @@
+"""Weights from files: what a run saves can be scored and trained on, and is refused where it does not fit."""
+
+import sys
+
+import pytest
+import torch
+
+import backbones
+from backbones import checkpoints
+from bench.errors import exit_code
+from bench.run import main
+from bench.store import find_runs, read_rows
+
+SHORT = ["--batch-size", "16", "--samples", "30", "--sampler-sit", "euler[steps=3]"]
+
+
+@pytest.fixture
+def bench_run(tmp_path, monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(
+            sys, "argv", ["bench.run", *map(str, arguments), *SHORT, "--output", str(tmp_path)]
+        )
+        before = set(find_runs(tmp_path / "runs"))
+        assert exit_code(main) == 0
+        (new,) = set(find_runs(tmp_path / "runs")) - before
+        return new
+
+    return run
+
+
+def test_scoring_saved_weights_gives_the_numbers_of_the_run_that_saved_them(bench_run):
+    trained = bench_run("--method", "repa", "--backbone", "sit-ti", "--steps", "4")
+    scored = bench_run("--evaluate-only", trained / "ema.safetensors")
+    (theirs,), (ours,) = read_rows(trained / "eval.jsonl"), read_rows(scored / "eval.jsonl")
+    assert ours["metrics"] == theirs["metrics"] and ours["protocol"] == theirs["protocol"]
+    assert ours["step"] == 0 and not read_rows(scored / "train.jsonl")
+
+
+def test_training_starts_from_the_weights_given(bench_run, tmp_path):
+    network = backbones.build(backbones.architecture("sit-ti"), input_size=8, channels=1, num_classes=10)
+    path = tmp_path / "start.safetensors"
+    checkpoints.save(path, network)
+    run = bench_run("--method", "baseline", "--init-from", path, "--steps", "1", "--learning-rate", "1e-12")
+    final = checkpoints.load(run / "ema.safetensors").state_dict()
+    assert all(torch.allclose(final[key], value, atol=1e-9) for key, value in network.state_dict().items())
+
+
+def test_an_official_file_is_scored_with_one_command(bench_run, tmp_path):
+    """An official SiT file of the data's shape, with time running the other way and variance channels."""
+    architecture = backbones.architecture("sit-ti", learned_variance=True)
+    network = backbones.build(architecture, input_size=8, channels=1, num_classes=10)
+    path = tmp_path / "official.pt"
+    torch.save({"ema": network.state_dict(), "model": network.state_dict()}, path)
+    run = bench_run("--evaluate-only", path, "--family", "sit")
+    assert read_rows(run / "eval.jsonl")[0]["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"input_size": 32, "channels": 4, "num_classes": 1000}, "choose another --backbone or --data"),
+        (None, "cannot be read"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch, capfd, sizes, message):
+    path = tmp_path / "weights.safetensors"
+    if sizes:
+        checkpoints.save(path, backbones.build(backbones.architecture("sit-ti"), **sizes))
+    arguments = ["bench.run", "--evaluate-only", str(path), "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert exit_code(main) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line

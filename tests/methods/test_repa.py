@@ -1,0 +1,33 @@
+"""REPA's loss against its formula written out, and the published projector sizes."""
+
+import pytest
+import torch
+
+from methods.base import BackboneInfo, EncoderInfo
+from methods.repa import REPA, cosine
+
+
+@pytest.mark.parametrize(("blocks", "width", "expected"), [(12, 768, 4), (24, 1024, 8), (28, 1152, 8)])
+def test_paper_depths_and_projector_sizes(blocks, width, expected):
+    """Appendix G: depth 4 for B, 8 for L and XL. 7.3 M, 7.9 M, 8.1 M projector parameters for DINOv2-B."""
+    method = REPA()
+    method.build(BackboneInfo("sit", blocks, width, (16, 16)), lambda name: EncoderInfo(name, 768, (16, 16)))
+    assert method.alignment_depth == expected
+    count = sum(parameter.numel() for parameter in method.parameters())
+    assert count == (width + 1) * 2048 + 2049 * 2048 + 2049 * 768
+    assert round(count / 1e6, 1) == {768: 7.3, 1024: 7.9, 1152: 8.1}[width]
+
+
+def test_cosine_is_the_mean_over_tokens_of_normalised_products():
+    tokens, target = torch.randn(2, 3, 5, 7, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    products = torch.einsum("bnd,bnd->bn", tokens, target)
+    expected = (products / tokens.norm(dim=2) / target.norm(dim=2)).mean(dim=1)
+    assert torch.allclose(cosine(tokens, target), expected, atol=1e-6)
+
+
+def test_a_depth_outside_the_backbone_and_another_grid_are_refused():
+    info = BackboneInfo("sit", 6, 96, (4, 4))
+    with pytest.raises(ValueError, match=r"depth=7 .* 1\.\.6"):
+        REPA(depth=7).build(info, lambda name: EncoderInfo(name, 96, (4, 4)))
+    with pytest.raises(ValueError, match=r"\(2, 2\) tokens"):
+        REPA().build(info, lambda name: EncoderInfo(name, 96, (2, 2)))

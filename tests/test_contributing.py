@@ -1,0 +1,44 @@
+"""The method shown in CONTRIBUTING.md works as shown: pasted into a file, named by its path or dropped in."""
+
+import re
+import sys
+from pathlib import Path
+
+import methods
+from bench.errors import exit_code
+from bench.run import main
+from bench.store import find_runs, read_rows
+
+ROOT = Path(__file__).parents[1]
+
+
+def example():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    return re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+
+
+def test_the_example_trains_by_its_path(tmp_path, monkeypatch):
+    path = tmp_path / "layersync.py"
+    path.write_text(example())
+    arguments = ["--method", f"{path}[weight=0.5]", "--backbone", "sit-ti", "--steps", "3", "--samples", "20"]
+    arguments += ["--sampler-sit", "euler[steps=2]", "--log-every", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["bench.run", *arguments])
+    assert exit_code(main) == 0
+    (run,) = find_runs(tmp_path / "runs")
+    rows = read_rows(run / "train.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert -1 <= row["raw"]["layersync"] <= 1
+        assert abs(row["weighted"]["layersync"] - 0.5 * row["raw"]["layersync"]) < 1e-5
+    assert read_rows(run / "eval.jsonl")[-1]["step"] == 3
+
+
+def test_a_file_dropped_into_the_folder_is_found_by_its_name(monkeypatch, tmp_path):
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    (folder / "layersync.py").write_text(example())
+    monkeypatch.setattr(methods, "_FOLDER", folder)
+    monkeypatch.setattr(methods, "__path__", [str(folder)])
+    assert methods.names() == ("layersync",)
+    assert methods.load("layersync").__name__ == "LayerSync"
+    sys.modules.pop("methods.layersync")
