@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.diffusion.pixels import Rounding
 
 _FOLDER = Path(__file__).parent
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,11 @@ class Data(Protocol):
         """Training records."""
         ...
 
-    def batch(self, index: Tensor, generator: Generator) -> Batch:
-        """The records of these numbers, on the CPU; `generator` draws what is random in them (latents)."""
+    def batch(self, index: Tensor, generator: Generator, rows: slice = ALL) -> Batch:
+        """The records of these numbers, on the CPU; `generator` draws what is random in them (latents).
+
+        Only `rows` of them are read and returned, the same as they are in the whole batch.
+        """
         ...
 
     def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:

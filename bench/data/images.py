@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from bench.data import Batch
+from bench.data import ALL, Batch
 from bench.data.store import REFERENCE, TRAIN, Store
 from bench.data.vae import VAE, revision
 from bench.diffusion.pixels import Rounding, to_uint8
@@ -45,12 +45,14 @@ class StoredImages:
     def __len__(self) -> int:
         return self.contents.records[TRAIN]
 
-    def batch(self, index: Tensor, generator: Generator) -> Batch:
+    def batch(self, index: Tensor, generator: Generator, rows: slice = ALL) -> Batch:
+        records, index = len(index), index[rows]
         image, label = self.store.read("image", index), self.store.read("label", index)
         if not self.latents:
             return Batch(image.float() / 127.5 - 1, label, image, index)
         mean, std = self.store.read("mean", index), self.store.read("std", index)
-        z = mean + std * torch.randn(mean.shape, generator=generator)
+        drawn = torch.randn((records, *mean.shape[1:]), generator=generator)
+        z = mean + std * drawn[rows]
         return Batch((z - self.latents.bias) * self.latents.scale, label, image, index)
 
     def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:

@@ -14,7 +14,7 @@ G = 4, 8, 16; for several where a reward of a region depends on that region alon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ def pathwise(
     with torch.enable_grad():
         rewards = context.rewards(estimate)
     found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    other = shuffled(context) if shuffle else slice(None)
+    of_other = exchange(context) if shuffle else lambda values: values
     for name, weight in weights.items():
         reward = regions(rewards[name], per_patch, estimate.ndim - 3)  # [B, h, w]
         total = reward.sum() if normalised else reward.mean(dim=(1, 2)).sum()
@@ -57,7 +57,7 @@ def pathwise(
         if normalised:
             inverse = torch.where(length > FLOOR, 1 / length, 0) / size.numel() ** 0.5
             force = gradient * to_pixels(inverse, gradient)
-        found.force.add_(force[other], alpha=weight)
+        found.force.add_(of_other(force), alpha=weight)
         found.reward[name] = reward.detach().mean(dim=(1, 2))
         found.gradient[name] = length.mean(dim=(1, 2))
         found.without_force[name] = (length <= FLOOR).float().mean(dim=(1, 2))
@@ -79,18 +79,18 @@ def score(
     """
     assert context.rewards is not None
     estimate = context.x0_hat.detach().float()
-    directions = torch.randn((group_size, *estimate.shape), generator=context.generator).to(estimate)
+    drawn = torch.randn((group_size, context.batch_size, *estimate.shape[1:]), generator=context.generator)
+    directions = drawn[:, context.rows].to(estimate)
     deviation = spread * context.x0_hat_scale.clamp(min=SMALLEST_SCALE)  # [B], s_t
     with torch.no_grad():
         rewards = context.rewards(estimate + deviation.view(-1, 1, 1, 1) * directions)
     found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    other = shuffled(context) if shuffle else slice(None)
+    of_other = exchange(context) if shuffle else lambda values: values
     for name, weight in weights.items():
         reward = regions(rewards[name].float(), per_patch, estimate.ndim - 3 + 1)  # [G, B, h, w]
         advantage = standardise(reward)
-        pixels = to_pixels(advantage[:, other].flatten(0, 1), estimate).view(
-            group_size, -1, 1, *estimate.shape[2:]
-        )
+        applied = of_other(advantage.transpose(0, 1)).transpose(0, 1)
+        pixels = to_pixels(applied.flatten(0, 1), estimate).view(group_size, -1, 1, *estimate.shape[2:])
         force = (pixels * directions).mean(dim=0) / reward.shape[-2:].numel() ** 0.5
         found.force.add_(force, alpha=weight)
         found.reward[name] = reward.mean(dim=(0, 2, 3))
@@ -132,7 +132,8 @@ def to_pixels(values: Tensor, image: Tensor) -> Tensor:
     return F.interpolate(values[:, None], image.shape[-2:], mode="nearest")
 
 
-def shuffled(context: Context) -> Tensor:
-    """A permutation of the batch, [B]: the control in which every sample gets another one's advantage."""
-    order = torch.randperm(len(context.x0), generator=context.generator)
-    return order.to(context.x0.device)
+def exchange(context: Context) -> Callable[[Tensor], Tensor]:
+    """The control in which samples get others' values: [B, ...] -> [B, ...], by one permutation of the step's
+    whole batch."""
+    order = torch.randperm(context.batch_size, generator=context.generator)[context.rows]
+    return lambda values: context.gather(values)[order.to(values.device)]
