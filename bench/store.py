@@ -15,11 +15,13 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import owner
 from bench.errors import UserError
 from bench.spec import RunSpec
 
@@ -31,10 +33,15 @@ _FINISHED, _RUNNING = "finished", "running"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl` file; a line torn by a kill is skipped, a missing file has none."""
+    """The rows of a `.jsonl` file; a line torn by a kill is skipped, a missing file has none.
+
+    Of NAME.jsonl, those of NAME.PART.jsonl follow: each file has one writer.
+    """
     rows = []
-    if path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
+    for part in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))):
+        if not part.is_file():
+            continue
+        for line in part.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
@@ -85,8 +92,17 @@ class Run:
                 write_json(path, spec.model_dump(mode="json"))
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror or error}.") from None
-        for unfinished in self.checkpoints.glob(".*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+
+    @contextmanager
+    def claimed(self) -> Iterator[Callable[[], None]]:
+        """Own the folder while inside (`bench/owner.py`); what a killed owner left unfinished is removed.
+
+        Raises UserError, naming the owner, where another process works on this run.
+        """
+        with owner.claimed(self.folder) as check:
+            for unfinished in self.checkpoints.glob(".*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            yield check
 
     def _refuse_another_spec(self, path: Path) -> None:
         try:
@@ -125,12 +141,12 @@ class Run:
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Append a row to `train` or `eval`; a torn last line of an earlier kill is closed first."""
         path = self.folder / f"{name}.jsonl"
-        with open(path, "ab+") as file:
+        with open(path, "ab+", buffering=0) as file:  # one write a row: rows of several processes stay whole
+            torn = b""
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(json.dumps(row).encode() + b"\n")
+                torn = b"" if file.read(1) == b"\n" else b"\n"
+            file.write(torn + json.dumps(row).encode() + b"\n")
 
     def evaluated(self, step: int) -> bool:
         """Whether the row of this step's evaluation is on disk."""
