@@ -1,7 +1,7 @@
 """Who works on a run: at most one process, or one job's processes, without locks.
 
-`owner.json` in the run's folder names the owner. It comes into being by a hard link, which succeeds for one of
-any number of contenders on any file system, NFS included. While the owner lives, a thread renews the file's
+`owner.json` in the run's folder names the owner. It is made by a hard link, which succeeds for one of any
+number of contenders on any file system, NFS included. While the owner lives, a thread renews the file's
 time stamp. An owner is gone, and the run may be taken over, when
 
     its process has ended, as seen on the same machine; or

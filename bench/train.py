@@ -43,9 +43,10 @@ class Inputs(NamedTuple):
     label: Tensor  # [b], after label dropout
     true_label: Tensor  # [b]
     image: Tensor  # [b, C', R, R] uint8
+    step_t: Tensor  # [B], t of the whole batch
 
     def rows(self, rows: slice) -> Inputs:
-        return Inputs(*(tensor[rows] for tensor in self))
+        return Inputs(*(tensor[rows] for tensor in self[:-1]), self.step_t)
 
 
 class Trainer:
@@ -212,7 +213,7 @@ class Trainer:
         noise = torch.randn((size, *batch.x0.shape[1:]), generator=generator(seed, "noise", step))
         dropped = torch.rand(size, generator=generator(seed, "label dropout", step)) < training.label_dropout
         label = batch.label.masked_fill(dropped[part], self.data.classes)
-        drawn = (batch.x0, t[part], noise[part], label, batch.label, batch.image)
+        drawn = (batch.x0, t[part], noise[part], label, batch.label, batch.image, t)
         return Inputs(*(tensor.to(device) for tensor in drawn))
 
     def _targets(self, inputs: Inputs, needs: Needs) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
@@ -271,6 +272,7 @@ class Trainer:
                 rewards=self.rewards.against(truth) if needs.rewards else None,
                 noise_level=self.process.noise_level(t),
                 logging=step == 0 or (step + 1) % training.log_every == 0,
+                step_noise_level=self.process.noise_level(part.step_t),
                 batch_size=training.batch_size,
                 rows=portion,
                 gather=processes.gathered,

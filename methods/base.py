@@ -85,16 +85,15 @@ class Context:
     generator: torch.Generator  # the method's own random stream, on the CPU, fresh each step
     hidden: Mapping[int, Tensor] = field(default_factory=dict)  # depth -> [B, N, D], with gradient
     features: Mapping[str, Features] = field(default_factory=dict)  # encoder name -> features
-    # [..., B, C, H, W] estimates of x0 -> reward name -> [..., B], or [..., B, h, w] for a reward of
-    # patches; higher is better, differentiable
-    rewards: Callable[[Tensor], Mapping[str, Tensor]] | None = None
+    # (estimates [..., n, C, H, W] of x0[index], index [n]) -> reward name -> [..., n], or [..., n, h, w] for
+    # a reward of patches; higher is better, differentiable; nothing is computed for other samples
+    rewards: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None
     # [B] noise / (signal + noise), comparable over processes; None: t is that, as on the linear path
     noise_level: Tensor | None = None
     logging: bool = False  # whether this step's logs are kept; must change nothing but the logs
+    step_noise_level: Tensor | None = None  # `noise_level` of the whole step's samples; None: the same
     batch_size: int = 0  # samples of the whole step; 0: len(x0)
-    rows: slice = field(
-        default_factory=lambda: slice(None)
-    )  # of the whole step's samples, those of this context
+    rows: slice = field(default_factory=lambda: slice(None))  # of these, the ones of this context
     # [B, ...] of this context's samples -> the whole step's, without gradient; needs `Needs.whole_batch`
     gather: Callable[[Tensor], Tensor] = lambda values: values
     processes: int = 1  # that share the step; gradients are averaged over them

@@ -128,17 +128,20 @@ class Rewards:
         """The reward model that learns with the run, if "latent" is among the rewards."""
         return cast("Student | None", self.families.get(_student))
 
-    def against(self, truth: Truth) -> Callable[[Tensor], Mapping[str, Tensor]]:
-        """The rewards of estimates of a batch: a function [..., B, C, H, W] -> name -> [..., B], or
-        [..., B, h, w] for a map reward. It is differentiable in the estimate, in float32."""
-        truth = truth._replace(x0=truth.x0.float())
-        with torch.no_grad(), torch.autocast(truth.x0.device.type, enabled=False):
-            judges = [family.against(truth) for family in self.families.values()]
+    def against(self, truth: Truth) -> Callable[[Tensor, Tensor], Mapping[str, Tensor]]:
+        """The rewards of a batch: a function of estimates [..., n, C, H, W] of x0[index], and index [n].
 
-        def rewards(estimate: Tensor) -> dict[str, Tensor]:
+        It gives name -> [..., n], or [..., n, h, w] for a map reward, differentiable in the estimate, in
+        float32. Only the samples of `index` are computed, their clean images included.
+        """
+
+        def rewards(estimate: Tensor, index: Tensor) -> dict[str, Tensor]:
+            chosen = Truth(truth.x0[index].float(), truth.scale[index], truth.label[index])
             groups = estimate.shape[:-4]
-            flat = estimate.float().reshape(-1, *truth.x0.shape)  # [G, B, C, H, W]
+            flat = estimate.float().reshape(-1, *chosen.x0.shape)  # [G, n, C, H, W]
             with torch.autocast(estimate.device.type, enabled=False):
+                with torch.no_grad():
+                    judges = [family.against(chosen) for family in self.families.values()]
                 found = {name: value for judge in judges for name, value in judge(flat).items()}
             return {name: value.reshape(*groups, *value.shape[1:]) for name, value in found.items()}
 

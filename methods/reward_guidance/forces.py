@@ -28,27 +28,37 @@ SMALLEST_SCALE = 1e-3  # of d x0_hat / d prediction, where it is divided by
 
 
 class Guidance(NamedTuple):
-    """A force, and what is worth knowing of the rewards behind it, by reward name."""
+    """A force on n samples, and what is worth knowing of the rewards behind it, by reward name."""
 
-    force: Tensor  # [B, C, H, W], the weighted sum over rewards
-    reward: dict[str, Tensor]  # [B], raw; mean over a group
-    gradient: dict[str, Tensor]  # [B], |grad r|; of a group, its spread / s_t; mean over regions
-    without_force: dict[str, Tensor]  # [B], share of regions whose gradient or spread counts as zero
-    advantage: dict[str, Tensor]  # [G, B, h, w]; none for pathwise
+    force: Tensor  # [n, C, H, W], the weighted sum over rewards
+    reward: dict[str, Tensor]  # [n], raw; mean over a group
+    gradient: dict[str, Tensor]  # [n], |grad r|; of a group, its spread / s_t; mean over regions
+    without_force: dict[str, Tensor]  # [n], share of regions whose gradient or spread counts as zero
+    advantage: dict[str, Tensor]  # [G, n, h, w]; none for pathwise
 
 
 def pathwise(
-    context: Context, weights: Mapping[str, float], *, normalised: bool, per_patch: bool, shuffle: bool
+    context: Context,
+    acting: Tensor,
+    weights: Mapping[str, float],
+    *,
+    normalised: bool,
+    per_patch: bool,
+    shuffle: bool,
 ) -> Guidance:
-    """Reward gradients at x0_hat. Costs one forward of the reward net and one backward a reward."""
+    """Reward gradients at x0_hat of those samples of this context that are among `acting` of the whole step.
+
+    Costs one forward of the reward net and one backward a reward.
+    """
     assert context.rewards is not None
-    estimate = context.x0_hat.detach().float().requires_grad_()
+    place, own = here(context, acting)
+    estimate = context.x0_hat.detach()[own].float().requires_grad_()
     with torch.enable_grad():
-        rewards = context.rewards(estimate)
+        rewards = context.rewards(estimate, own)
     found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    of_other = exchange(context) if shuffle else lambda values: values
+    of_other = exchange(context, len(acting), place) if shuffle else lambda values: values
     for name, weight in weights.items():
-        reward = regions(rewards[name], per_patch, estimate.ndim - 3)  # [B, h, w]
+        reward = regions(rewards[name], per_patch, estimate.ndim - 3)  # [n, h, w]
         total = reward.sum() if normalised else reward.mean(dim=(1, 2)).sum()
         (gradient,) = torch.autograd.grad(total, estimate, retain_graph=True)
         size = reward.shape[-2:]
@@ -66,6 +76,7 @@ def pathwise(
 
 def score(
     context: Context,
+    acting: Tensor,
     weights: Mapping[str, float],
     *,
     group_size: int,
@@ -73,21 +84,22 @@ def score(
     per_patch: bool,
     shuffle: bool,
 ) -> Guidance:
-    """Advantages times directions, of `group_size` draws x0_hat + s_t e around each sample's own estimate.
+    """Advantages times directions, of `group_size` draws x0_hat + s_t e around the estimates of `acting`.
 
     Costs `group_size` forwards of the reward net and no backward; no gradient of a reward is needed.
     """
     assert context.rewards is not None
-    estimate = context.x0_hat.detach().float()
-    drawn = torch.randn((group_size, context.batch_size, *estimate.shape[1:]), generator=context.generator)
-    directions = drawn[:, context.rows].to(estimate)
-    deviation = spread * context.x0_hat_scale.clamp(min=SMALLEST_SCALE)  # [B], s_t
+    place, own = here(context, acting)
+    estimate = context.x0_hat.detach()[own].float()
+    drawn = torch.randn((group_size, len(acting), *estimate.shape[1:]), generator=context.generator)
+    directions = drawn[:, place.cpu()].to(estimate)
+    deviation = spread * context.x0_hat_scale[own].clamp(min=SMALLEST_SCALE)  # [n], s_t
     with torch.no_grad():
-        rewards = context.rewards(estimate + deviation.view(-1, 1, 1, 1) * directions)
+        rewards = context.rewards(estimate + deviation.view(-1, 1, 1, 1) * directions, own)
     found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    of_other = exchange(context) if shuffle else lambda values: values
+    of_other = exchange(context, len(acting), place) if shuffle else lambda values: values
     for name, weight in weights.items():
-        reward = regions(rewards[name].float(), per_patch, estimate.ndim - 3 + 1)  # [G, B, h, w]
+        reward = regions(rewards[name].float(), per_patch, estimate.ndim - 3 + 1)  # [G, n, h, w]
         advantage = standardise(reward)
         applied = of_other(advantage.transpose(0, 1)).transpose(0, 1)
         pixels = to_pixels(applied.flatten(0, 1), estimate).view(group_size, -1, 1, *estimate.shape[2:])
@@ -132,8 +144,18 @@ def to_pixels(values: Tensor, image: Tensor) -> Tensor:
     return F.interpolate(values[:, None], image.shape[-2:], mode="nearest")
 
 
-def exchange(context: Context) -> Callable[[Tensor], Tensor]:
-    """The control in which samples get others' values: [B, ...] -> [B, ...], by one permutation of the step's
-    whole batch."""
-    order = torch.randperm(context.batch_size, generator=context.generator)[context.rows]
-    return lambda values: context.gather(values)[order.to(values.device)]
+def here(context: Context, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `samples` of a step's whole batch, in order, those of this context: their places among `samples`
+    [n], and their rows in the context [n]."""
+    rows = samples - (context.rows.start or 0)
+    place = ((rows >= 0) & (rows < len(context.x0))).nonzero()[:, 0]
+    return place, rows[place]
+
+
+def exchange(context: Context, samples: int, place: Tensor | slice) -> Callable[[Tensor], Tensor]:
+    """The control in which samples get others' values, [n, ...] -> [n, ...].
+
+    By one permutation of `samples` samples of the step, of which this context has those at `place`.
+    """
+    order = torch.randperm(samples, generator=context.generator).to(context.x0.device)[place]
+    return lambda values: context.gather(values)[order]

@@ -30,6 +30,9 @@ def truth():
     return Truth(x0, torch.tensor([0.2, 0.5, 1.0]), torch.tensor([0, 1, 2]))
 
 
+ALL = torch.arange(3)  # the samples of `truth`
+
+
 @pytest.fixture
 def estimate(truth):
     return truth.x0 + 0.3 * torch.randn(truth.x0.shape, generator=torch.Generator().manual_seed(1))
@@ -39,21 +42,28 @@ def estimate(truth):
 def test_nothing_is_better_than_x0_itself(name, truth, estimate):
     rewards = Rewards([name], SETTING).against(truth)
     best = 1.0 if name in ("tokens", "latent") else 0.0
-    own = rewards(truth.x0)[name]
+    own = rewards(truth.x0, ALL)[name]
     assert torch.allclose(own, torch.full_like(own, best), atol=1e-5)
-    assert (rewards(estimate)[name] < best).all()
+    assert (rewards(estimate, ALL)[name] < best).all()
 
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_a_group_is_judged_draw_by_draw(name, truth, estimate):
     rewards = Rewards([name], SETTING).against(truth)
-    together = rewards(torch.stack([estimate, truth.x0]))[name]
+    together = rewards(torch.stack([estimate, truth.x0]), ALL)[name]
     assert together.shape == (2, 3, 4, 4)
-    assert torch.allclose(together[0], rewards(estimate)[name], atol=1e-6)
+    assert torch.allclose(together[0], rewards(estimate, ALL)[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_chosen_samples_are_judged_as_among_all(name, truth, estimate):
+    rewards, chosen = Rewards([name], SETTING).against(truth), torch.tensor([2, 0])
+    some = rewards(estimate[chosen], chosen)[name]
+    assert torch.allclose(some, rewards(estimate, ALL)[name][chosen], atol=1e-6)
 
 
 def test_errors_are_mean_squares_of_patches_in_their_unit(truth, estimate):
-    found = Rewards(["x0", "velocity"], SETTING).against(truth)(estimate)
+    found = Rewards(["x0", "velocity"], SETTING).against(truth)(estimate, ALL)
     squares = (estimate - truth.x0).square()[:, 0]
     assert torch.allclose(found["x0"][:, 1, 2], -squares[:, 2:4, 4:6].mean(dim=(1, 2)))
     assert torch.allclose(found["x0"].mean(dim=(1, 2)), -squares.mean(dim=(1, 2)))
@@ -62,7 +72,7 @@ def test_errors_are_mean_squares_of_patches_in_their_unit(truth, estimate):
 
 
 def test_feature_rewards_are_lpips_without_heads_and_the_cosine_of_tokens(truth, estimate):
-    found = Rewards(["features", "tokens"], SETTING).against(truth)(estimate)
+    found = Rewards(["features", "tokens"], SETTING).against(truth)(estimate, ALL)
     net = local_net("digits-teacher")
     pairs = list(zip(net(estimate).maps, net(truth.x0).maps, strict=True))
     cosines = [F.cosine_similarity(a, b, dim=1).mean(dim=(1, 2)) for a, b in pairs]
@@ -73,7 +83,7 @@ def test_feature_rewards_are_lpips_without_heads_and_the_cosine_of_tokens(truth,
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_gradients_reach_the_estimate_and_nothing_else(name, truth, estimate):
-    found = Rewards([name], SETTING).against(truth)(estimate.requires_grad_())[name]
+    found = Rewards([name], SETTING).against(truth)(estimate.requires_grad_(), ALL)[name]
     (gradient,) = torch.autograd.grad(found.sum(), estimate)
     assert gradient.flatten(1).norm(dim=1).min() > 0
 
@@ -87,7 +97,7 @@ def test_lpips_is_the_packages_distance(tmp_path, monkeypatch, truth, estimate):
     torch.manual_seed(0)
     weights = torchvision.models.squeezenet1_1().state_dict()
     torch.save(weights, tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
-    found = Rewards(["lpips-squeeze"], SETTING).against(truth)(estimate[None])["lpips-squeeze"]
+    found = Rewards(["lpips-squeeze"], SETTING).against(truth)(estimate[None], ALL)["lpips-squeeze"]
     package = lpips.LPIPS(net="squeeze", verbose=False)
     shown = [
         F.interpolate(x.expand(-1, 3, -1, -1), (64, 64), mode="bilinear", antialias=True)
