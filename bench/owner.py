@@ -18,8 +18,6 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,29 +63,42 @@ def working_on(folder: Path) -> Owner | None:
     return owner if owner and _lives(owner, folder, time.time()) else None
 
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[Callable[[], None]]:
-    """Own the run while inside. Raises UserError, naming the owner, where somebody else does.
+class Claim:
+    """One process's hold on a run."""
 
-    Gives a check that raises UserError where the run has been taken over: from a process that slept.
-    """
-    own = Owner.this_process()
-    _claim(folder, own)
-    ended = threading.Event()
-    thread = threading.Thread(target=_renew, args=(folder, own, ended), daemon=True)
-    thread.start()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._own = Owner.this_process()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
 
-    def check() -> None:
-        if (owner := owner_of(folder)) != own:
-            raise UserError(f"{folder.name} was taken over by {owner}: this process stops, nothing is lost.")
+    def take(self) -> None:
+        """Own the run from now on. Raises UserError, naming the owner, where somebody else does."""
+        _claim(self.folder, self._own)
+        self._thread.start()
 
-    try:
-        yield check
-    finally:
-        ended.set()
-        thread.join()
-        if owner_of(folder) == own:
-            (folder / "owner.json").unlink(missing_ok=True)
+    def holds(self) -> bool:
+        """Whether nobody has taken the run over: from a process that slept too long."""
+        return owner_of(self.folder) == self._own
+
+    def check(self) -> None:
+        """Raises UserError where the run has been taken over."""
+        if not self.holds():
+            raise UserError(f"{self.folder.name} was taken over by {owner_of(self.folder)}: this one stops.")
+
+    def release(self) -> None:
+        """Leave the run to others."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self.holds():
+            (self.folder / "owner.json").unlink(missing_ok=True)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEWED_EVERY):
+            if self.holds():
+                with contextlib.suppress(OSError):
+                    os.utime(self.folder / "owner.json")
 
 
 def _claim(folder: Path, own: Owner) -> None:
@@ -138,10 +149,3 @@ def _lives(owner: Owner, folder: Path, now: float, contender: Owner | None = Non
         return now - (folder / "owner.json").stat().st_mtime < PATIENCE
     except FileNotFoundError:
         return False
-
-
-def _renew(folder: Path, own: Owner, ended: threading.Event) -> None:
-    while not ended.wait(RENEWED_EVERY):
-        if owner_of(folder) == own:
-            with contextlib.suppress(OSError):
-                os.utime(folder / "owner.json")

@@ -13,9 +13,10 @@ RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT: torchrun, or a job (`
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -71,7 +72,8 @@ def together(device_wish: str) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
-        yield
+        with nullcontext() if is_first() else redirect_stdout(io.StringIO()):  # one process speaks
+            yield
     finally:
         distributed.destroy_process_group()
 
@@ -125,13 +127,35 @@ def of_first(value: T) -> T:
     return box[0]
 
 
+def by_first(action: Callable[[], T]) -> T:
+    """What the first process finds by `action`, on every process; so is a UserError of it."""
+    outcome: tuple[Any, str] = None, ""
+    if is_first():
+        try:
+            outcome = action(), ""
+        except UserError as error:
+            if count() == 1:
+                raise
+            outcome = None, str(error)
+    value, error = of_first(outcome)
+    if error:
+        raise UserError(error)
+    return value
+
+
 def gathered(rows: Tensor) -> Tensor:
     """[b, ...] of each process -> [B, ...] in the order of processes, without gradient."""
     if count() == 1:
         return rows
-    everywhere: list[Any] = [None] * count()
-    distributed.all_gather_object(everywhere, rows.detach().cpu())
-    return torch.cat(everywhere).to(rows.device)
+    return torch.cat(everyones(rows.detach().cpu())).to(rows.device)
+
+
+def everyones(value: T) -> list[T]:
+    """Every process's value, by process."""
+    everywhere: list[Any] = [value] * count()
+    if count() > 1:
+        distributed.all_gather_object(everywhere, value)
+    return everywhere
 
 
 def merged(rows: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
@@ -149,7 +173,8 @@ def merged(rows: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[
     )
     found = dict(zip(flat[0], total(own), strict=True))
     logs: dict[str, list[float]] = {}
-    for row in _everyones([{key: float(value) for key, value in row["logs"].items()} for row in rows]):
+    own_logs = [{key: float(value) for key, value in row["logs"].items()} for row in rows]
+    for row in (row for of_one in everyones(own_logs) for row in of_one):
         for key, value in row.items():
             logs.setdefault(key, []).append(value)
     return {
@@ -163,14 +188,6 @@ def merged(rows: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[
 def _flat(row: Mapping[str, Any]) -> dict[tuple[str, str], Tensor]:
     pairs = {name: value if isinstance(value, Mapping) else {"": value} for name, value in row.items()}
     return {(name, key): value for name, inner in pairs.items() for key, value in inner.items()}
-
-
-def _everyones(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    if count() == 1:
-        return rows
-    everywhere: list[Any] = [None] * count()
-    distributed.all_gather_object(everywhere, rows)
-    return [row for of_one in everywhere for row in of_one]
 
 
 # Weights and gradients.

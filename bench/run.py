@@ -20,6 +20,8 @@ import methods
 from bench.errors import UserError, exit_code
 
 if TYPE_CHECKING:
+    import torch
+
     from bench.spec import InitialWeights, RunSpec
 
 # What is not given comes from the suite or the data set's preset; the help shows no "default: None" for it.
@@ -130,11 +132,22 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class DivisionOptions:
+    """How a step is divided: over time, and over processes (torchrun, or --tasks-per-node of a job)."""
+
+    micro_batch: int = 0
+    """images that a process holds at once; 0: its whole part of the batch. No result depends on it"""
+    shard: bool = False
+    """divide weights, EMA and moments over the processes (FSDP2), for models beyond one card"""
+
+
+@dataclass(frozen=True)
 class Options:
     comparison: Comparison = field(default_factory=Comparison)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     weights: WeightsOptions = field(default_factory=WeightsOptions)
     protocol: ProtocolOptions = field(default_factory=ProtocolOptions)
+    division: DivisionOptions = field(default_factory=DivisionOptions)
     machine: Machine = field(default_factory=Machine)
 
 
@@ -147,27 +160,34 @@ def main() -> None:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
 
-    from bench import environment
+    from bench import environment, processes
 
-    device = environment.select_device(options.machine.device)
-    specs, folder = plan(options, environment.native_precision(device))
+    with processes.together(options.machine.device):
+        device = environment.select_device(options.machine.device)
+        specs, folder = plan(options, environment.native_precision(device))
+        run_here(specs, folder, device, options)
 
+
+def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: Options) -> None:
+    """Print what the runs cost, and run them one after the other. Raises UserError where any fails."""
+    from bench import processes
     from bench.experiment import Experiment
     from bench.planning import announce, refuse_what_does_not_fit
     from bench.store import Run
 
+    division = processes.Division(options.division.micro_batch, options.division.shard)
     costs = announce(specs, folder, device)
     if options.machine.dry_run:
         return
-    refuse_what_does_not_fit(costs, folder, device)
+    processes.by_first(lambda: refuse_what_does_not_fit(costs, folder, device))
     failures = []
     for number, spec in enumerate(specs, start=1):
-        done = Run(folder, spec).finished
+        done = processes.by_first(lambda spec=spec: Run(folder, spec).finished)
         print(f"[{number}/{len(specs)}] {spec.run_id}{' (finished before)' if done else ''}", flush=True)
         if done:
             continue
         try:
-            Experiment(spec, folder, device).complete()
+            Experiment(spec, folder, device, division).complete()
         except UserError as error:
             if len(specs) == 1:
                 raise

@@ -4,6 +4,7 @@
         spec.json  env.json  status.json     whole files, each written under a temporary name and renamed
         train.jsonl  eval.jsonl               append-only rows; of a repeated step the last counts
         checkpoints/step-00000500/            a folder that is renamed into place when it is complete
+        kept/step-00000500/                   the same, of weights that wait for a separate evaluation
         samples/step-00000500.png  log.txt
 
 Weights are safetensors: no pickle, nothing is executed on reading.
@@ -15,14 +16,13 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import owner
 from bench.errors import UserError
+from bench.owner import Claim
 from bench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Run:
         self.folder = root / spec.run_id
         self.samples = self.folder / "samples"
         self.checkpoints = self.folder / "checkpoints"
+        self.kept = self.folder / "kept"
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -93,16 +94,16 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror or error}.") from None
 
-    @contextmanager
-    def claimed(self) -> Iterator[Callable[[], None]]:
-        """Own the folder while inside (`bench/owner.py`); what a killed owner left unfinished is removed.
+    def claim(self) -> Claim:
+        """Own the folder until the claim is released; what a killed owner left unfinished is removed.
 
         Raises UserError, naming the owner, where another process works on this run.
         """
-        with owner.claimed(self.folder) as check:
-            for unfinished in self.checkpoints.glob(".*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
-            yield check
+        claim = Claim(self.folder)
+        claim.take()
+        for unfinished in (*self.checkpoints.glob(".*"), *self.kept.glob(".*")):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return claim
 
     def _refuse_another_spec(self, path: Path) -> None:
         try:
@@ -139,9 +140,12 @@ class Run:
                 log.write(f"{now} step {step} {state} {message}\n")
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Append a row to `train` or `eval`; a torn last line of an earlier kill is closed first."""
+        """Append a row to `train`, `eval` or, of a process beside the owner, a part of them, `eval.PART`.
+
+        A torn last line of an earlier kill is closed first.
+        """
         path = self.folder / f"{name}.jsonl"
-        with open(path, "ab+", buffering=0) as file:  # one write a row: rows of several processes stay whole
+        with open(path, "ab+", buffering=0) as file:  # unbuffered: one write a row
             torn = b""
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
@@ -157,13 +161,32 @@ class Run:
 
         Raises UserError, with the previous checkpoint untouched, where the disk is full.
         """
+        self._save(self.checkpoints, step, parts, counters)
+        for old in self._complete()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def keep(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], counters: dict) -> None:
+        """Save what an evaluation of this step needs, until that is done. Raises as `save_checkpoint`."""
+        self._save(self.kept, step, parts, counters)
+
+    def kept_steps(self) -> list[int]:
+        """The steps whose evaluation has not been made yet."""
+        return sorted(int(path.name[5:]) for path in self.kept.glob("step-*"))
+
+    def forget(self, step: int) -> None:
+        """Drop what was kept of a step."""
+        shutil.rmtree(self.kept / _name(step), ignore_errors=True)
+
+    @staticmethod
+    def _save(
+        folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], counters: Mapping[str, Any]
+    ) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        unfinished = self.checkpoints / f".step-{step:08d}.{os.getpid()}"
-        final = self.checkpoints / f"step-{step:08d}"
+        unfinished, final = folder / f".{_name(step)}.{os.getpid()}", folder / _name(step)
         try:
-            unfinished.mkdir()
+            unfinished.mkdir(parents=True)
             checksums = {}
             for part, tensors in parts.items():
                 path = unfinished / f"{part}.safetensors"
@@ -176,11 +199,9 @@ class Run:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise UserError(
-                f"the checkpoint at step {step} could not be written to {self.checkpoints} ({error}): make "
+                f"the checkpoint at step {step} could not be written to {folder} ({error}): make "
                 "room and run the same command again; it continues from the last checkpoint."
             ) from None
-        for old in self._complete()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old, ignore_errors=True)
 
     def load_checkpoint(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """The latest checkpoint's parts and counters, or None before the first.
@@ -212,6 +233,10 @@ class Run:
 
     def _complete(self) -> list[Path]:
         return sorted(self.checkpoints.glob("step-*"))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _checksum(path: Path) -> int:

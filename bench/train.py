@@ -343,9 +343,9 @@ class Trainer:
                 for value in (parts["optimizer"][f"{name}.{key}"],)
             }
 
-    def judged(self) -> Transformer:
-        """The network that the protocol samples from; whole, so a copy where processes hold shards."""
-        network = self.ema if self.spec.protocol.weights == "ema" else self.backbone
+    def whole(self, network: Transformer) -> Transformer:
+        """Backbone or EMA to be used by one process; a copy where processes hold shards, which all must ask
+        for together."""
         if not processes.is_shard(next(network.parameters())):
             return network
         copied = self._build_backbone().requires_grad_(False).eval()
