@@ -26,7 +26,7 @@ from bench.train import Trainer, synchronise, to_numbers
 
 # What a signal asks for: to stop, or to stop because the same job will be started again.
 STOP, AGAIN = 1, 2
-SIGNALS = {signal.SIGINT: STOP, signal.SIGTERM: STOP}
+SIGNALS: dict[int, int] = {signal.SIGINT: STOP, signal.SIGTERM: STOP}
 
 
 class Stopped(KeyboardInterrupt):

@@ -14,6 +14,7 @@ RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT: torchrun, or a job (`
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
@@ -118,28 +119,21 @@ def highest(number: int) -> int:
     return int(value)
 
 
-def of_first(value: T) -> T:
-    """The first process's value, on every process."""
-    if count() == 1:
-        return value
-    box: list[Any] = [value]
-    distributed.broadcast_object_list(box, device=torch.device("cpu"))
-    return box[0]
-
-
 def by_first(action: Callable[[], T]) -> T:
     """What the first process finds by `action`, on every process; so is a UserError of it."""
+    if count() == 1:
+        return action()
     outcome: tuple[Any, str] = None, ""
     if is_first():
         try:
             outcome = action(), ""
         except UserError as error:
-            if count() == 1:
-                raise
             outcome = None, str(error)
-    value, error = of_first(outcome)
-    if error:
-        raise UserError(error)
+    box: list[Any] = [outcome]
+    distributed.broadcast_object_list(box, device=torch.device("cpu"))
+    value, message = box[0]
+    if message:
+        raise UserError(message)
     return value
 
 
@@ -168,15 +162,15 @@ def merged(rows: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[
         return dict(rows[0])
     parts = [name for name in rows[0] if name != "logs"]
     flat = [_flat({name: row[name] for name in parts}) for row in rows]
-    own = torch.stack(
-        [sum(w * values[key] for w, values in zip(weights, flat, strict=True)) for key in flat[0]]
-    )
+    values = torch.stack([torch.stack([row[key] for key in flat[0]]) for row in flat])  # [rows, names]
+    own = torch.tensor(weights).to(values) @ values
     found = dict(zip(flat[0], total(own), strict=True))
     logs: dict[str, list[float]] = {}
     own_logs = [{key: float(value) for key, value in row["logs"].items()} for row in rows]
     for row in (row for of_one in everyones(own_logs) for row in of_one):
         for key, value in row.items():
-            logs.setdefault(key, []).append(value)
+            if math.isfinite(value):  # a spread of one sample is none
+                logs.setdefault(key, []).append(value)
     return {
         name: {key: found[name, key] for key in rows[0][name]}
         if isinstance(rows[0][name], Mapping)

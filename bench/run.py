@@ -18,6 +18,7 @@ import backbones
 import bench.data
 import methods
 from bench.errors import UserError, exit_code
+from bench.launch.resources import Launcher, LaunchOptions
 
 if TYPE_CHECKING:
     import torch
@@ -149,6 +150,7 @@ class Options:
     protocol: ProtocolOptions = field(default_factory=ProtocolOptions)
     division: DivisionOptions = field(default_factory=DivisionOptions)
     machine: Machine = field(default_factory=Machine)
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
 
 
 def main() -> None:
@@ -162,15 +164,38 @@ def main() -> None:
 
     from bench import environment, processes
 
+    launcher = options.launch.chosen
+    if launcher != "inline" and not processes.asked_for():
+        launch_jobs(options, launcher)
+        return
     with processes.together(options.machine.device):
         device = environment.select_device(options.machine.device)
         specs, folder = plan(options, environment.native_precision(device))
         run_here(specs, folder, device, options)
 
 
+def launch_jobs(options: Options, launcher: Launcher) -> None:
+    """Start the runs as jobs. Raises UserError where they cannot be, or any fails while this waits."""
+    from bench import environment
+    from bench.launch import scheduler, submit
+    from bench.processes import Division
+
+    device = options.machine.device
+    if launcher == "local":
+        gpus = int(environment.select_device(device).type == "cuda")
+    else:
+        gpus = 0 if device == "cpu" else scheduler.gpus_per_node(options.launch.partition or "")
+    # A cluster's GPUs are not here to be asked; those of the last years multiply bf16 natively.
+    here = environment.native_precision(environment.select_device("cpu"))
+    specs, folder = plan(options, "bf16" if gpus and launcher == "slurm" else here)
+    division = Division(options.division.micro_batch, options.division.shard)
+    submit.launch(specs, folder, options.launch, division, device, gpus, options.machine.dry_run)
+
+
 def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: Options) -> None:
     """Print what the runs cost, and run them one after the other. Raises UserError where any fails."""
     from bench import processes
+    from bench.evaluation import make_kept
     from bench.experiment import Experiment
     from bench.planning import announce, refuse_what_does_not_fit
     from bench.store import Run
@@ -187,7 +212,9 @@ def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: 
         if done:
             continue
         try:
-            Experiment(spec, folder, device, division).complete()
+            Experiment(spec, folder, device, division, options.launch.evaluate_as).complete()
+            for step in processes.by_first(lambda spec=spec: Run(folder, spec).kept_steps()):
+                make_kept(spec, folder, step, device)
         except UserError as error:
             if len(specs) == 1:
                 raise

@@ -46,7 +46,8 @@ class Inputs(NamedTuple):
     step_t: Tensor  # [B], t of the whole batch
 
     def rows(self, rows: slice) -> Inputs:
-        return Inputs(*(tensor[rows] for tensor in self[:-1]), self.step_t)
+        own = {name: tensor[rows] for name, tensor in self._asdict().items() if name != "step_t"}
+        return self._replace(**own)
 
 
 class Trainer:
