@@ -1,7 +1,6 @@
 """What runs are at: python -m bench.status quickstart --watch
 
 Reads run folders and asks the scheduler; runs are not disturbed. RUNS is a suite's name or a folder of runs.
-Names of runs may be cut short: whatever begins so, or contains it, is meant.
 """
 
 from __future__ import annotations

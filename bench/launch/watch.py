@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from bench import owner
@@ -149,10 +150,10 @@ def table(seen: list[Seen]) -> Table:
             f"{run.step}/{run.steps}",
             f"{1 / run.seconds_per_step:.3g}" if run.seconds_per_step else "",
             duration(left) if left is not None else "",
-            run.metric,
+            escape(run.metric),
             run.job,
             run.where,
-            run.message,
+            escape(run.message),
         )
     return found
 
