@@ -12,7 +12,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,29 +25,14 @@ from backbones import checkpoints
 from backbones.blocks import Transformer
 from bench import encoders, named, processes
 from bench.errors import UserError
+from bench.inputs import Inputs, draw
 from bench.processes import Division
 from bench.rewards import Rewards, Setting, Truth
 from bench.spec import InitialWeights, RunSpec
-from bench.streams import data_order, generator, seed_of
+from bench.streams import generator, seed_of
 from methods.base import REWARD_NET, TEACHER, BackboneInfo, Context, EncoderInfo, Features, Loss, Needs
 
 DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
-
-
-class Inputs(NamedTuple):
-    """A part of a batch, or a micro-batch of it, with all that is drawn for it. On the device."""
-
-    x0: Tensor  # [b, C, H, W]
-    t: Tensor  # [b]
-    noise: Tensor  # [b, C, H, W]
-    label: Tensor  # [b], after label dropout
-    true_label: Tensor  # [b]
-    image: Tensor  # [b, C', R, R] uint8
-    step_t: Tensor  # [B], t of the whole batch
-
-    def rows(self, rows: slice) -> Inputs:
-        own = {name: tensor[rows] for name, tensor in self._asdict().items() if name != "step_t"}
-        return self._replace(**own)
 
 
 class Trainer:
@@ -205,17 +190,8 @@ class Trainer:
         return (portion.stop - portion.start) / self.spec.training.batch_size
 
     def _inputs(self, step: int) -> Inputs:
-        """The part of batch `step`, and of the draws that all methods share; the whole batch is drawn."""
-        seed, training, device = self.spec.seed, self.spec.training, self.device
-        size, part = training.batch_size, slice(self.portions[0].start, self.portions[-1].stop)
-        index = data_order(seed, len(self.data), step * size, size)
-        batch = self.data.batch(index, generator(seed, "data", step), part)
-        t = self.process.draw_t(torch.rand(size, generator=generator(seed, "time", step)))
-        noise = torch.randn((size, *batch.x0.shape[1:]), generator=generator(seed, "noise", step))
-        dropped = torch.rand(size, generator=generator(seed, "label dropout", step)) < training.label_dropout
-        label = batch.label.masked_fill(dropped[part], self.data.classes)
-        drawn = (batch.x0, t[part], noise[part], label, batch.label, batch.image, t)
-        return Inputs(*(tensor.to(device) for tensor in drawn))
+        part = slice(self.portions[0].start, self.portions[-1].stop)
+        return draw(self.spec, self.data, self.process, step, part, self.device)
 
     def _targets(self, inputs: Inputs, needs: Needs) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
         """What encoders say about the images, a micro-batch at a time; a student of it learns."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.owner import owner_of, working_on
 from bench.store import find_runs, read_rows
 
 ROOT = Path(__file__).parents[3]
@@ -86,50 +88,48 @@ def state(run):
     return json.loads(path.read_text())["state"] if path.is_file() else ""
 
 
-EVENTS = {
-    "requeued": ("scontrol", "requeue"),
-    "preempted": ("scancel", "--signal=USR2"),
-    "killed": ("scancel", "--signal=KILL"),
-    "cancelled": ("scancel",),
-    "on a node that fails": ("scontrol", "update", "NodeName=alone", "State=DOWN", "Reason=test"),
-}
+EVENTS = ("requeued", "preempted", "killed", "cancelled", "on a failing node")
 
 
 @pytest.fixture(scope="module")
 def disturbed(commands):
-    """Event -> folder of runs that it befell in mid-training, and the status before the second submission
-    of those that need one."""
+    """Event -> folder of runs that it befell in mid-training, all of them finished in the end."""
+    cluster = commands.cluster
     with ThreadPoolExecutor() as pool:
         submit = partial(commands.submit, arguments=("--method", SLOW, *ONE))
         runs = dict(zip(EVENTS, pool.map(submit, EVENTS), strict=True))
-    for event, command in EVENTS.items():
-        run, job = runs[event]
+    for run, _ in runs.values():
         wait_for(lambda run=run: steps_done(run) >= 2)
-        commands.cluster.ask(*command, *([job] if "node" not in event else []))
-    commands.cluster.ask("scontrol", "update", "NodeName=alone", "State=RESUME")
-    reached = {}
+    jobs = {event: job for event, (_, job) in runs.items()}
+    cluster.ask("scontrol", "requeue", jobs["requeued"])
+    cluster.ask("scancel", "--signal=USR2", jobs["preempted"])
+    cluster.ask("scancel", jobs["cancelled"])
+    os.kill(owner_of(runs["killed"][0]).process, signal.SIGKILL)
+    failing = runs["on a failing node"][0]
+    for event, (run, _) in runs.items():
+        wait_for(lambda event=event, run=run: "failing" in event or not working_on(run))
+    time.sleep(2)  # Slurm clears up behind them
+    cluster.ask("scontrol", "update", "NodeName=alone", "State=DOWN", "Reason=test")
+    wait_for(lambda: not working_on(failing))
+    time.sleep(4)
+    cluster.ask("scontrol", "update", "NodeName=alone", "State=RESUME")
     for event in ("killed", "cancelled"):
         run, job = runs[event]
         wait_for(lambda job=job: job not in commands.states())
-        reached[event] = commands.run(run.parent, "--resubmit", module="bench.status")
+        said = commands.run(run.parent, "--resubmit", module="bench.status")
+        assert "submitted: " in said and "1 waiting" in said, said
     for run, _ in runs.values():
         wait_for(lambda run=run: state(run) == "finished")
-    return {event: run for event, (run, _) in runs.items()}, reached
+    return {event: run for event, (run, _) in runs.items()}
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("event", EVENTS)
 def test_a_disturbed_job_ends_with_the_numbers_of_an_undisturbed_run(disturbed, undisturbed, event):
-    runs, _ = disturbed
-    assert numbers(runs[event]) == undisturbed
+    assert numbers(disturbed[event]) == undisturbed
 
 
-def test_runs_that_ended_too_early_are_submitted_again(disturbed):
-    _, reached = disturbed
-    assert all("submitted: " in text and "1 waiting" in text for text in reached.values())
-
-
-def test_a_preempted_job_saved_before_it_was_queued_again(disturbed):
-    runs, _ = disturbed
-    log = (runs["preempted"] / "log.txt").read_text()
+@pytest.mark.parametrize("event", ["requeued", "preempted", "cancelled"])
+def test_a_job_that_is_asked_to_end_saves_first(disturbed, event):
+    log = (disturbed[event] / "log.txt").read_text()
     assert "interrupted" in log and "finished" in log

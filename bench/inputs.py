@@ -1,0 +1,46 @@
+"""What a training step is given: records, times, noise and dropped labels, the same for all methods.
+
+The whole batch is drawn, whoever asks; a process that trains on a part of it takes its rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.data import Data
+from bench.diffusion.objectives import Process
+from bench.spec import RunSpec
+from bench.streams import data_order, generator
+
+
+class Inputs(NamedTuple):
+    """A part of a batch, with all that is drawn for it."""
+
+    x0: Tensor  # [b, C, H, W]
+    t: Tensor  # [b]
+    noise: Tensor  # [b, C, H, W]
+    label: Tensor  # [b], after label dropout
+    true_label: Tensor  # [b]
+    image: Tensor  # [b, C', R, R] uint8
+    step_t: Tensor  # [B], t of the whole batch
+
+    def rows(self, rows: slice) -> Inputs:
+        """Some of the part's samples."""
+        own = {name: tensor[rows] for name, tensor in self._asdict().items() if name != "step_t"}
+        return self._replace(**own)
+
+
+def draw(spec: RunSpec, data: Data, process: Process, step: int, part: slice, device: torch.device) -> Inputs:
+    """Rows `part` of batch `step` (from 0), on the device; the draws are made on the CPU for all devices."""
+    seed, size = spec.seed, spec.training.batch_size
+    index = data_order(seed, len(data), step * size, size)
+    batch = data.batch(index, generator(seed, "data", step), part)
+    t = process.draw_t(torch.rand(size, generator=generator(seed, "time", step)))
+    noise = torch.randn((size, *batch.x0.shape[1:]), generator=generator(seed, "noise", step))
+    dropped = torch.rand(size, generator=generator(seed, "label dropout", step)) < spec.training.label_dropout
+    label = batch.label.masked_fill(dropped[part], data.classes)
+    drawn = (batch.x0, t[part], noise[part], label, batch.label, batch.image, t)
+    return Inputs(*(tensor.to(device) for tensor in drawn))
