@@ -151,7 +151,8 @@ def decoder(protocol: Protocol) -> Iterator[Finding]:
     """Images through the model's space and back."""
     data = bench.data.load(protocol.data)
     batch = data.batch(torch.arange(min(64, len(data))), generator(0, "check"))
-    decoded = data.decode(batch.x0, "round")
+    with torch.no_grad():
+        decoded = to_uint8(data.to_pixels(batch.x0), "round")
     if batch.x0.shape == batch.image.shape:
         same = torch.equal(decoded, batch.image)
         yield Finding(

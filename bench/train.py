@@ -116,6 +116,7 @@ class Trainer:
         setting = Setting(
             channels=self.data.channels,
             size=self.data.size,
+            to_pixels=self.data.to_pixels,
             grid=self.grid,
             net=self.spec.reward_net if needs.reward_net == REWARD_NET else needs.reward_net,
             teacher=lambda: self._load_encoder(TEACHER),

@@ -20,8 +20,6 @@ from bench.errors import unknown
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from bench.diffusion.pixels import Rounding
-
 _FOLDER = Path(__file__).parent
 
 
@@ -66,8 +64,8 @@ class Data(Protocol):
         """The records of these numbers, on the CPU; `generator` draws what is random in them (latents)."""
         ...
 
-    def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:
-        """Model space [B, C, H, W] -> images [B, C', R, R] uint8, rounded as the protocol says."""
+    def to_pixels(self, x0: Tensor) -> Tensor:
+        """Model space [B, C, H, W] -> images [B, C', R, R], meant to be in [-1, 1]; differentiable."""
         ...
 
     def reference(self) -> tuple[Tensor, Tensor]:
