@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import bench.data
@@ -120,8 +121,8 @@ def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[C
         remaining += total
         about = "" if found.measured else "~"
         table.add_row(
-            spec.method,
-            spec.backbone,
+            escape(spec.method),
+            escape(spec.backbone),
             str(len(runs)),
             f"{sum(shares) / len(runs):.0%}",
             f"{found.parameters / 1e6:.1f} M",

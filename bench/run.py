@@ -17,6 +17,7 @@ import tyro
 import backbones
 import bench.data
 import methods
+from bench import suites
 from bench.errors import UserError, exit_code
 
 if TYPE_CHECKING:
@@ -44,8 +45,18 @@ class Comparison:
     ] = ()
     seed: Annotated[tuple[int, ...], _listed("seeds; runs of one seed are paired", "N...")] = ()
     data: Annotated[str | None, _listed(f"data set: {', '.join(bench.data.names())}", "NAME")] = None
-    suite: Name = None
-    """a named experiment or a TOML file; what is given beside it overrides it"""
+    suite: Annotated[
+        str | None,
+        _listed(
+            f"a named experiment ({', '.join(suites.names())}) or a TOML file; what is given beside it "
+            "overrides it",
+            "NAME",
+        ),
+    ] = None
+    scale: Annotated[
+        Literal["quick", "full"] | None,
+        _listed("of a suite: quick, on the embedded data (default), or full, for a cluster", "SCALE"),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class Machine:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a CUDA device where there is one"""
     output: Path = Path("results")
-    """results go to OUTPUT/SUITE/RUN"""
+    """results go to OUTPUT/SUITE/RUN, at full scale to OUTPUT/SUITE-full/RUN"""
     dry_run: bool = False
     """print the plan and its cost, run nothing"""
 
@@ -154,8 +165,13 @@ def main() -> None:
 
     from bench.experiment import Experiment
     from bench.planning import announce, refuse_what_does_not_fit
-    from bench.store import Run
+    from bench.store import Run, adopt
 
+    if not options.machine.dry_run:
+        shared = [source for spec in specs if (source := adopt(folder, spec))]
+        if shared:
+            places = ", ".join(sorted({str(source.parent) for source in shared}))
+            print(f"{len(shared)} of {len(specs)} runs were finished in {places} and are copied.")
     costs = announce(specs, folder, device)
     if options.machine.dry_run:
         return
@@ -186,7 +202,9 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
     from bench import named, spec
 
     what = options.comparison
-    suite = spec.suite(what.suite) if what.suite else {}
+    if what.scale and not what.suite:
+        raise UserError(f"--scale {what.scale} is of a suite: give --suite {'|'.join(suites.names())}.")
+    suite = suites.load(what.suite, what.scale) if what.suite else {}
     grids: list[dict[str, Any]] = suite.get("grid", [])
     weights, architecture = _weights(options.weights)
     if options.weights.evaluate_only:
@@ -223,8 +241,9 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
     ]
     for method in {run.method for run in specs}:
         named.method(method)  # unknown or ill-typed options are found before anything runs
-    folder = options.machine.output / (Path(what.suite).stem if what.suite else "runs")
-    return list(dict.fromkeys(specs)), folder
+    folder = Path(what.suite).stem if what.suite else "runs"
+    folder += "-full" if what.scale == "full" else ""
+    return list(dict.fromkeys(specs)), options.machine.output / folder
 
 
 def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 import bench.data
 from bench import grammar, named
-from bench.errors import UserError, unknown
+from bench.errors import UserError
 
 
 class _Data(BaseModel):
@@ -124,18 +123,6 @@ class RunSpec(_Data):
         named_in_method = grammar.split(self.method)[1].values()
         used = {grammar.split(net)[0] for net in (self.teacher, self.reward_net, *named_in_method)}
         return tuple(net for net in self.protocol.feature_nets if net in used)
-
-
-def suite(name: str) -> dict[str, Any]:
-    """A suite, by name or by the path of a TOML file. Raises UserError for an unknown or unreadable one."""
-    folder = Path(__file__).parent / "suites"
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    if not path.is_file():
-        raise unknown("suite", name, [path.stem for path in folder.glob("*.toml")])
-    try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the suite file {path} cannot be read: {error}.") from None
 
 
 def resolve(
