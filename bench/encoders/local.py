@@ -84,8 +84,8 @@ RECIPES = {
         "digits", (32, 64, 64, 96), (2,), kernel=3, activation="relu", seed=47, epochs=0
     ),
     "digits-cnn": Recipe("digits", (24, 48, 64), (1,), kernel=5, activation="gelu", seed=23),
-    "cifar10-16-reward": _natural("cifar10-16", (32, 64, 64, 96), (1, 3), 3, "relu", seed=61, accuracy=0.6),
-    "cifar10-16-cnn": _natural("cifar10-16", (32, 64, 128), (1, 2), 5, "gelu", seed=67, accuracy=0.6),
+    "cifar10-16-reward": _natural("cifar10-16", (32, 64, 64, 96), (1, 3), 3, "relu", seed=61, accuracy=0.55),
+    "cifar10-16-cnn": _natural("cifar10-16", (32, 64, 128), (1, 2), 5, "gelu", seed=67, accuracy=0.55),
 }
 
 
