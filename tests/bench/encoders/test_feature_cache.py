@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def teacher(monkeypatch, tmp_path):
     encoder = encoders.load("digits-teacher[cache=true]", 8, CPU, grid=(4, 4))
-    monkeypatch.setenv("ALIGNMENT_BENCH_CACHE", str(tmp_path))  # after the teacher was read from the usual one
+    monkeypatch.setenv("ALIGNMENT_BENCH_CACHE", str(tmp_path))
     return encoder
 
 
@@ -78,7 +78,7 @@ def test_another_encoder_grid_or_data_set_has_another_cache(teacher):
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(teacher, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(UserError, match="feature cache takes 0.0 GB more"):
+    with pytest.raises(UserError, match=r"feature cache takes 0\.0 GB more"):
         cached(teacher).fill()
 
 
