@@ -50,6 +50,10 @@ class Experiment:
         training = self.spec.training
         self._write_environment()
         self.run.set_status("running", self.step)
+        for cache in self.trainer.feature_caches:
+            cache.fill()
+            if self.step == 0:  # what filling took is part of the cost of every run that uses it
+                self.seconds, self.flops = self.seconds + cache.cost[0], self.flops + cache.cost[1]
         bar = progress_bar(training.steps, self.step, self.spec.run_id[:-9], "step")
         with _stop_asked() as stop_asked, bar:
             while True:

@@ -22,7 +22,7 @@ from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
 from bench.diffusion.pixels import to_uint8
-from bench.encoders.local import RECIPES, REQUIRED_ACCURACY, accuracy, local_net
+from bench.encoders.local import RECIPES, accuracy, local_net
 from bench.errors import UserError
 from bench.metrics import frechet
 from bench.metrics.features import feature_net
@@ -96,7 +96,7 @@ def feature_nets(protocol: Protocol) -> Iterator[Finding]:
             yield _compared("feature nets", f"{name} on a ramp, largest deviation", error.item(), 0, 1e-4)
         elif name in RECIPES:
             reached = accuracy(local_net(name), bench.data.load(RECIPES[name].data))
-            good = reached >= REQUIRED_ACCURACY
+            good = reached >= RECIPES[name].required_accuracy
             text = f"{name}: {reached:.1%} of the held-out images classified right"
             yield Finding("feature nets", "ok" if good else "off", text)
         elif name in _WEIGHTS:

@@ -22,11 +22,12 @@ import backbones
 import bench.data
 from backbones import checkpoints
 from bench import encoders, named
+from bench.encoders.feature_cache import FeatureCache
 from bench.errors import UserError
 from bench.rewards import Rewards, Setting, Truth
 from bench.spec import InitialWeights, RunSpec
 from bench.streams import data_order, generator, seed_of
-from methods.base import REWARD_NET, TEACHER, BackboneInfo, Context, EncoderInfo, Loss, Needs
+from methods.base import REWARD_NET, TEACHER, BackboneInfo, Context, EncoderInfo, Features, Loss, Needs
 
 DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
 
@@ -58,7 +59,7 @@ class Trainer:
                     channels=self.data.channels,
                     num_classes=self.data.classes,
                 ).to(device)
-                self.encoders: dict[str, encoders.Encoder] = {}
+                self.encoders: dict[str, encoders.Encoder | FeatureCache] = {}
                 torch.manual_seed(seed_of(spec.seed, "init method"))
                 side = self.data.size // architecture.patch
                 self.grid = (side, side)
@@ -103,14 +104,27 @@ class Trainer:
 
     def _load_encoder(self, name: str) -> EncoderInfo:
         if name not in self.encoders:
-            self.encoders[name] = encoders.load(
+            encoder = encoders.load(
                 self.spec.teacher if name == TEACHER else name,
                 self.data.image_size,
                 self.device,
                 grid=self.grid,
                 precision=self.spec.training.precision,
             )
+            data = bench.data.identity(self.spec.data)
+            self.encoders[name] = FeatureCache(encoder, self.data, data) if encoder.cache else encoder
         return self.encoders[name].info
+
+    @property
+    def feature_caches(self) -> list[FeatureCache]:
+        """Of the encoders with `cache=true`; to be filled before the first step."""
+        return [encoder for encoder in self.encoders.values() if isinstance(encoder, FeatureCache)]
+
+    def _features(self, name: str, image: Tensor, index: Tensor) -> Features:
+        encoder = self.encoders[name]
+        if isinstance(encoder, FeatureCache):
+            return Features(*(value.to(self.device) for value in encoder(index)))
+        return encoder(image)
 
     def _load_rewards(self, needs: Needs) -> Rewards:
         setting = Setting(
@@ -169,7 +183,7 @@ class Trainer:
         image = batch.image.to(device)
         student = self.rewards.student if needs.rewards else None
         asked = dict.fromkeys((*needs.encoders, TEACHER) if student else needs.encoders)
-        features = {name: self.encoders[name](image) for name in asked}
+        features = {name: self._features(name, image, batch.index) for name in asked}
         logs: dict[str, float | Tensor] = {}
         if student:
             logs["reward/student_loss"] = student.learn(x0, features[TEACHER].patch_tokens)
