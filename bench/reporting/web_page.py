@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 from PIL import Image
 
 from bench.reporting.caption import caption
@@ -41,7 +42,7 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str) -> str
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"zip": zip, "groups": _groups, "sort_value": _sort_value}
+    environment.filters |= {"zip": zip, "groups": _groups, "sort_value": _sort_value, "breakable": _breakable}
     seed = int(comparison.results.runs["seed"].min())
     data = json.dumps(page_data(comparison), separators=(",", ":")).replace("<", "\\u003c")
     return environment.get_template("page.html").render(
@@ -62,6 +63,11 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str) -> str
 def _sort_value(cell: Cell) -> str:
     """What a cell is sorted by: its unrounded value; empty cells come last."""
     return "" if cell.value is None or pd.isna(cell.value) else str(cell.value)
+
+
+def _breakable(text: str) -> Markup:
+    """With places behind commas where a narrow column may break a method's long name."""
+    return escape(text).replace(",", Markup(",<wbr>"))
 
 
 def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
