@@ -67,7 +67,7 @@ def test_tables_of_a_scale_are_laid_over_the_rest(tmp_path):
     (quick,), _ = planned(path, "quick")
     (full,), _ = planned(path, "full")
     assert (quick.backbone, quick.data, quick.seed) == ("sit-ti/2", "digits", 7)
-    assert (quick.training.steps, quick.training.batch_size, quick.training.evaluate_every) == (10, 8, 125)
+    assert (quick.training.steps, quick.training.batch_size, quick.training.evaluate_every) == (10, 8, 250)
     assert (full.backbone, full.data, full.training.steps) == ("sit-s/2", "cifar10", 9)
     assert planned(path)[0] == [quick]
 
