@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -36,8 +37,8 @@ class Strip(NamedTuple):
     image: str  # a data URL
 
 
-def render(comparison: Comparison, tables: Sequence[Table], command: str) -> str:
-    """The page's HTML, to be saved in the folder of the report: its links lead to the runs beside it."""
+def render(comparison: Comparison, tables: Sequence[Table], command: str, report: Path) -> str:
+    """The page's HTML, to be saved in the folder `report`, from where its links lead to the runs."""
     folder = Path(__file__).with_name("html")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -54,6 +55,7 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str) -> str
         seed=seed,
         strips=[strip for backbone in comparison.backbones for strip in _strips(comparison, backbone, seed)],
         runs=_runs(comparison),
+        root=os.path.relpath(comparison.results.folder, report),
         unreadable=comparison.results.unreadable,
         data=data,
         asset=lambda name: (folder / name).read_text(),

@@ -153,11 +153,11 @@ def traces(rows: pd.DataFrame, methods: Sequence[str], reference: str) -> Figure
 def _histogram(panel: Axes, shares: pd.DataFrame) -> None:
     """Shares of one quantity's bins along training, stacked; bins as in their names, `what/low..high`."""
     table = shares.pivot(index="step", columns="name", values="value")
-    table = table[sorted(table, key=lambda name: float(name.rpartition("/")[2].partition("..")[0]))]
-    what = str(table.columns[0]).partition("/")[0]
-    labels = [f"{what} in {name.rpartition('/')[2]}" for name in table]
+    names = sorted(map(str, table), key=lambda name: float(name.partition("/")[2].partition("..")[0]))
+    what = names[0].partition("/")[0]
+    labels = [f"{what} in {name.partition('/')[2]}" for name in names]
     colours = plt.get_cmap("PuOr")(np.linspace(0.1, 0.9, len(labels)))
-    panel.stackplot(table.index, table.to_numpy().T, labels=labels, colors=colours, lw=0)
+    panel.stackplot(table.index, table[names].to_numpy().T, labels=labels, colors=colours, lw=0)
     panel.set_title(f"{what} shares")
     panel.set_ylim(0, 1)
     cost_axis(panel, "step")
