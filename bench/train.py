@@ -45,7 +45,7 @@ class Trainer:
         self.process = named.process(spec.process)
         self.method = named.method(spec.method)
         architecture = named.architecture(spec.backbone)
-        if spec.training.batch_size > len(self.data):
+        if spec.training.steps and spec.training.batch_size > len(self.data):
             raise UserError(
                 f"batch size {spec.training.batch_size} is larger than the data set {spec.data} with its "
                 f"{len(self.data)} training records: choose a smaller --batch-size."
