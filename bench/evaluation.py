@@ -15,6 +15,7 @@ from bench import processes, sample, trained
 from bench.data import Data
 from bench.diffusion.objectives import Process
 from bench.metrics.features import feature_net
+from bench.metrics.reference import reference_of_data
 from bench.metrics.scorer import Scorer
 from bench.spec import RunSpec
 from bench.store import Run
@@ -79,9 +80,9 @@ class Evaluation:
 
     def _ready_scorer(self) -> Scorer:
         if self._scorer is None:
-            images, _ = self.data.reference()
             nets = [feature_net(name, self.device) for name in self.spec.protocol.feature_nets]
-            self._scorer = Scorer(nets, images, neighbours=self.spec.protocol.neighbours)
+            reference = reference_of_data(self.spec.data, self.data, nets)
+            self._scorer = Scorer(nets, reference, neighbours=self.spec.protocol.neighbours)
         self._scorer.reset()
         return self._scorer
 

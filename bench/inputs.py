@@ -25,6 +25,7 @@ class Inputs(NamedTuple):
     label: Tensor  # [b], after label dropout
     true_label: Tensor  # [b]
     image: Tensor  # [b, C', R, R] uint8
+    index: Tensor  # [b], numbers of the records, on the CPU
     step_t: Tensor  # [B], t of the whole batch
 
     def rows(self, rows: slice) -> Inputs:
@@ -42,5 +43,13 @@ def draw(spec: RunSpec, data: Data, process: Process, step: int, part: slice, de
     noise = torch.randn((size, *batch.x0.shape[1:]), generator=generator(seed, "noise", step))
     dropped = torch.rand(size, generator=generator(seed, "label dropout", step)) < spec.training.label_dropout
     label = batch.label.masked_fill(dropped[part], data.classes)
-    drawn = (batch.x0, t[part], noise[part], label, batch.label, batch.image, t)
-    return Inputs(*(tensor.to(device) for tensor in drawn))
+    return Inputs(
+        x0=batch.x0.to(device),
+        t=t[part].to(device),
+        noise=noise[part].to(device),
+        label=label.to(device),
+        true_label=batch.label.to(device),
+        image=batch.image.to(device),
+        index=batch.index,
+        step_t=t.to(device),
+    )

@@ -24,6 +24,7 @@ import bench.data
 from backbones import checkpoints
 from backbones.blocks import Transformer
 from bench import encoders, named, processes
+from bench.encoders.feature_cache import FeatureCache
 from bench.errors import UserError
 from bench.inputs import Inputs, draw
 from bench.processes import Division
@@ -49,7 +50,7 @@ class Trainer:
         self.process = named.process(spec.process)
         self.method = named.method(spec.method)
         architecture = named.architecture(spec.backbone)
-        if spec.training.batch_size > len(self.data):
+        if spec.training.steps and spec.training.batch_size > len(self.data):
             raise UserError(
                 f"batch size {spec.training.batch_size} is larger than the data set {spec.data} with its "
                 f"{len(self.data)} training records: choose a smaller --batch-size."
@@ -58,7 +59,7 @@ class Trainer:
             torch.manual_seed(seed_of(spec.seed, "init backbone"))
             try:
                 self.backbone = self._build_backbone()
-                self.encoders: dict[str, encoders.Encoder] = {}
+                self.encoders: dict[str, encoders.Encoder | FeatureCache] = {}
                 torch.manual_seed(seed_of(spec.seed, "init method"))
                 side = self.data.size // architecture.patch
                 self.grid = (side, side)
@@ -122,19 +123,33 @@ class Trainer:
 
     def _load_encoder(self, name: str) -> EncoderInfo:
         if name not in self.encoders:
-            self.encoders[name] = encoders.load(
+            encoder = encoders.load(
                 self.spec.teacher if name == TEACHER else name,
                 self.data.image_size,
                 self.device,
                 grid=self.grid,
                 precision=self.spec.training.precision,
             )
+            data = bench.data.identity(self.spec.data)
+            self.encoders[name] = FeatureCache(encoder, self.data, data) if encoder.cache else encoder
         return self.encoders[name].info
+
+    @property
+    def feature_caches(self) -> list[FeatureCache]:
+        """Of the encoders with `cache=true`; to be filled before the first step."""
+        return [encoder for encoder in self.encoders.values() if isinstance(encoder, FeatureCache)]
+
+    def _features(self, name: str, image: Tensor, index: Tensor) -> Features:
+        encoder = self.encoders[name]
+        if isinstance(encoder, FeatureCache):
+            return Features(*(value.to(self.device) for value in encoder(index)))
+        return encoder(image)
 
     def _load_rewards(self, needs: Needs) -> Rewards:
         setting = Setting(
             channels=self.data.channels,
             size=self.data.size,
+            to_pixels=self.data.to_pixels,
             grid=self.grid,
             net=self.spec.reward_net if needs.reward_net == REWARD_NET else needs.reward_net,
             teacher=lambda: self._load_encoder(TEACHER),
@@ -197,10 +212,10 @@ class Trainer:
         """What encoders say about the images, a micro-batch at a time; a student of it learns."""
         student = self.rewards.student if needs.rewards else None
         asked = dict.fromkeys((*needs.encoders, TEACHER) if student else needs.encoders)
-        images = [inputs.image[self._local(portion)] for portion in self.portions]
+        local = [self._local(portion) for portion in self.portions]
         features = {}
         for name in asked:
-            seen = [self.encoders[name](image) for image in images]
+            seen = [self._features(name, inputs.image[rows], inputs.index[rows]) for rows in local]
             features[name] = (
                 seen[0] if len(seen) == 1 else Features(*(torch.cat(x) for x in zip(*seen, strict=True)))
             )

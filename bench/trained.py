@@ -54,7 +54,7 @@ def load(folder: Path, device: torch.device, kept: int | None = None) -> Trained
         saved = sorted((folder / "checkpoints").glob("step-*"))
     else:
         saved = list((folder / "kept").glob(f"step-{kept:08d}"))
-    if not saved:
+    if not saved and (kept is not None or spec.training.steps):
         which = "checkpoint yet" if kept is None else f"kept weights of step {kept}"
         raise UserError(f"{folder} has no {which}: let the run reach one.")
     data = bench.data.load(spec.data)
@@ -65,10 +65,12 @@ def load(folder: Path, device: torch.device, kept: int | None = None) -> Trained
         num_classes=data.classes,
     )
     part = "ema" if spec.protocol.weights == "ema" else "backbone"
-    path = saved[-1] / f"{part}.safetensors"
+    path = saved[-1] / f"{part}.safetensors" if saved else folder / "ema.safetensors"
+    state = {"step": 0, "seconds": 0.0, "flops": 0}  # of a run that only evaluates
     try:
         model.load_state_dict(load_file(path))
-        state = json.loads((saved[-1] / "state.json").read_text())
+        if saved:
+            state = json.loads((saved[-1] / "state.json").read_text())
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise UserError(f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from None
     model.eval().requires_grad_(False).to(device)
