@@ -72,11 +72,12 @@ def numbers(folder):
     }
 
 
-def wait_for(condition, seconds=150):
+def wait_for(condition, seconds=600):
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "nothing happened in time"
         time.sleep(0.1)
+    return found
 
 
 def steps_done(run):
@@ -123,7 +124,7 @@ def disturbed(commands):
     return {event: run for event, (run, _) in runs.items()}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("event", EVENTS)
 def test_a_disturbed_job_ends_with_the_numbers_of_an_undisturbed_run(disturbed, undisturbed, event):
     assert numbers(disturbed[event]) == undisturbed
@@ -133,3 +134,115 @@ def test_a_disturbed_job_ends_with_the_numbers_of_an_undisturbed_run(disturbed, 
 def test_a_job_that_is_asked_to_end_saves_first(disturbed, event):
     log = (disturbed[event] / "log.txt").read_text()
     assert "interrupted" in log and "finished" in log
+
+
+@pytest.fixture(scope="module")
+def submitted(commands, disturbed):
+    """Name -> folder of a suite whose jobs were started together, when all have ended, and the run commands'
+    words; `inline` holds the same run here."""
+    folder, slurm = commands.folder, ("--launcher", "slurm")
+    suite = ["--suite", "quickstart", "--seed", "0", "--steps", "12", "--checkpoint-every", "4", *SHORT]
+    suite += ["--evaluate-every", "12"]
+    shared = ["--method", "vrpo[estimator=likelihood]", *ONE]
+    judged = [
+        "--method",
+        "baseline",
+        *ONE,
+        "--steps",
+        "30",
+        "--evaluate-every",
+        "1",
+        "--evaluate-as",
+        "separate",
+    ]
+    limited = ["--method", f"{SLOW}[pause=3.0]", *ONE, "--hours", "0.0167", *slurm]
+    calls = {
+        "limited": (*limited, "--output", folder / "limited"),
+        "grid": (*suite, *slurm, "--output", folder / "grid"),
+        "shared": (*shared, *slurm, "--tasks-per-node", "2", "--output", folder / "shared"),
+        "judged": (*judged, *slurm, "--output", folder / "judged"),
+        "diverged": (
+            "--method",
+            "baseline",
+            *ONE,
+            "--learning-rate",
+            "1e6",
+            *slurm,
+            "--output",
+            folder / "diverged",
+        ),
+    }
+    with ThreadPoolExecutor() as pool:
+        words = {
+            name: pool.submit(commands.run, *call, fails=name == "diverged") for name, call in calls.items()
+        }
+        vrpo = wait_for(
+            lambda: [run for run in find_runs(folder / "grid" / "quickstart") if "vrpo" in run.name]
+        )[0]
+        wait_for(lambda: steps_done(vrpo) >= 1)
+        commands.cluster.ask("scontrol", "requeue", json.loads((vrpo / "job.json").read_text())["id"])
+        for name, call in {"grid": suite, "shared": shared, "judged": judged}.items():
+            commands.run(*call, "--output", folder / "inline" / name)
+        return {name: word.result() for name, word in words.items()}
+
+
+def run_in(folder):
+    (run,) = find_runs(folder / "runs")
+    return run
+
+
+@pytest.mark.timeout(900)
+def test_the_quickstart_suite_yields_the_same_as_jobs_and_here(commands, submitted):
+    here = find_runs(commands.folder / "inline" / "grid" / "quickstart")
+    there = find_runs(commands.folder / "grid" / "quickstart")
+    assert [run.name for run in here] == [run.name for run in there] and len(here) == 4
+    for run, job in zip(here, there, strict=True):
+        assert numbers(job) == numbers(run)
+    assert "done: 4 runs" in submitted["grid"]
+    assert any("interrupted" in (job / "log.txt").read_text() for job in there)
+
+
+def test_a_job_that_reaches_its_time_limit_continues_until_it_is_done(commands, submitted, undisturbed):
+    run = run_in(commands.folder / "limited")
+    assert numbers(run) == undisturbed
+    assert "interrupted" in (run / "log.txt").read_text()
+
+
+def test_two_processes_of_a_job_train_what_one_trains_here(commands, submitted):
+    there, here = (numbers(run_in(commands.folder / name)) for name in ("shared", "inline/shared"))
+    for step, row in here["train"].items():
+        assert there["train"][step]["raw"] == pytest.approx(row["raw"], rel=2e-2)
+    for step, row in here["eval"].items():
+        assert there["eval"][step]["metrics"] == pytest.approx(row["metrics"], rel=2e-2)
+    assert json.loads((run_in(commands.folder / "shared") / "env.json").read_text())["devices"] == 2
+
+
+def test_thirty_evaluation_jobs_at_once_lose_no_row(commands, submitted):
+    there, here = (run_in(commands.folder / name) for name in ("judged", "inline/judged"))
+    assert sorted(numbers(there)["eval"]) == list(range(1, 31))
+    assert numbers(there) == numbers(here)
+    assert not list((there / "kept").iterdir())
+
+
+def test_a_run_that_diverges_fails_for_good(commands, submitted):
+    run = run_in(commands.folder / "diverged")
+    assert "failed: " in submitted["diverged"] and "the loss diverged" in submitted["diverged"]
+    assert (run / "log.txt").read_text().count("failed") == 1
+    assert json.loads((run / "job.json").read_text())["id"] not in commands.states()
+
+
+def test_an_unknown_partition_is_named_beside_those_that_there_are(commands):
+    words = commands.run(
+        "--method", "repa", *ONE, "--launcher", "slurm", "--partition", "nope",
+        "--output", commands.folder / "refused", fails=True,
+    )  # fmt: skip
+    assert "Slurm refuses the jobs" in words and "There are: others, tests." in words
+
+
+def test_a_dry_run_prints_the_jobs_and_submits_none(commands):
+    words = commands.run(
+        "--suite", "quickstart", "--launcher", "slurm", "--dry-run", "--hours", "2", "--mem-gb", "8",
+        "--evaluate-as", "separate", "--output", commands.folder / "dry",
+    )  # fmt: skip
+    assert "8 jobs, each: 1 node, 1 process, 8 GB, 2 h" in words and "then 32 evaluation jobs" in words
+    assert not (commands.folder / "dry").exists()
