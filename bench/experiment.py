@@ -18,7 +18,7 @@ from bench import environment, processes
 from bench.errors import UserError
 from bench.evaluation import Evaluation
 from bench.owner import Claim
-from bench.processes import Division
+from bench.processes import UNDIVIDED, Division
 from bench.progress import progress_bar
 from bench.spec import RunSpec
 from bench.store import Run, write_json
@@ -45,7 +45,7 @@ class Experiment:
         spec: RunSpec,
         root: Path,
         device: torch.device,
-        division: Division = Division(),  # noqa: B008
+        division: Division = UNDIVIDED,
         evaluate: Literal["here", "separate"] = "here",
     ) -> None:
         """Open the run's folder. `separate` keeps the weights to be judged for jobs of their own.

@@ -54,6 +54,9 @@ class Division:
         return [slice(bounds[i], bounds[i + 1]) for i in range(first, first + pieces)]
 
 
+UNDIVIDED = Division()
+
+
 def asked_for() -> bool:
     """Whether this process was started as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1

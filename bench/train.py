@@ -27,7 +27,7 @@ from bench import encoders, named, processes
 from bench.encoders.feature_cache import FeatureCache
 from bench.errors import UserError
 from bench.inputs import Inputs, draw
-from bench.processes import Division
+from bench.processes import UNDIVIDED, Division
 from bench.rewards import Rewards, Setting, Truth
 from bench.spec import InitialWeights, RunSpec
 from bench.streams import generator, seed_of
@@ -39,7 +39,7 @@ DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero h
 class Trainer:
     """What one run trains, and one batch of its training: `step`."""
 
-    def __init__(self, spec: RunSpec, device: torch.device, division: Division = Division()) -> None:  # noqa: B008
+    def __init__(self, spec: RunSpec, device: torch.device, division: Division = UNDIVIDED) -> None:
         """Backbone, method, EMA and optimiser as they are before step 0.
 
         Raises UserError where the spec does not fit the data set, the backbone, the method or the division.

@@ -21,7 +21,7 @@ from bench.launch.job import Job, again, describe
 from bench.launch.resources import Launcher, LaunchOptions, Resources
 from bench.processes import Division
 from bench.spec import RunSpec
-from bench.store import Run, write_json
+from bench.store import Run, adopt, write_json
 
 TURNS = 10**6  # of a job that reaches its time limit; one that makes no step gives up by itself
 REFRESH = 2.0  # seconds
@@ -41,9 +41,15 @@ def launch(
     Raises UserError where the jobs cannot be started or any run ends without being finished.
     """
     launcher = options.chosen
+    if launcher == "local" and options.detach:
+        raise UserError(
+            "--detach: the local launcher has to stay to start one job after the other; leave it."
+        )
     resources = Resources.of(options, launcher, gpus=gpus)
     separate = options.evaluate_as == "separate"
     judging = Resources.of(options, launcher, gpus=gpus, evaluation=True) if separate else None
+    for spec in () if dry_run else specs:
+        adopt(root, spec)
     jobs = jobs_of(specs, root, device, division, options)
     explain(jobs, resources, judging)
     if dry_run:
@@ -75,7 +81,7 @@ def jobs_of(
     specs: Sequence[RunSpec], root: Path, device: str, division: Division, options: LaunchOptions
 ) -> list[Job]:
     """A job for each run that is neither finished nor in somebody's hands."""
-    queue, jobs = scheduler.queue(), []
+    queue, revision, jobs = scheduler.queue(), environment.revision(), []
     for spec in specs:
         folder = root / spec.run_id
         seen = watch.look_at(folder, queue)
@@ -92,7 +98,7 @@ def jobs_of(
                     micro_batch=division.micro_batch,
                     shard=division.shard,
                     evaluate=options.evaluate_as,
-                    revision=environment.revision(),
+                    revision=revision,
                 )
             )
     return jobs

@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 
 from bench import spec
-from bench.processes import Division
+from bench.processes import UNDIVIDED, Division
 from bench.train import Trainer
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ STEPS = 2
 TRAINING = {"steps": 60, "batch_size": 9, "log_every": 1, "learning_rate": 1e-5}
 
 
-def trained(method: str, division: Division = Division(), steps: int = STEPS, after: dict | None = None):  # noqa: B008
+def trained(method: str, division: Division = UNDIVIDED, steps: int = STEPS, after: dict | None = None):
     """The state after some steps, whole, and the rows of these; `after` is a state to continue from."""
     trainer = Trainer(spec.resolve(method, "sit-ti", "digits", 0, training=TRAINING), CPU, division)
     first = 0

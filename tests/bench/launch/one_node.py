@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -9,6 +10,8 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+
+import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 CONFIGURATION = """
@@ -89,7 +92,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End all jobs, then the daemons, so that no process is left."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self._daemons and self.ask("squeue", "--noheader").strip() and time.monotonic() < deadline:
             self.ask("scancel", "--me")
             self.ask("scancel", "--me", "--signal=KILL", "--full")
@@ -102,6 +105,10 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        for process in psutil.process_iter():  # whatever outlived them
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
+                    process.kill()
 
     def ask(self, *command: str) -> str:
         """The output of one of Slurm's commands, errors included."""
