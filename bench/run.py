@@ -20,16 +20,12 @@ import methods
 from bench import suites
 from bench.errors import UserError, exit_code
 from bench.launch.resources import Launcher, LaunchOptions
+from bench.options import Name, Real, Whole
 
 if TYPE_CHECKING:
     import torch
 
     from bench.spec import InitialWeights, RunSpec
-
-# What is not given comes from the suite or the data set's preset; the help shows no "default: None" for it.
-Name = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
-Whole = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
-Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 
 
 def _listed(help: str, metavar: str) -> object:

@@ -24,10 +24,8 @@ import platformdirs
 import tyro
 
 from bench.errors import UserError, unknown
+from bench.options import Name, Real, Whole
 
-Name = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
-Whole = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
-Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 Lines = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COMMAND...", help_behavior_hint="")]
 
 Launcher = Literal["inline", "local", "slurm"]

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from comparison import numbers
 
 from bench.owner import owner_of, working_on
 from bench.store import find_runs, read_rows
@@ -19,7 +20,6 @@ SLOW = str(Path(__file__).with_name("slow.py"))
 SHORT = ["--batch-size", "16", "--log-every", "1", "--samples", "20", "--feature-nets", "pixels"]
 SHORT += ["--sampler-sit", "euler[steps=2]", "--sampler-dit", "ddim[steps=2]"]
 ONE = ["--backbone", "sit-ti", "--steps", "16", "--checkpoint-every", "4", "--evaluate-every", "8", *SHORT]
-TIMING = {"seconds", "step_seconds", "images_per_second", "evaluation_seconds"}
 
 
 class Commands:
@@ -58,17 +58,6 @@ def undisturbed(commands):
     commands.run("--method", "baseline", *ONE, "--output", commands.folder / "inline")
     (run,) = find_runs(commands.folder / "inline" / "runs")
     return numbers(run)
-
-
-def numbers(folder):
-    """All rows but for the clock's, the last of each step."""
-    return {
-        name: {
-            row["step"]: {key: value for key, value in row.items() if key not in TIMING}
-            for row in read_rows(folder / f"{name}.jsonl")
-        }
-        for name in ("train", "eval")
-    }
 
 
 def wait_for(condition, seconds=600):
