@@ -289,7 +289,7 @@ class Trainer:
         """
         before = copy.deepcopy(self.method.state_dict())
         student = copy.deepcopy(self.rewards.student)
-        inputs = self._inputs(step)
+        inputs = self._inputs(0)  # the same wherever a run is continued: methods may compute less for some
         with FlopCounterMode(display=False) as counter:
             features, _ = self._targets(inputs, needs)
             for portion in self.portions:
