@@ -42,7 +42,8 @@ def main() -> None:
 
     protocol = spec.resolve("baseline", "sit-ti", options.data, seed=0).protocol
     nets = dict.fromkeys((*protocol.feature_nets, *options.nets))
-    findings = list(check(protocol.model_copy(update={"feature_nets": tuple(nets)}), options.reference))
+    protocol = protocol.model_copy(update={"feature_nets": tuple(nets)})
+    findings = list(check(protocol, options.data, options.reference))
     colours = {"ok": "green", "off": "bold red", "not checked": "yellow"}
     table = Table("stage", "", "what was compared", box=box.SIMPLE_HEAD)
     for stage, state, text in findings:

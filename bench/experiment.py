@@ -16,6 +16,7 @@ from backbones import checkpoints
 from bench import environment, sample
 from bench.errors import UserError
 from bench.metrics.features import feature_net
+from bench.metrics.reference import reference_of_data
 from bench.metrics.scorer import Scorer
 from bench.progress import progress_bar
 from bench.spec import RunSpec
@@ -50,6 +51,10 @@ class Experiment:
         training = self.spec.training
         self._write_environment()
         self.run.set_status("running", self.step)
+        for cache in self.trainer.feature_caches:
+            cache.fill()
+            if self.step == 0:  # what filling took is part of the cost of every run that uses it
+                self.seconds, self.flops = self.seconds + cache.cost[0], self.flops + cache.cost[1]
         bar = progress_bar(training.steps, self.step, self.spec.run_id[:-9], "step")
         with _stop_asked() as stop_asked, bar:
             while True:
@@ -107,9 +112,9 @@ class Experiment:
         model = trainer.ema if protocol.weights == "ema" else trainer.backbone
         start = synchronise(self.device)
         if self._scorer is None:
-            images, _ = trainer.data.reference()
             nets = [feature_net(name, self.device) for name in protocol.feature_nets]
-            self._scorer = Scorer(nets, images, neighbours=protocol.neighbours)
+            reference = reference_of_data(self.spec.data, trainer.data, nets)
+            self._scorer = Scorer(nets, reference, neighbours=protocol.neighbours)
         scorer = self._scorer
         scorer.reset()
         index = torch.arange(protocol.samples)

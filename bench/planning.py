@@ -22,7 +22,7 @@ from rich.table import Table
 
 import bench.data
 from backbones import cost
-from bench import environment, named
+from bench import environment, named, sample
 from bench.diffusion import samplers
 from bench.errors import UserError
 from bench.spec import RunSpec
@@ -55,7 +55,7 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     forward = cost.flops(architecture, data.size, data.channels)  # of one image
     flops = 3.0 * forward * training.batch_size  # a backward costs two forwards
     step_seconds, measured = flops / (peak * EFFICIENCY), False
-    if flops < MEASURED_BELOW:
+    if flops < MEASURED_BELOW and training.steps:
         flops, step_seconds, measured = *_measure(spec, device), True
     guided = 1 if protocol.guidance_scale == 1 else 2
     calls = (samplers.get(spec.sampler).evaluations or ADAPTIVE_EVALUATIONS) * guided
@@ -64,14 +64,19 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     tokens = (data.size // architecture.patch) ** 2
     value = 2 if training.precision == "bf16" else 4
     activations = 18 * architecture.width * architecture.depth * tokens * training.batch_size * value
+    memory = (26 if training.precision == "bf16" else 24) * parameters + activations
+    disk = 3 * 16 * parameters  # two kept, one being written; weights, EMA, two moments
+    if not training.steps:  # the file, the network and its EMA; one block's activations at a time
+        memory = 12 * parameters + 18 * architecture.width * tokens * sample.BATCH_SIZE * guided * 4
+        disk = 4 * parameters
     return Cost(
         parameters=parameters,
         flops_per_step=flops,
         step_seconds=step_seconds,
         measured=measured,
         total_seconds=training.steps * step_seconds + evaluations * sampling,
-        memory=(26 if training.precision == "bf16" else 24) * parameters + activations,
-        disk=3 * 16 * parameters,  # two kept, one being written; weights, EMA, two moments
+        memory=memory,
+        disk=disk,
     )
 
 
@@ -79,6 +84,8 @@ def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
     """FLOPs and median seconds of a training step, at a learning rate at which nothing can diverge."""
     training = spec.training.model_copy(update={"learning_rate": 1e-12})
     trainer, seconds = Trainer(spec.model_copy(update={"training": training}), device), []
+    for cache in trainer.feature_caches:
+        cache.pretend()
     for step in range(WARM_UP + TIMED):
         start = synchronise(device)
         trainer.step(step)

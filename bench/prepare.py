@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from bench.data.store import Resize
 from bench.errors import UserError, exit_code
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Options:
     """folder of the store"""
     size: int = 256
     """rows and columns of the images"""
+    resize: Resize = "adm"
+    """how images come to that size: adm (as ImageNet's in the field) or area (means, for small images)"""
     vae: str | None = None
     """hub id or folder of the VAE that makes latents, e.g. stabilityai/sd-vae-ft-mse; none: pixels"""
     decoder: str | None = None
@@ -65,11 +68,25 @@ def main() -> None:
         return
     if not options.source or not options.out:
         raise UserError("say what to prepare and where: python -m bench.prepare IMAGES --out STORE")
-    prepare(options.source, options.out, options.size, options.vae, options.decoder, options.workers)
+    prepare(
+        options.source,
+        options.out,
+        options.size,
+        options.vae,
+        options.decoder,
+        options.workers,
+        options.resize,
+    )
 
 
 def prepare(
-    path: Path, out: Path, size: int, vae: str | None, decoder: str | None, workers: int | None = None
+    path: Path,
+    out: Path,
+    size: int,
+    vae: str | None,
+    decoder: str | None,
+    workers: int | None = None,
+    resize: Resize = "adm",
 ) -> None:
     """Make the store of the images at `path`, or complete it.
 
@@ -83,7 +100,7 @@ def prepare(
     if size < 1:
         raise UserError(f"--size {size}: images have at least one pixel.")
     source = open_source(path)
-    contents = describe(source, size, vae, decoder)
+    contents = describe(source, size, vae, decoder, resize)
     if (out / MANIFEST).is_file():
         _refuse_other(out, read_manifest(out)[0], contents)
         print(f"{out} is complete. Check it: python -m bench.prepare --verify {out}")
@@ -113,9 +130,11 @@ def prepare(
     print(f"{out}: {counts} records, {len(contents.classes)} classes, {len(shards)} shards.")
 
 
-def describe(source: Source, size: int, vae: str | None, decoder: str | None) -> Contents:
+def describe(
+    source: Source, size: int, vae: str | None, decoder: str | None, resize: Resize = "adm"
+) -> Contents:
     """What the store will hold. Raises UserError where the VAE cannot be had or does not fit."""
-    from bench.data.store import Contents
+    from bench.data.store import CROPS, Contents
 
     if decoder and not vae:
         raise UserError("--decoder says what makes images of latents again: give --vae too.")
@@ -133,6 +152,7 @@ def describe(source: Source, size: int, vae: str | None, decoder: str | None) ->
         keys=source.keys_sha256,
         key_bytes=max(len(member.key.encode()) for members in source.parts.values() for member in members),
         latents=latents,
+        crop=CROPS[resize],
     )
 
 
@@ -246,7 +266,8 @@ def _make_shard(shard: Shard) -> int:
     contents, source = _Worker.contents, _Worker.source
     members = source.parts[part][first:end]
     with ThreadPoolExecutor(_Worker.threads) as pool:
-        images = np.stack(list(pool.map(lambda member: source.pixels(member.key, contents.size), members)))
+        decoded = pool.map(lambda member: source.pixels(member.key, contents.size, contents.resize), members)
+        images = np.stack(list(decoded))
     arrays = {"image": images, "label": np.array([member.label for member in members], dtype=np.int64)}
     arrays["key"] = _padded(members, contents.key_bytes)
     if contents.latents and _Worker.vae:

@@ -22,7 +22,7 @@ from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
 from bench.diffusion.pixels import to_uint8
-from bench.encoders.local import RECIPES, REQUIRED_ACCURACY, accuracy, local_net
+from bench.encoders.local import RECIPES, accuracy, local_net
 from bench.errors import UserError
 from bench.metrics import frechet
 from bench.metrics.features import feature_net
@@ -42,18 +42,18 @@ class Finding(NamedTuple):
     text: str
 
 
-def check(protocol: Protocol, reference: Path | None = None) -> Iterator[Finding]:
+def check(protocol: Protocol, data: str, reference: Path | None = None) -> Iterator[Finding]:
     """All findings, stage by stage; a stage that fails does not keep the others from being checked.
 
-    `reference` is a file of statistics to look at, beside the protocol's own data.
+    `data` is the name of the protocol's data set, `reference` a file of statistics to look at beside it.
     """
     stages: dict[str, Callable[[], Iterator[Finding]]] = {
         "numerics": numerics,
         "feature nets": lambda: feature_nets(protocol),
-        "reference": lambda: reference_statistics(protocol, reference),
-        "decoder": lambda: decoder(protocol),
+        "reference": lambda: reference_statistics(data, reference),
+        "decoder": lambda: decoder(data),
         "sampler": lambda: sampler(protocol),
-        "labels and seeds": lambda: labels_and_seeds(protocol),
+        "labels and seeds": lambda: labels_and_seeds(protocol, bench.data.shape(data).classes),
         "rounding": rounding,
     }
     for stage, look in stages.items():
@@ -96,7 +96,7 @@ def feature_nets(protocol: Protocol) -> Iterator[Finding]:
             yield _compared("feature nets", f"{name} on a ramp, largest deviation", error.item(), 0, 1e-4)
         elif name in RECIPES:
             reached = accuracy(local_net(name), bench.data.load(RECIPES[name].data))
-            good = reached >= REQUIRED_ACCURACY
+            good = reached >= RECIPES[name].required_accuracy
             text = f"{name}: {reached:.1%} of the held-out images classified right"
             yield Finding("feature nets", "ok" if good else "off", text)
         elif name in _WEIGHTS:
@@ -121,17 +121,25 @@ def fingerprint(images: Tensor, labels: Tensor) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def reference_statistics(protocol: Protocol, path: Path | None) -> Iterator[Finding]:
+def _is_here(data: str) -> bool:
+    return "store" not in bench.data.preset(data) or bench.data.has_store(data)
+
+
+def reference_statistics(data: str, path: Path | None) -> Iterator[Finding]:
     """The reference images are the pinned ones; a given file holds sound statistics."""
     stage = "reference"
-    images, labels = bench.data.load(protocol.data).reference()
-    if protocol.data in FINGERPRINTS:
-        good = fingerprint(images, labels) == FINGERPRINTS[protocol.data]
-        text = f"{len(images)} images of {protocol.data}, the {'pinned' if good else 'WRONG'} ones"
-        yield Finding(stage, "ok" if good else "off", text)
+    if not _is_here(data):
+        yield Finding(stage, "not checked", f"there is no store of {data} here")
     else:
-        yield Finding(stage, "not checked", f"{len(images)} images of {protocol.data}: none are pinned")
-    if path is None:
+        images, labels = bench.data.load(data).reference()
+        if data in FINGERPRINTS:
+            good = fingerprint(images, labels) == FINGERPRINTS[data]
+            text = f"{len(images)} images of {data}, the {'pinned' if good else 'WRONG'} ones"
+            yield Finding(stage, "ok" if good else "off", text)
+        else:
+            yield Finding(stage, "not checked", f"{len(images)} images of {data}: none are pinned")
+    path = path or bench.data.reference_file(data)
+    if path is None or path.suffix != ".npz":
         return
     with open_archive(path) as arrays:
         pairs = [(m, s) for m, s in (("mu", "sigma"), ("mu_s", "sigma_s")) if {m, s} <= set(arrays.files)]
@@ -147,11 +155,15 @@ def reference_statistics(protocol: Protocol, path: Path | None) -> Iterator[Find
             yield _compared(stage, what, own, 0.0, 1e-5 * scale)
 
 
-def decoder(protocol: Protocol) -> Iterator[Finding]:
-    """Images through the model's space and back."""
-    data = bench.data.load(protocol.data)
+def decoder(name: str) -> Iterator[Finding]:
+    """Images of a data set through the model's space and back."""
+    if not _is_here(name):
+        yield Finding("decoder", "not checked", f"there is no store of {name} here")
+        return
+    data = bench.data.load(name)
     batch = data.batch(torch.arange(min(64, len(data))), generator(0, "check"))
-    decoded = data.decode(batch.x0, "round")
+    with torch.no_grad():
+        decoded = to_uint8(data.to_pixels(batch.x0), "round")
     if batch.x0.shape == batch.image.shape:
         same = torch.equal(decoded, batch.image)
         yield Finding(
@@ -212,9 +224,9 @@ def _drawn_from_gaussian(sampler: samplers.Sampler, process: Process) -> tuple[f
     return samples.mean().item(), samples.std().item()
 
 
-def labels_and_seeds(protocol: Protocol) -> Iterator[Finding]:
-    """Class balance, and that neither labels nor noise depend on how samples are cut into batches."""
-    stage, classes = "labels and seeds", bench.data.load(protocol.data).classes
+def labels_and_seeds(protocol: Protocol, classes: int) -> Iterator[Finding]:
+    """Class balance, and that labels do not depend on how samples are cut into batches."""
+    stage = "labels and seeds"
     index = torch.arange(protocol.samples)
     labels = sample.requested_labels(index, protocol.labels, classes, seed=0)
     counts = labels.bincount(minlength=classes).double()

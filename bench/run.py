@@ -206,7 +206,8 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
         raise UserError(f"--scale {what.scale} is of a suite: give --suite {'|'.join(suites.names())}.")
     suite = suites.load(what.suite, what.scale) if what.suite else {}
     grids: list[dict[str, Any]] = suite.get("grid", [])
-    weights, architecture = _weights(options.weights)
+    weights, architecture, fitting = _weights(options.weights)
+    data = what.data or suite.get("data") or fitting
     if options.weights.evaluate_only:
         grids = [{"method": ["baseline"], "backbone": [architecture]}]
     elif what.method or what.backbone or not grids:
@@ -220,12 +221,13 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
         training["precision"] = options.training.precision
     if options.weights.evaluate_only:
         training["steps"] = 0
+        _refuse_without_reference(data)
     protocol = suite.get("protocol", {}) | _given(options.protocol)
     specs = [
         spec.resolve(
             method,
             backbone,
-            what.data or suite.get("data", "digits"),
+            data,
             seed,
             native_precision=native_precision,
             process=options.training.process or suite.get("process"),
@@ -246,11 +248,25 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
     return list(dict.fromkeys(specs)), options.machine.output / folder
 
 
-def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str]:
-    """The weights to start from and the backbone that they are of; (None, "") where none are given."""
+def _refuse_without_reference(data: str) -> None:
+    """Raises UserError where samples of the data set could be compared with nothing that is here."""
+    needs_store = "store" in bench.data.preset(data)
+    if needs_store and not bench.data.has_store(data) and not bench.data.reference_file(data):
+        name = data.partition("[")[0]
+        raise UserError(
+            f"there is no store of {name} here to compare samples with: name a file of reference statistics "
+            f"or images, --data '{name}[reference=FILE.npz]', or make the store, python -m bench.prepare"
+        )
+
+
+def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str, str]:
+    """The weights to start from, the backbone that they are of and a data set that they fit.
+
+    (None, "", "digits") where none are given.
+    """
     path = options.evaluate_only or options.init_from
     if path is None:
-        return None, ""
+        return None, "", "digits"
     if options.evaluate_only and options.init_from:
         raise UserError("--init-from trains and --evaluate-only does not: give one of them.")
 
@@ -262,7 +278,9 @@ def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str]:
     except ValueError as error:
         raise UserError(str(error)) from None
     print(f"{path}: {found.found}")
-    return InitialWeights.of(path, options.family), found.architecture.name
+    shape = bench.data.Shape(found.num_classes, found.channels, found.input_size)
+    weights = InitialWeights.of(path, options.family)
+    return weights, found.architecture.name, bench.data.of_shape(shape) or "digits"
 
 
 def _expanded(names: Iterable[str]) -> list[str]:

@@ -22,11 +22,12 @@ import backbones
 import bench.data
 from backbones import checkpoints
 from bench import encoders, named
+from bench.encoders.feature_cache import FeatureCache
 from bench.errors import UserError
 from bench.rewards import Rewards, Setting, Truth
 from bench.spec import InitialWeights, RunSpec
 from bench.streams import data_order, generator, seed_of
-from methods.base import REWARD_NET, TEACHER, BackboneInfo, Context, EncoderInfo, Loss, Needs
+from methods.base import REWARD_NET, TEACHER, BackboneInfo, Context, EncoderInfo, Features, Loss, Needs
 
 DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
 
@@ -44,7 +45,7 @@ class Trainer:
         self.process = named.process(spec.process)
         self.method = named.method(spec.method)
         architecture = named.architecture(spec.backbone)
-        if spec.training.batch_size > len(self.data):
+        if spec.training.steps and spec.training.batch_size > len(self.data):
             raise UserError(
                 f"batch size {spec.training.batch_size} is larger than the data set {spec.data} with its "
                 f"{len(self.data)} training records: choose a smaller --batch-size."
@@ -58,7 +59,7 @@ class Trainer:
                     channels=self.data.channels,
                     num_classes=self.data.classes,
                 ).to(device)
-                self.encoders: dict[str, encoders.Encoder] = {}
+                self.encoders: dict[str, encoders.Encoder | FeatureCache] = {}
                 torch.manual_seed(seed_of(spec.seed, "init method"))
                 side = self.data.size // architecture.patch
                 self.grid = (side, side)
@@ -103,19 +104,33 @@ class Trainer:
 
     def _load_encoder(self, name: str) -> EncoderInfo:
         if name not in self.encoders:
-            self.encoders[name] = encoders.load(
+            encoder = encoders.load(
                 self.spec.teacher if name == TEACHER else name,
                 self.data.image_size,
                 self.device,
                 grid=self.grid,
                 precision=self.spec.training.precision,
             )
+            data = bench.data.identity(self.spec.data)
+            self.encoders[name] = FeatureCache(encoder, self.data, data) if encoder.cache else encoder
         return self.encoders[name].info
+
+    @property
+    def feature_caches(self) -> list[FeatureCache]:
+        """Of the encoders with `cache=true`; to be filled before the first step."""
+        return [encoder for encoder in self.encoders.values() if isinstance(encoder, FeatureCache)]
+
+    def _features(self, name: str, image: Tensor, index: Tensor) -> Features:
+        encoder = self.encoders[name]
+        if isinstance(encoder, FeatureCache):
+            return Features(*(value.to(self.device) for value in encoder(index)))
+        return encoder(image)
 
     def _load_rewards(self, needs: Needs) -> Rewards:
         setting = Setting(
             channels=self.data.channels,
             size=self.data.size,
+            to_pixels=self.data.to_pixels,
             grid=self.grid,
             net=self.spec.reward_net if needs.reward_net == REWARD_NET else needs.reward_net,
             teacher=lambda: self._load_encoder(TEACHER),
@@ -168,7 +183,7 @@ class Trainer:
         image = batch.image.to(device)
         student = self.rewards.student if needs.rewards else None
         asked = dict.fromkeys((*needs.encoders, TEACHER) if student else needs.encoders)
-        features = {name: self.encoders[name](image) for name in asked}
+        features = {name: self._features(name, image, batch.index) for name in asked}
         logs: dict[str, float | Tensor] = {}
         if student:
             logs["reward/student_loss"] = student.learn(x0, features[TEACHER].patch_tokens)

@@ -3,6 +3,9 @@
 Where the preset has a table `[store]`, the images lie in a store that `python -m bench.prepare` makes: in
 `stores/NAME`, in `$ALIGNMENT_BENCH_STORES/NAME`, or where the name says, `folder[path=stores/mine]`. Other
 data sets are loaded by the module beside their preset.
+
+Samples are compared with images of the data set, or with a file that the name brings along, as in
+`imagenet256[reference=VIRTUAL_imagenet256_labeled.npz]`; then no store is needed to score a network.
 """
 
 from __future__ import annotations
@@ -20,8 +23,6 @@ from bench.errors import unknown
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from bench.diffusion.pixels import Rounding
-
 _FOLDER = Path(__file__).parent
 
 
@@ -29,6 +30,7 @@ _FOLDER = Path(__file__).parent
 class StoreOptions:
     """What rides in brackets behind the name of a data set that lives in a store."""
 
+    reference: str = ""  # a file that samples are compared with, instead of images of the store
     path: str = ""  # of the store
     vae: str = ""  # that made its latents, where it is another than the preset's
 
@@ -66,8 +68,8 @@ class Data(Protocol):
         """The records of these numbers, on the CPU; `generator` draws what is random in them (latents)."""
         ...
 
-    def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:
-        """Model space [B, C, H, W] -> images [B, C', R, R] uint8, rounded as the protocol says."""
+    def to_pixels(self, x0: Tensor) -> Tensor:
+        """Model space [B, C, H, W] -> images [B, C', R, R], meant to be in [-1, 1]; differentiable."""
         ...
 
     def reference(self) -> tuple[Tensor, Tensor]:
@@ -98,6 +100,10 @@ def load(text: str) -> Data:
     from bench.data.images import Expected, StoredImages
 
     chosen = grammar.configure(StoreOptions, options, f"data set {name}")
+    if "x0" in store and chosen.reference and not has_store(text):
+        from bench.data.storeless import Storeless
+
+        return Storeless(shape(text), store | options)
     keys = ("image_size", "classes", "vae", "scale")
     expected = {key: store[key] for key in keys if key in store}
     if chosen.vae:
@@ -110,12 +116,24 @@ def identity(text: str) -> str:
     name, _ = grammar.split(text)
     if "store" not in preset(text):
         return name
-    from bench.data.store import MANIFEST, read_manifest
+    from bench.data.store import read_manifest
 
-    folder = _store_folder(text)
-    if not (folder / MANIFEST).is_file():
+    if not has_store(text):
         return name
-    return f"{name}@{read_manifest(folder)[0].fingerprint}"
+    return f"{name}@{read_manifest(_store_folder(text))[0].fingerprint}"
+
+
+def has_store(text: str) -> bool:
+    """Whether the store of this data set is here and finished."""
+    from bench.data.store import MANIFEST
+
+    return (_store_folder(text) / MANIFEST).is_file()
+
+
+def reference_file(text: str) -> Path | None:
+    """The file that the name brings along for samples to be compared with."""
+    _, options = grammar.split(text)
+    return Path(options["reference"]) if "reference" in options else None
 
 
 def shape(text: str) -> Shape:
@@ -128,6 +146,15 @@ def shape(text: str) -> Shape:
         return Shape(store["classes"], store["x0"]["channels"], store["x0"]["size"])
     data = load(text)
     return Shape(data.classes, data.channels, data.size)
+
+
+def of_shape(wanted: Shape) -> str | None:
+    """The data set whose preset expects x0 of this shape; None where there is none."""
+    for name in names():
+        store = preset(name).get("store", {})
+        if "x0" in store and Shape(store["classes"], **store["x0"]) == wanted:
+            return name
+    return None
 
 
 @dataclass(frozen=True)

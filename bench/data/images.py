@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 from bench.data import Batch
 from bench.data.store import REFERENCE, TRAIN, Store
 from bench.data.vae import VAE, revision
-from bench.diffusion.pixels import Rounding, to_uint8
 from bench.errors import UserError
 
 REFERENCE_IMAGES = 10_000  # at most, of the training part, where the source has no other; as in ADM's files
@@ -53,10 +52,10 @@ class StoredImages:
         z = mean + std * torch.randn(mean.shape, generator=generator)
         return Batch((z - self.latents.bias) * self.latents.scale, label, image, index)
 
-    def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:
+    def to_pixels(self, x0: Tensor) -> Tensor:
         """Raises UserError where the decoder cannot be had, or is not the one the store names."""
         if not self.latents:
-            return to_uint8(x0, rounding)
+            return x0
         if self._decoder is None:
             name, wanted = self.latents.decoder, self.latents.decoder_weights
             if (found := revision(name)) != wanted:
@@ -65,7 +64,7 @@ class StoredImages:
                     f"weights' sha256 begins {found}, not {wanted}."
                 )
             self._decoder = VAE(name, x0.device)
-        return to_uint8(self._decoder.decode(x0 / self.latents.scale + self.latents.bias), rounding)
+        return self._decoder.decode(x0 / self.latents.scale + self.latents.bias)
 
     def reference(self) -> tuple[Tensor, Tensor]:
         """The reference part, or evenly spaced training records where the source had none."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bench.data.store import REFERENCE, TRAIN
+from bench.data.store import REFERENCE, TRAIN, Resize
 from bench.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -50,13 +50,13 @@ class Source:
                 digest.update(f"{part}\0{key}\0{label}\n".encode())
         return digest.hexdigest()
 
-    def pixels(self, key: str, size: int) -> np.ndarray:
-        """An image, cropped and resized, [3, size, size] uint8. Raises UserError naming a damaged file."""
+    def pixels(self, key: str, size: int, resize: Resize = "adm") -> np.ndarray:
+        """An image, resized and cropped, [3, size, size] uint8. Raises UserError naming a damaged file."""
         try:
             with Image.open(io.BytesIO(self.read(key))) as image:
                 if image.mode not in ("L", "RGB", "RGBA", "P", "1", "LA", "CMYK", "YCbCr"):
                     raise UserError(f"{key} in {self.path} is not 8 bits a channel (mode {image.mode}).")
-                return np.asarray(centre_crop(image.convert("RGB"), size)).transpose(2, 0, 1)
+                return np.asarray(RESIZES[resize](image.convert("RGB"), size)).transpose(2, 0, 1)
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise UserError(
                 f"{key} in {self.path} cannot be read as an image ({error}): repair or remove it."
@@ -72,8 +72,21 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     scaled = round(image.width * scale), round(image.height * scale)
     image = image.resize(scaled, Image.Resampling.BICUBIC)
+    return _centre(image, size)
+
+
+def area_average(image: Image.Image, size: int) -> Image.Image:
+    """The largest centred square, every pixel the mean of the area that it covers."""
+    square = _centre(image, min(image.size))
+    return square.resize((size, size), Image.Resampling.BOX)
+
+
+def _centre(image: Image.Image, size: int) -> Image.Image:
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+RESIZES: dict[Resize, Callable[[Image.Image, int], Image.Image]] = {"adm": centre_crop, "area": area_average}
 
 
 def open_source(path: Path) -> Source:

@@ -20,7 +20,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import UserError
 
@@ -32,6 +32,12 @@ FORMAT = 1
 MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 TRAIN, REFERENCE = "train", "reference"
 SHARD_BYTES, SHARD_RECORDS = 512 * 2**20, 4096  # a shard holds at most this much
+
+Resize = Literal["adm", "area"]  # how images come to their size, with what the manifest says of it
+CROPS: dict[Resize, str] = {
+    "adm": "ADM: halve by box while twice too large, bicubic, centre",
+    "area": "area: centre square, mean of the area of each pixel",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Contents:
     keys: str  # SHA-256 of all keys and labels, in order
     key_bytes: int
     latents: Latents | None
-    crop: str = "ADM: halve by box while twice too large, bicubic, centre"
+    crop: str = CROPS["adm"]
     flips: str = "none"
 
     @property
@@ -70,6 +76,10 @@ class Contents:
         if self.latents:  # weights identify a VAE, wherever it lies
             content["latents"] = {k: v for k, v in content["latents"].items() if k not in ("vae", "decoder")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def resize(self) -> Resize:
+        return next(name for name, text in CROPS.items() if text == self.crop)
 
     @property
     def record_bytes(self) -> int:

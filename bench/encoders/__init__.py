@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench import grammar
 from bench.encoders.local import RECIPES, local_net
 from bench.encoders.pretrained import PUBLISHED, Options, PretrainedEncoder
-from bench.errors import UserError, unknown
+from bench.errors import unknown
 from methods.base import EncoderInfo, Features
 
 PIXELS_PER_TOKEN = 16  # of an image, where nothing else is said: REPA's rule, 16 x 16 tokens for 256 pixels
@@ -20,24 +22,55 @@ class Encoder(Protocol):
     """A frozen image encoder."""
 
     info: EncoderInfo
+    cache: bool  # whether the features of a data set shall be kept on disk
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What decides the features of an image, but for the grid; JSON."""
+        ...
 
     def __call__(self, images: Tensor) -> Features:
         """Images [B, C, R, R] uint8 -> features in float32, without gradient."""
         ...
 
 
-class LocalEncoder:
-    """A local net as an encoder: its last map gives the patch tokens, its mean the CLS token."""
+@dataclass(frozen=True)
+class LocalOptions:
+    """What rides in brackets behind the name of a local net."""
 
-    def __init__(self, name: str, image_size: int, device: torch.device) -> None:
-        self.net = local_net(name, device)
-        grid = image_size // 2
-        self.info = EncoderInfo(name, self.net.recipe.widths[-1], (grid, grid))
+    cache: bool = False  # keep the features of the data set on disk: feature_cache.py
+
+
+class LocalEncoder:
+    """A local net as an encoder: its last map gives the patch tokens, its mean the CLS token.
+
+    Where a coarser grid is asked for, which divides the map's, places are averaged.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: LocalOptions,
+        image_size: int,
+        grid: tuple[int, int] | None,
+        device: torch.device,
+    ) -> None:
+        self.net, self.device, self.cache = local_net(name, device), device, options.cache
+        side = image_size >> len(self.net.recipe.pool_after)
+        self.stride = side // grid[0] if grid and side % grid[0] == 0 else 1
+        side //= self.stride
+        self.info = EncoderInfo(name, self.net.recipe.widths[-1], (side, side))
+
+    @property
+    def key(self) -> dict[str, Any]:
+        weights = self.net.state_dict().values()
+        return {"encoder": self.info.name, "weights": float(sum(w.double().abs().sum() for w in weights))}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        output = self.net(images.float() / 127.5 - 1)
-        return Features(output.maps[-1].flatten(2).transpose(1, 2), output.pooled)
+        output = self.net(images.to(self.device).float() / 127.5 - 1)
+        tokens = F.avg_pool2d(output.maps[-1], self.stride) if self.stride > 1 else output.maps[-1]
+        return Features(tokens.flatten(2).transpose(1, 2), output.pooled)
 
 
 def names() -> tuple[str, ...]:
@@ -62,9 +95,8 @@ def load(
     """
     name, options = grammar.split(text)
     if name in RECIPES:
-        if options:
-            raise UserError(f"the encoder {name} takes no options, not {grammar.join('', options)}.")
-        return LocalEncoder(name, image_size, device)
+        local = grammar.configure(LocalOptions, options, f"encoder {name}")
+        return LocalEncoder(name, local, image_size, grid, device)
     if name not in PUBLISHED:
         raise unknown("encoder", name, names())
     side = image_size // PIXELS_PER_TOKEN

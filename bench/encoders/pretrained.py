@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.data.store import sha256
 from bench.errors import UserError
 from methods.base import EncoderInfo, Features
 
@@ -71,6 +72,7 @@ class Options:
 
     weights: str = ""  # a file, or a folder in the hub's format; "": the caches
     antialias: bool = False  # of the resize
+    cache: bool = False  # keep the features of the data set on disk: feature_cache.py
 
 
 class PretrainedEncoder:
@@ -88,6 +90,7 @@ class PretrainedEncoder:
         import timm
 
         published, path = PUBLISHED[name], _locate(name, options.weights)
+        self.published, self.weights, self.cache = published, path, options.cache
         side = LITE_STRIDE if name == LITE else _patch(published.model)
         self.size = (grid[0] * side, grid[1] * side)
         size: dict[str, Any] = {} if name == LITE else {"img_size": self.size}
@@ -103,6 +106,19 @@ class PretrainedEncoder:
         self.antialias, self.device, self.precision = options.antialias, device, precision
         width = self.net.feature_info[-2]["num_chs"] if name == LITE else self.net.embed_dim
         self.info = EncoderInfo(name, width, grid)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What decides the features of an image, but for the grid."""
+        return {
+            "encoder": self.published.model,
+            "weights": sha256(self.weights),
+            "size": self.size,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "antialias": self.antialias,
+            "precision": self.precision,
+        }
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:

@@ -111,7 +111,8 @@ def _factor(covariance: Tensor) -> Tensor:
         return lower
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     _refuse_negative(eigenvalues)
-    positive = eigenvalues > 0
+    noise = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.max()
+    positive = eigenvalues > noise  # as many as there were images, less one: the others are rounding
     return eigenvectors[:, positive] * eigenvalues[positive].sqrt()
 
 

@@ -33,8 +33,8 @@ def probe(
         raise UserError(f"times {' '.join(map(str, times))} must be above 0 (data) and at most 1 (noise).")
     device, seed = next(run.model.parameters()).device, run.spec.seed
     batch = run.data.batch(data_order(seed, len(run.data), 0, count), generator(seed, "probe data"))
-    seer = encoders.load(encoder or run.spec.teacher, batch.image.shape[-1], device)
     grid = (run.model.side, run.model.side)
+    seer = encoders.load(encoder or run.spec.teacher, batch.image.shape[-1], device, grid=grid)
     if seer.info.grid != grid:
         raise UserError(f"{seer.info.name} gives {seer.info.grid} tokens, the backbone has {grid}.")
     teacher = torch.cat([seer(part.to(device)).patch_tokens for part in batch.image.split(BATCH_SIZE)])

@@ -18,7 +18,14 @@ from methods.base import EncoderInfo
 
 CPU = torch.device("cpu")
 SETTING = Setting(
-    1, 8, (4, 4), "digits-teacher", lambda: EncoderInfo("digits-teacher", 96, (4, 4)), ["a"] * 10, CPU
+    channels=1,
+    size=8,
+    to_pixels=lambda x0: x0,
+    grid=(4, 4),
+    net="digits-teacher",
+    teacher=lambda: EncoderInfo("digits-teacher", 96, (4, 4)),
+    prompts=["a"] * 10,
+    device=CPU,
 )
 OFFLINE = ("x0", "velocity", "features", "tokens", "latent")  # no weights of others needed
 
@@ -105,6 +112,14 @@ def test_lpips_is_the_packages_distance(tmp_path, monkeypatch, truth, estimate):
     ]
     assert torch.allclose(found[0], -package(*shown).flatten(), atol=1e-5)
 
+    # Latents are judged by the images that they decode to, here four times smaller values.
+    latents = SETTING._replace(channels=4, to_pixels=lambda z: z[:, :1] / 4)
+    z0, z = (4 * x.repeat(1, 4, 1, 1) for x in (truth.x0, estimate))
+    judge = Rewards(["lpips-squeeze"], latents).against(truth._replace(x0=z0))
+    of_latents = judge(z.requires_grad_(), ALL)["lpips-squeeze"]
+    assert torch.allclose(of_latents, found[0], atol=1e-5)
+    assert torch.autograd.grad(of_latents.sum(), z)[0][:, 0].abs().sum() > 0
+
 
 class TwoPixelCLIP(nn.Module):
     """Embeds an image as its mean in two channels, and a prompt as a fixed vector."""
@@ -124,17 +139,15 @@ class TwoPixelCLIP(nn.Module):
 def test_clip_rewards_are_cosines_with_the_image_and_the_prompt_of_its_class():
     x0 = torch.ones(2, 3, 8, 8) * torch.tensor([1.0, -1.0, 0.0]).view(3, 1, 1)  # [0, 1] units: 1, 0
     truth = Truth(x0, torch.ones(2), torch.tensor([0, 1]))
-    rewards = CLIP(["clip-image", "clip-text"], TwoPixelCLIP(), torch.tensor([0, 1])).against(truth)
+    decoded = lambda x: x  # noqa: E731
+    rewards = CLIP(["clip-image", "clip-text"], TwoPixelCLIP(), torch.tensor([0, 1]), decoded).against(truth)
     found = rewards(torch.ones(1, 2, 3, 8, 8))  # embedded as (1, 1)
     half = torch.full((1, 2), 0.5**0.5)
     assert torch.allclose(found["clip-image"], half) and torch.allclose(found["clip-text"], half)
     assert torch.allclose(rewards(x0[None])["clip-text"], torch.tensor([[1.0, 0.0]]), atol=1e-6)
 
 
-def test_rewards_of_pixels_refuse_latents_and_unknown_names_are_named():
-    for name in ("lpips-alex", "clip-image"):
-        with pytest.raises(UserError, match="pixels"):
-            Rewards([name], SETTING._replace(channels=4))
+def test_an_unknown_reward_is_named():
     with pytest.raises(UserError, match="tokens"):
         Rewards(["token"], SETTING)
     assert set(OFFLINE) < set(FAMILIES)

@@ -13,6 +13,7 @@ from bench import prepare as command
 from bench.data import store as stores
 from bench.data.sources import centre_crop, open_source
 from bench.data.store import Contents, Store, read_manifest
+from bench.diffusion.pixels import to_uint8
 from bench.errors import UserError
 
 
@@ -55,7 +56,7 @@ def test_records_are_the_images_of_the_source_with_their_class(source, store):
         pixels = np.asarray(Image.open(source / key).crop((4, 0, 36, 32)))
         assert np.array_equal(batch.image[number].permute(1, 2, 0).numpy(), pixels)
         assert key.split("/")[:2] == ["train", CLASSES[batch.label[number]]]
-    assert torch.equal(data.decode(batch.x0, "round"), batch.image)
+    assert torch.equal(to_uint8(data.to_pixels(batch.x0), "round"), batch.image)
     images, labels = data.reference()
     assert images.shape == (36, 3, 32, 32) and labels.tolist() == [0] * 12 + [1] * 12 + [2] * 12
 
@@ -102,7 +103,7 @@ def test_latents_are_drawn_from_the_posterior_and_scaled(source, tmp_path):
     assert torch.allclose(batch.x0, expected, atol=1e-5)
     with torch.no_grad():
         decoded = vae.decode(expected / 0.5).sample
-    images = data.decode(batch.x0, "truncate")
+    images = to_uint8(data.to_pixels(batch.x0).detach(), "truncate")
     assert (images.float() - (127.5 * (decoded + 1)).clamp(0, 255)).abs().max() <= 1
 
 
@@ -217,7 +218,7 @@ def test_a_replaced_decoder_is_refused(source, tmp_path):
     data = load(prepare(source, tmp_path / "store", vae=str(tmp_path / "vae")))
     tiny_vae(tmp_path / "vae", seed=1)
     with pytest.raises(UserError, match="is not the one that the store"):
-        data.decode(torch.zeros(1, 4, 16, 16), "round")
+        data.to_pixels(torch.zeros(1, 4, 16, 16))
 
 
 def test_an_absent_vae_ends_in_the_command_that_fetches_it(source, tmp_path):
