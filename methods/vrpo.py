@@ -80,7 +80,7 @@ class VRPO(REPA):
     perceptual_reward: str = "features"
     semantic_reward: str = "tokens"
     reward_net: str = REWARD_NET
-    strength: float = 0.5
+    strength: float = 2.0
     estimator: Estimator = "pathwise"
     group_size: int = 8
     spread: float = 0.1
@@ -88,7 +88,7 @@ class VRPO(REPA):
     t_max: float = 0.7
     share: float = 1.0
     warm_up: float = 0.0
-    anneal_from: float = 0.7
+    anneal_from: float = 0.9
     gate_gain: float = 100.0
     shuffle: bool = False
     angular: bool = False

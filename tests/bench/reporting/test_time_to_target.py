@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.reporting.time_to_target import Speedup, first_crossing, grid
+from bench.reporting.time_to_target import Speedup, at_cost, first_crossing, grid
 from bench.reporting.time_to_target import speedup as speedup_of_grids
 
 STEPS = np.array([100, 200, 400, 800, 1600])
@@ -104,13 +104,23 @@ def test_steps_that_not_all_seeds_reached_are_left_out() -> None:
     assert speedup(torn, curves(1.0, 2), "step", "fid", True).ratio == pytest.approx(2.0)
 
 
-def test_interval_covers_the_true_speedup() -> None:
+@pytest.mark.parametrize("metric", ["fid", "precision"])
+def test_metric_at_a_cost_between_evaluations_is_that_of_the_power_law(metric: str) -> None:
+    value = 500.0**-0.5
+    found = at_cost(grid(curves(1.0, 2)), "seconds", metric, 1000.0)
+    assert found == pytest.approx([value if metric == "fid" else 1 / value] * 2)
+    assert np.isnan(at_cost(grid(curves(1.0, 2)), "step", metric, 1601.0)).all()
+    assert np.isnan(at_cost(grid(curves(1.0, 2)), "step", metric, 99.0)).all()
+
+
+@pytest.mark.parametrize("seeds, at_least", [(5, 0.86), (8, 0.9)])
+def test_interval_covers_the_true_speedup(seeds: int, at_least: float) -> None:
     covered = []
     for draw in range(100):
-        reference, method = curves(1.0, 8, 0.05, start=2 * draw), curves(2.0, 8, 0.05, start=2 * draw + 1)
-        found = speedup(method, reference, "step", "fid", True)
+        reference = curves(1.0, seeds, 0.05, start=2 * draw)
+        found = speedup(curves(2.0, seeds, 0.05, start=2 * draw + 1), reference, "step", "fid", True)
         covered.append(found.low <= 2.0 <= found.high)
-    assert np.mean(covered) > 0.85
+    assert np.mean(covered) >= at_least
 
 
 def test_an_end_of_the_interval_that_is_censored_is_marked() -> None:
