@@ -23,9 +23,9 @@ from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
 from bench.diffusion.pixels import to_uint8
 from bench.encoders.local import RECIPES, accuracy, local_net
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from bench.metrics import frechet
-from bench.metrics.features import feature_net
+from bench.metrics.features import feature_net, names
 from bench.metrics.images import open_archive
 from bench.metrics.inception import AdmInception, CleanFid
 from bench.metrics.precision_recall import precision_recall
@@ -107,8 +107,10 @@ def feature_nets(protocol: Protocol) -> Iterator[Finding]:
                 yield Finding("feature nets", "not checked", str(error))
         elif name == "pixels":
             yield Finding("feature nets", "ok", "pixels: nothing to go wrong")
-        else:
+        elif name in names() or name.startswith(("timm:", "clip:")):
             yield Finding("feature nets", "not checked", f"{name}: no outputs of it are stored")
+        else:
+            raise unknown("feature net", name, names())
 
 
 # SHA-256 of the reference images and labels of data sets that ship with the suite, the first 16 digits.
