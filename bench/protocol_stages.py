@@ -82,7 +82,7 @@ def numerics() -> Iterator[Finding]:
 
 # The first features of a ramp of grey levels 0, 4, ..., 252 on 8x8, by random-conv.
 PINNED = (0.481855, 0.315337, 0.455246, 0.121149, 0.386791, 0.322647)
-_WEIGHTS = {AdmInception.name: INCEPTION, "legacy-pytorch": INCEPTION} | {
+WEIGHTS = {AdmInception.name: INCEPTION, "legacy-pytorch": INCEPTION} | {
     mode: TORCHSCRIPT_INCEPTION for mode in CleanFid.MODES if mode != "legacy-pytorch"
 }
 
@@ -99,9 +99,9 @@ def feature_nets(protocol: Protocol) -> Iterator[Finding]:
             good = reached >= RECIPES[name].required_accuracy
             text = f"{name}: {reached:.1%} of the held-out images classified right"
             yield Finding("feature nets", "ok" if good else "off", text)
-        elif name in _WEIGHTS:
+        elif name in WEIGHTS:
             try:
-                path = locate(name, _WEIGHTS[name])
+                path = locate(name, WEIGHTS[name])
                 yield Finding("feature nets", "ok", f"{name}: {path} is the published file")
             except UserError as error:
                 yield Finding("feature nets", "not checked", str(error))

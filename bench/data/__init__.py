@@ -102,9 +102,9 @@ def load(text: str) -> Data:
     from bench.data.images import Expected, StoredImages
 
     chosen = grammar.configure(StoreOptions, options, f"data set {name}")
-    expected = {key: value for key, value in store.items() if key != "x0"}
+    expected = {key: value for key, value in store.items() if key not in ("x0", "records")}
     expected |= {key: value for key in ("vae", "decoder") if (value := getattr(chosen, key))}
-    return StoredImages(_store_folder(text), Expected(**expected))
+    return StoredImages(store_folder(text), Expected(**expected))
 
 
 def identity(text: str) -> str:
@@ -114,10 +114,15 @@ def identity(text: str) -> str:
         return name
     from bench.data.store import MANIFEST, read_manifest
 
-    folder = _store_folder(text)
+    folder = store_folder(text)
     if not (folder / MANIFEST).is_file():
         return name
     return f"{name}@{read_manifest(folder)[0].fingerprint}"
+
+
+def available(text: str) -> bool:
+    """Whether the data set can be loaded: it is embedded, or its store is there."""
+    return "store" not in preset(text) or "@" in identity(text)
 
 
 def shape(text: str) -> Shape:
@@ -126,7 +131,7 @@ def shape(text: str) -> Shape:
     Raises UserError where neither says.
     """
     store = preset(text).get("store")
-    if store and "x0" in store and "@" not in identity(text):
+    if store and "x0" in store and not available(text):
         return Shape(store["classes"], store["x0"]["channels"], store["x0"]["size"])
     data = load(text)
     return Shape(data.classes, data.channels, data.size)
@@ -137,7 +142,8 @@ class _NoOptions:
     pass
 
 
-def _store_folder(text: str) -> Path:
+def store_folder(text: str) -> Path:
+    """Where the store of a data set lies, or shall lie."""
     name, options = grammar.split(text)
     if "path" in options:
         return Path(options["path"])
