@@ -150,7 +150,7 @@ def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[C
     hours, disk = sum(cost.total_flops for cost in every) / H100 / 3600, max(cost.disk for cost in every)
     if hours >= 1:
         console.print(
-            f"On H100s about {hours:,.0f} GPU-hours in all, at the {H100 / 1e12:.0f} TFLOP/s each that REPA's "
+            f"H100s take about {hours:,.0f} GPU-hours in all, at {H100 / 1e12:.0f} TFLOP/s each as REPA's "
             f"authors report. Checkpoints take up to {disk / 1e9:.1f} GB a run.",
             highlight=False,
             soft_wrap=True,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import bench.data
-from bench import encoders, named
+from bench import encoders, grammar, named
 from bench.data import vae
+from bench.data.store import read_manifest
 from bench.errors import UserError
 from bench.metrics.weights import locate
 from bench.protocol_stages import WEIGHTS
@@ -22,8 +23,7 @@ def missing(specs: list[RunSpec]) -> list[str]:
 def _missing(spec: RunSpec) -> Iterator[str]:
     if not bench.data.available(spec.data):
         yield f"the store of {spec.data}. Make it: {_prepare(spec.data)}"
-    store = bench.data.preset(spec.data).get("store", {})
-    for name in filter(None, (store.get("vae"), store.get("decoder"))):
+    for name in _autoencoders(spec.data):
         yield from _refusal(lambda name=name: vae.weight_file(name))
     for name in _encoders(spec):
         yield from _refusal(lambda name=name: encoders.require(name))
@@ -39,9 +39,19 @@ def _refusal(look: Callable[[], object]) -> Iterator[str]:
         yield str(error)
 
 
+def _autoencoders(data: str) -> list[str]:
+    """What the store needs to be made; of one that is there, what decodes its latents."""
+    store = bench.data.preset(data).get("store")
+    if store and bench.data.available(data):
+        latents = read_manifest(bench.data.store_folder(data)).contents.latents
+        return [latents.decoder] if latents else []
+    named_by = (store or {}) | grammar.split(data)[1]
+    return [named_by[key] for key in ("vae", "decoder") if named_by.get(key)]
+
+
 def _prepare(data: str) -> str:
     """The command that makes the store of a preset, and what it will take on disk where that is known."""
-    store = bench.data.preset(data)["store"]
+    store = bench.data.preset(data)["store"] | grammar.split(data)[1]
     options = {"size": "image_size", "resize": "resize", "vae": "vae", "decoder": "decoder"}
     chosen = [f"--{option} {store[key]}" for option, key in options.items() if store.get(key)]
     command = " ".join(["python -m bench.prepare IMAGES --out", str(bench.data.store_folder(data)), *chosen])
