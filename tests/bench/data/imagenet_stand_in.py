@@ -26,7 +26,7 @@ def make(folder, archive=None, per_class=1, classes=CLASSES):
         place = folder / "train" / f"n{number % classes:08d}"
         place.mkdir(parents=True, exist_ok=True)
         image.resize(SIZE, Image.Resampling.BICUBIC).save(place / f"{number:05d}.jpg", quality=90)
-    tiny_vae(folder / "vae", halvings=3, scale=0.18215)
+    tiny_vae(folder / "vae", halvings=3, scale=0.18215, width=2)
     random_dinov2(folder / "dinov2-s")
 
 
