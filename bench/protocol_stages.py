@@ -82,7 +82,7 @@ def numerics() -> Iterator[Finding]:
 
 # The first features of a ramp of grey levels 0, 4, ..., 252 on 8x8, by random-conv.
 PINNED = (0.481855, 0.315337, 0.455246, 0.121149, 0.386791, 0.322647)
-_WEIGHTS = {AdmInception.name: INCEPTION, "legacy-pytorch": INCEPTION} | {
+WEIGHTS = {AdmInception.name: INCEPTION, "legacy-pytorch": INCEPTION} | {
     mode: TORCHSCRIPT_INCEPTION for mode in CleanFid.MODES if mode != "legacy-pytorch"
 }
 
@@ -99,9 +99,9 @@ def feature_nets(protocol: Protocol) -> Iterator[Finding]:
             good = reached >= RECIPES[name].required_accuracy
             text = f"{name}: {reached:.1%} of the held-out images classified right"
             yield Finding("feature nets", "ok" if good else "off", text)
-        elif name in _WEIGHTS:
+        elif name in WEIGHTS:
             try:
-                path = locate(name, _WEIGHTS[name])
+                path = locate(name, WEIGHTS[name])
                 yield Finding("feature nets", "ok", f"{name}: {path} is the published file")
             except UserError as error:
                 yield Finding("feature nets", "not checked", str(error))
@@ -123,14 +123,10 @@ def fingerprint(images: Tensor, labels: Tensor) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _is_here(data: str) -> bool:
-    return "store" not in bench.data.preset(data) or bench.data.has_store(data)
-
-
 def reference_statistics(data: str, path: Path | None) -> Iterator[Finding]:
     """The reference images are the pinned ones; a given file holds sound statistics."""
     stage = "reference"
-    if not _is_here(data):
+    if not bench.data.available(data):
         yield Finding(stage, "not checked", f"there is no store of {data} here")
     else:
         images, labels = bench.data.load(data).reference()
@@ -159,7 +155,7 @@ def reference_statistics(data: str, path: Path | None) -> Iterator[Finding]:
 
 def decoder(name: str) -> Iterator[Finding]:
     """Images of a data set through the model's space and back."""
-    if not _is_here(name):
+    if not bench.data.available(name):
         yield Finding("decoder", "not checked", f"there is no store of {name} here")
         return
     data = bench.data.load(name)

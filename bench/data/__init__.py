@@ -104,13 +104,13 @@ def load(text: str) -> Data:
     from bench.data.images import Expected, StoredImages
 
     chosen = grammar.configure(StoreOptions, options, f"data set {name}")
-    if "x0" in store and chosen.reference and not has_store(text):
+    if "x0" in store and chosen.reference and not available(text):
         from bench.data.storeless import Storeless
 
         return Storeless(shape(text), store | options)
-    expected = {key: value for key, value in store.items() if key != "x0"}
+    expected = {key: value for key, value in store.items() if key not in ("x0", "records")}
     expected |= {key: value for key in ("vae", "decoder") if (value := getattr(chosen, key))}
-    return StoredImages(_store_folder(text), Expected(**expected))
+    return StoredImages(store_folder(text), Expected(**expected))
 
 
 def identity(text: str) -> str:
@@ -118,18 +118,11 @@ def identity(text: str) -> str:
     name, _ = grammar.split(text)
     if "store" not in preset(text):
         return name
+    if not available(text):
+        return name
     from bench.data.store import read_manifest
 
-    if not has_store(text):
-        return name
-    return f"{name}@{read_manifest(_store_folder(text))[0].fingerprint}"
-
-
-def has_store(text: str) -> bool:
-    """Whether the store of this data set is here and finished."""
-    from bench.data.store import MANIFEST
-
-    return (_store_folder(text) / MANIFEST).is_file()
+    return f"{name}@{read_manifest(store_folder(text))[0].fingerprint}"
 
 
 def reference_file(text: str) -> Path | None:
@@ -138,13 +131,22 @@ def reference_file(text: str) -> Path | None:
     return Path(options["reference"]) if "reference" in options else None
 
 
+def available(text: str) -> bool:
+    """Whether the data set can be loaded: it is embedded, or its store is here and finished."""
+    if "store" not in preset(text):
+        return True
+    from bench.data.store import MANIFEST
+
+    return (store_folder(text) / MANIFEST).is_file()
+
+
 def shape(text: str) -> Shape:
     """Classes and size of x0; of a store that is not there yet, what the preset expects of it.
 
     Raises UserError where neither says.
     """
     store = preset(text).get("store")
-    if store and "x0" in store and "@" not in identity(text):
+    if store and "x0" in store and not available(text):
         return Shape(store["classes"], store["x0"]["channels"], store["x0"]["size"])
     data = load(text)
     return Shape(data.classes, data.channels, data.size)
@@ -164,7 +166,8 @@ class _NoOptions:
     pass
 
 
-def _store_folder(text: str) -> Path:
+def store_folder(text: str) -> Path:
+    """Where the store of a data set lies, or shall lie."""
     name, options = grammar.split(text)
     if "path" in options:
         return Path(options["path"])

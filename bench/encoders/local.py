@@ -85,8 +85,8 @@ RECIPES = {
         "digits", (32, 64, 64, 96), (2,), kernel=3, activation="relu", seed=47, epochs=0
     ),
     "digits-cnn": Recipe("digits", (24, 48, 64), (1,), kernel=5, activation="gelu", seed=23),
-    "cifar10-teacher": _natural("cifar10", (32, 64, 64), (1,), 3, "relu", seed=71, epochs=4, accuracy=0.6),
-    "cifar10-cnn": _natural("cifar10", (24, 48, 96), (1, 2), 5, "gelu", seed=73, epochs=4, accuracy=0.6),
+    "cifar10-teacher": _natural("cifar10", (32, 64, 64), (1,), 3, "relu", seed=71, epochs=3, accuracy=0.5),
+    "cifar10-cnn": _natural("cifar10", (24, 48, 96), (1, 2), 5, "gelu", seed=73, epochs=3, accuracy=0.5),
     "cifar10-16-reward": _natural("cifar10-16", (32, 64, 64, 96), (1, 3), 3, "relu", seed=61, accuracy=0.6),
     "cifar10-16-cnn": _natural("cifar10-16", (32, 64, 128), (1, 2), 5, "gelu", seed=67, accuracy=0.6),
 }

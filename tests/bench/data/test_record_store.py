@@ -13,6 +13,7 @@ import bench.data
 from bench import prepare as command
 from bench.data import making
 from bench.data import store as stores
+from bench.data.images import Expected, StoredImages
 from bench.data.sources import area_average, centre_crop, open_source
 from bench.data.store import Contents, Store, read_manifest
 from bench.data.vae import VAE, describe
@@ -37,6 +38,13 @@ def source(tmp_path_factory):
 @pytest.fixture
 def small_shards(monkeypatch):
     monkeypatch.setattr(stores, "SHARD_RECORDS", 16)
+
+
+@pytest.fixture(scope="module")
+def tiny_latents(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latents")
+    tiny_vae(folder / "vae")
+    return prepare(source, folder / "store", vae=str(folder / "vae"))
 
 
 @pytest.fixture
@@ -294,6 +302,21 @@ def test_a_preset_refuses_a_store_of_another_kind(source, store, tmp_path):
         load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="digits"):
         bench.data.load("digits[path=x]")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scale", 0.18215),
+        ("decoder", "ema"),
+        ("statistic", "sample"),
+        ("normalise", "channels"),
+        ("resize", "area"),
+    ],
+)
+def test_latents_of_another_kind_than_the_protocols_are_refused(tiny_latents, name, value):
+    with pytest.raises(UserError, match=f"has {name}=.*, this data set expects {value}: prepare it so"):
+        StoredImages(tiny_latents, Expected(**{name: value}))
 
 
 def test_a_replaced_decoder_is_refused(source, tmp_path):
