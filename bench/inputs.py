@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.data import Data
+from bench.data import Batch, Data
 from bench.diffusion.objectives import Process
 from bench.spec import RunSpec
-from bench.streams import data_order, generator
+from bench.streams import generator
 
 
 class Inputs(NamedTuple):
@@ -34,11 +34,11 @@ class Inputs(NamedTuple):
         return self._replace(**own)
 
 
-def draw(spec: RunSpec, data: Data, process: Process, step: int, part: slice, device: torch.device) -> Inputs:
-    """Rows `part` of batch `step` (from 0), on the device; the draws are made on the CPU for all devices."""
+def draw(
+    spec: RunSpec, data: Data, process: Process, step: int, part: slice, batch: Batch, device: torch.device
+) -> Inputs:
+    """Rows `part` of batch `step` (from 0), read as `batch`, on the device; draws are made on the CPU."""
     seed, size = spec.seed, spec.training.batch_size
-    index = data_order(seed, len(data), step * size, size)
-    batch = data.batch(index, generator(seed, "data", step), part)
     t = process.draw_t(torch.rand(size, generator=generator(seed, "time", step)))
     noise = torch.randn((size, *batch.x0.shape[1:]), generator=generator(seed, "noise", step))
     dropped = torch.rand(size, generator=generator(seed, "label dropout", step)) < spec.training.label_dropout

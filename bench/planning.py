@@ -22,7 +22,7 @@ from rich.table import Table
 
 import bench.data
 from backbones import cost
-from bench import environment, named, sample
+from bench import environment, named, requirements, sample
 from bench.diffusion import samplers
 from bench.errors import UserError
 from bench.spec import RunSpec
@@ -31,6 +31,7 @@ from bench.train import Trainer, synchronise
 MEASURED_BELOW = 2e11  # FLOPs of a step; a laptop takes under a second for these
 WARM_UP, TIMED = 2, 5  # steps
 EFFICIENCY = 0.5  # of a training step against a large matrix product
+H100 = 1.2e14  # FLOP/s of one in training: SiT-XL/2, 5.4 steps/s of 256 images on eight (arXiv 2410.06940)
 ADAPTIVE_EVALUATIONS = 100  # of the model a sample, where the sampler chooses its own steps
 
 
@@ -45,6 +46,7 @@ class Cost:
     total_seconds: float  # training and evaluations
     memory: int  # bytes
     disk: int  # bytes of its checkpoints at most
+    total_flops: float  # training and evaluations
 
 
 def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
@@ -55,11 +57,11 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     forward = cost.flops(architecture, data.size, data.channels)  # of one image
     flops = 3.0 * forward * training.batch_size  # a backward costs two forwards
     step_seconds, measured = flops / (peak * EFFICIENCY), False
-    if flops < MEASURED_BELOW and training.steps:
+    if flops < MEASURED_BELOW and training.steps and bench.data.available(spec.data):
         flops, step_seconds, measured = *_measure(spec, device), True
     guided = 1 if protocol.guidance_scale == 1 else 2
     calls = (samplers.get(spec.sampler).evaluations or ADAPTIVE_EVALUATIONS) * guided
-    sampling = calls * forward * protocol.samples * step_seconds / flops
+    sampling = calls * forward * protocol.samples  # FLOPs
     evaluations = max(1, -(-training.steps // training.evaluate_every))
     tokens = (data.size // architecture.patch) ** 2
     value = 2 if training.precision == "bf16" else 4
@@ -74,9 +76,10 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
         flops_per_step=flops,
         step_seconds=step_seconds,
         measured=measured,
-        total_seconds=training.steps * step_seconds + evaluations * sampling,
+        total_seconds=training.steps * step_seconds + evaluations * sampling * step_seconds / flops,
         memory=memory,
         disk=disk,
+        total_flops=training.steps * flops + evaluations * sampling,
     )
 
 
@@ -149,7 +152,18 @@ def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[C
         highlight=False,
         soft_wrap=True,
     )
-    return [costs[spec.model_copy(update={"seed": 0})] for spec in specs]
+    every = [costs[spec.model_copy(update={"seed": 0})] for spec in specs]
+    hours, disk = sum(cost.total_flops for cost in every) / H100 / 3600, max(cost.disk for cost in every)
+    if hours >= 1:
+        console.print(
+            f"H100s take about {hours:,.0f} GPU-hours in all, at {H100 / 1e12:.0f} TFLOP/s each as REPA's "
+            f"authors report. Checkpoints take up to {disk / 1e9:.1f} GB a run.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for line in requirements.missing(specs):
+        console.print(f"missing: {line}", highlight=False, markup=False, soft_wrap=True)
+    return every
 
 
 def refuse_what_does_not_fit(costs: list[Cost], folder: Path, device: torch.device) -> None:

@@ -23,9 +23,9 @@ from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
 from bench.diffusion.pixels import to_uint8
 from bench.encoders.local import RECIPES, accuracy, local_net
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from bench.metrics import frechet
-from bench.metrics.features import feature_net
+from bench.metrics.features import feature_net, names
 from bench.metrics.images import open_archive
 from bench.metrics.inception import AdmInception, CleanFid
 from bench.metrics.precision_recall import precision_recall
@@ -82,7 +82,7 @@ def numerics() -> Iterator[Finding]:
 
 # The first features of a ramp of grey levels 0, 4, ..., 252 on 8x8, by random-conv.
 PINNED = (0.481855, 0.315337, 0.455246, 0.121149, 0.386791, 0.322647)
-_WEIGHTS = {AdmInception.name: INCEPTION, "legacy-pytorch": INCEPTION} | {
+WEIGHTS = {AdmInception.name: INCEPTION, "legacy-pytorch": INCEPTION} | {
     mode: TORCHSCRIPT_INCEPTION for mode in CleanFid.MODES if mode != "legacy-pytorch"
 }
 
@@ -99,16 +99,18 @@ def feature_nets(protocol: Protocol) -> Iterator[Finding]:
             good = reached >= RECIPES[name].required_accuracy
             text = f"{name}: {reached:.1%} of the held-out images classified right"
             yield Finding("feature nets", "ok" if good else "off", text)
-        elif name in _WEIGHTS:
+        elif name in WEIGHTS:
             try:
-                path = locate(name, _WEIGHTS[name])
+                path = locate(name, WEIGHTS[name])
                 yield Finding("feature nets", "ok", f"{name}: {path} is the published file")
             except UserError as error:
                 yield Finding("feature nets", "not checked", str(error))
         elif name == "pixels":
             yield Finding("feature nets", "ok", "pixels: nothing to go wrong")
-        else:
+        elif name in names() or name.startswith(("timm:", "clip:")):
             yield Finding("feature nets", "not checked", f"{name}: no outputs of it are stored")
+        else:
+            raise unknown("feature net", name, names())
 
 
 # SHA-256 of the reference images and labels of data sets that ship with the suite, the first 16 digits.
@@ -121,14 +123,10 @@ def fingerprint(images: Tensor, labels: Tensor) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _is_here(data: str) -> bool:
-    return "store" not in bench.data.preset(data) or bench.data.has_store(data)
-
-
 def reference_statistics(data: str, path: Path | None) -> Iterator[Finding]:
     """The reference images are the pinned ones; a given file holds sound statistics."""
     stage = "reference"
-    if not _is_here(data):
+    if not bench.data.available(data):
         yield Finding(stage, "not checked", f"there is no store of {data} here")
     else:
         images, labels = bench.data.load(data).reference()
@@ -157,7 +155,7 @@ def reference_statistics(data: str, path: Path | None) -> Iterator[Finding]:
 
 def decoder(name: str) -> Iterator[Finding]:
     """Images of a data set through the model's space and back."""
-    if not _is_here(name):
+    if not bench.data.available(name):
         yield Finding("decoder", "not checked", f"there is no store of {name} here")
         return
     data = bench.data.load(name)

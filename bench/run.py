@@ -293,8 +293,7 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
 
 def _refuse_without_reference(data: str) -> None:
     """Raises UserError where samples of the data set could be compared with nothing that is here."""
-    needs_store = "store" in bench.data.preset(data)
-    if needs_store and not bench.data.has_store(data) and not bench.data.reference_file(data):
+    if not bench.data.available(data) and not bench.data.reference_file(data):
         name = data.partition("[")[0]
         raise UserError(
             f"there is no store of {name} here to compare samples with: name a file of reference statistics "

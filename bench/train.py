@@ -24,13 +24,14 @@ import bench.data
 from backbones import checkpoints
 from backbones.blocks import Transformer
 from bench import encoders, named, processes
+from bench.data.prefetch import Prefetch
 from bench.encoders.feature_cache import FeatureCache
 from bench.errors import UserError
 from bench.inputs import Inputs, draw
 from bench.processes import UNDIVIDED, Division
 from bench.rewards import Rewards, Setting, Truth
 from bench.spec import InitialWeights, RunSpec
-from bench.streams import generator, seed_of
+from bench.streams import data_order, generator, seed_of
 from methods.base import REWARD_NET, TEACHER, BackboneInfo, Context, EncoderInfo, Features, Loss, Needs
 
 DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
@@ -46,6 +47,7 @@ class Trainer:
         """
         self.spec, self.device, self.division = spec, device, division
         self.portions = division.portions(spec.training.batch_size)
+        self.part = slice(self.portions[0].start, self.portions[-1].stop)
         self.data = bench.data.load(spec.data)
         self.process = named.process(spec.process)
         self.method = named.method(spec.method)
@@ -93,6 +95,7 @@ class Trainer:
         )
         self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
         self.rewards = self._load_rewards(self.method.needs(0, training.steps))
+        self.batches = Prefetch(self._read)
         self._needs: Needs | None = None  # of the step before
         self.flops_per_step = 0
 
@@ -145,6 +148,15 @@ class Trainer:
             return Features(*(value.to(self.device) for value in encoder(index)))
         return encoder(image)
 
+    def _read(self, step: int, needs: Needs | None = None) -> bench.data.Batch:
+        """This process's part of the batch of a step, with images where an encoder will see them."""
+        seed, size, steps = self.spec.seed, self.spec.training.batch_size, self.spec.training.steps
+        index = data_order(seed, len(self.data), step * size, size)
+        needs = needs or self.method.needs(step, steps)
+        asked = (*needs.encoders, TEACHER) if needs.rewards and self.rewards.student else needs.encoders
+        images = any(not isinstance(self.encoders[name], FeatureCache) for name in asked)
+        return self.data.batch(index, generator(seed, "data", step), images, self.part)
+
     def _load_rewards(self, needs: Needs) -> Rewards:
         setting = Setting(
             channels=self.data.channels,
@@ -180,7 +192,7 @@ class Trainer:
         """
         needs = self.prepare(step)
         training = self.spec.training
-        inputs = self._inputs(step)
+        inputs = self._inputs(step, self.batches(step))
         features, logs = self._targets(inputs, needs)
         self.optimizer.zero_grad(set_to_none=True)
         rows = []
@@ -204,9 +216,8 @@ class Trainer:
         """Of the batch; 1 for all of it."""
         return (portion.stop - portion.start) / self.spec.training.batch_size
 
-    def _inputs(self, step: int) -> Inputs:
-        part = slice(self.portions[0].start, self.portions[-1].stop)
-        return draw(self.spec, self.data, self.process, step, part, self.device)
+    def _inputs(self, step: int, batch: bench.data.Batch) -> Inputs:
+        return draw(self.spec, self.data, self.process, step, self.part, batch, self.device)
 
     def _targets(self, inputs: Inputs, needs: Needs) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
         """What encoders say about the images, a micro-batch at a time; a student of it learns."""
@@ -229,8 +240,7 @@ class Trainer:
 
     def _local(self, portion: slice) -> slice:
         """Rows of the batch as rows of this process's part."""
-        first = self.portions[0].start
-        return slice(portion.start - first, portion.stop - first)
+        return slice(portion.start - self.part.start, portion.stop - self.part.start)
 
     def _loss(
         self, step: int, needs: Needs, portion: slice, part: Inputs, features: Mapping[str, Features]
@@ -289,7 +299,8 @@ class Trainer:
         """
         before = copy.deepcopy(self.method.state_dict())
         student = copy.deepcopy(self.rewards.student)
-        inputs = self._inputs(0)  # the same wherever a run is continued: methods may compute less for some
+        # The first batch, wherever a run is continued: methods may compute less for some batches.
+        inputs = self._inputs(0, self._read(0, needs))
         with FlopCounterMode(display=False) as counter:
             features, _ = self._targets(inputs, needs)
             for portion in self.portions:

@@ -34,6 +34,7 @@ class StoreOptions:
     reference: str = ""  # a file that samples are compared with, instead of images of the store
     path: str = ""  # of the store
     vae: str = ""  # that made its latents, where it is another than the preset's
+    decoder: str = ""  # of its latents, likewise
 
 
 class Shape(NamedTuple):
@@ -49,7 +50,7 @@ class Batch(NamedTuple):
 
     x0: Tensor  # [B, C, H, W] float32, what the backbone learns to generate: pixels in [-1, 1], or latents
     label: Tensor  # [B] int64
-    image: Tensor  # [B, C', R, R] uint8, for encoders
+    image: Tensor  # [B, C', R, R] uint8, for encoders; [0] where nobody asked and it costs a read
     index: Tensor  # [B] int64, the records' own numbers
 
 
@@ -65,10 +66,11 @@ class Data(Protocol):
         """Training records."""
         ...
 
-    def batch(self, index: Tensor, generator: Generator, rows: slice = ALL) -> Batch:
+    def batch(self, index: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
         """The records of these numbers, on the CPU; `generator` draws what is random in them (latents).
 
-        Only `rows` of them are read and returned, the same as they are in the whole batch.
+        `images`: whether the images are wanted beside x0. Only `rows` of the records are read and returned,
+        the same as they are in the whole batch.
         """
         ...
 
@@ -104,15 +106,13 @@ def load(text: str) -> Data:
     from bench.data.images import Expected, StoredImages
 
     chosen = grammar.configure(StoreOptions, options, f"data set {name}")
-    if "x0" in store and chosen.reference and not has_store(text):
+    if "x0" in store and chosen.reference and not available(text):
         from bench.data.storeless import Storeless
 
         return Storeless(shape(text), store | options)
-    keys = ("image_size", "classes", "vae", "scale")
-    expected = {key: store[key] for key in keys if key in store}
-    if chosen.vae:
-        expected |= {"vae": chosen.vae}
-    return StoredImages(_store_folder(text), Expected(**expected))
+    expected = {key: value for key, value in store.items() if key not in ("x0", "records")}
+    expected |= {key: value for key in ("vae", "decoder") if (value := getattr(chosen, key))}
+    return StoredImages(store_folder(text), Expected(**expected))
 
 
 def identity(text: str) -> str:
@@ -120,18 +120,11 @@ def identity(text: str) -> str:
     name, _ = grammar.split(text)
     if "store" not in preset(text):
         return name
+    if not available(text):
+        return name
     from bench.data.store import read_manifest
 
-    if not has_store(text):
-        return name
-    return f"{name}@{read_manifest(_store_folder(text))[0].fingerprint}"
-
-
-def has_store(text: str) -> bool:
-    """Whether the store of this data set is here and finished."""
-    from bench.data.store import MANIFEST
-
-    return (_store_folder(text) / MANIFEST).is_file()
+    return f"{name}@{read_manifest(store_folder(text))[0].fingerprint}"
 
 
 def reference_file(text: str) -> Path | None:
@@ -140,13 +133,22 @@ def reference_file(text: str) -> Path | None:
     return Path(options["reference"]) if "reference" in options else None
 
 
+def available(text: str) -> bool:
+    """Whether the data set can be loaded: it is embedded, or its store is here and finished."""
+    if "store" not in preset(text):
+        return True
+    from bench.data.store import MANIFEST
+
+    return (store_folder(text) / MANIFEST).is_file()
+
+
 def shape(text: str) -> Shape:
     """Classes and size of x0; of a store that is not there yet, what the preset expects of it.
 
     Raises UserError where neither says.
     """
     store = preset(text).get("store")
-    if store and "x0" in store and "@" not in identity(text):
+    if store and "x0" in store and not available(text):
         return Shape(store["classes"], store["x0"]["channels"], store["x0"]["size"])
     data = load(text)
     return Shape(data.classes, data.channels, data.size)
@@ -166,7 +168,8 @@ class _NoOptions:
     pass
 
 
-def _store_folder(text: str) -> Path:
+def store_folder(text: str) -> Path:
+    """Where the store of a data set lies, or shall lie."""
     name, options = grammar.split(text)
     if "path" in options:
         return Path(options["path"])

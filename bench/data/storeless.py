@@ -28,7 +28,7 @@ class Storeless:
     def __len__(self) -> int:
         return 0
 
-    def batch(self, index: Tensor, generator: Generator, rows: slice = ALL) -> Batch:
+    def batch(self, index: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
         raise UserError("there is no store of this data set to train on: python -m bench.prepare")
 
     def to_pixels(self, x0: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import grammar
+from bench.encoders import clip, pretrained
 from bench.encoders.local import RECIPES, local_net
 from bench.encoders.pretrained import PUBLISHED, Options, PretrainedEncoder
 from bench.errors import unknown
@@ -74,7 +75,7 @@ class LocalEncoder:
 
 
 def names() -> tuple[str, ...]:
-    """The encoders that can be asked for."""
+    """The encoders that can be asked for, beside open_clip's `clip:ARCHITECTURE/TAG`."""
     return (*RECIPES, *PUBLISHED)
 
 
@@ -93,12 +94,25 @@ def load(
 
     Raises UserError for an unknown name or option, and for weights that cannot be had.
     """
+    name, options = _named(text)
+    if isinstance(options, LocalOptions):
+        return LocalEncoder(name, options, image_size, grid, device)
+    side = image_size // PIXELS_PER_TOKEN
+    made = PretrainedEncoder if name in PUBLISHED else clip.OpenClipEncoder
+    return made(name, options, grid or (side, side), device, precision)
+
+
+def require(text: str) -> None:
+    """Raises UserError as `load` would for the name, its options and absent weights, but loads nothing."""
+    name, options = _named(text)
+    if isinstance(options, Options):
+        (pretrained.locate if name in PUBLISHED else clip.locate)(name, options.weights)
+
+
+def _named(text: str) -> tuple[str, LocalOptions | Options]:
     name, options = grammar.split(text)
     if name in RECIPES:
-        local = grammar.configure(LocalOptions, options, f"encoder {name}")
-        return LocalEncoder(name, local, image_size, grid, device)
-    if name not in PUBLISHED:
-        raise unknown("encoder", name, names())
-    side = image_size // PIXELS_PER_TOKEN
-    chosen = grammar.configure(Options, options, f"encoder {name}")
-    return PretrainedEncoder(name, chosen, grid or (side, side), device, precision)
+        return name, grammar.configure(LocalOptions, options, f"encoder {name}")
+    if name not in PUBLISHED and not name.startswith(clip.PREFIX):
+        raise unknown("encoder", name, (*names(), f"{clip.PREFIX}ARCHITECTURE/TAG"))
+    return name, grammar.configure(Options, options, f"encoder {name}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -42,7 +43,8 @@ class FeatureCache:
         self.encoder, self.data, self.info = encoder, data, encoder.info
         self.key = {"data": identity, "records": len(data), "grid": encoder.info.grid} | encoder.key
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = cache.folder() / "features" / f"{encoder.info.name}-{digest}"
+        readable = re.sub(r"[^a-zA-Z0-9.]+", "-", encoder.info.name)
+        self.folder = cache.folder() / "features" / f"{readable}-{digest}"
         self._opened: dict[int, dict[str, Tensor]] = {}
         self._zeros: dict[str, Tensor] | None = None
 

@@ -37,6 +37,7 @@ class Published:
     url: str = ""  # where timm's own hub repository has no copy
     mean: tuple[float, ...] | None = None  # None: as timm records for the tag
     std: tuple[float, ...] | None = None
+    licence: str = ""  # of the weights; "": as timm records
 
 
 PUBLISHED = {
@@ -45,19 +46,31 @@ PUBLISHED = {
         for size in ("small", "base", "large", "giant")
         for suffix, register in (("", ""), ("-reg", "reg4_"))
     },
-    "dinov3-b": Published("vit_base_patch16_dinov3.lvd1689m"),
+    **{
+        f"dinov3-{size[0]}": Published(f"vit_{size}_patch16_dinov3.lvd1689m")
+        for size in ("small", "base", "large")
+    },
+    "dino-s": Published("vit_small_patch16_224.dino"),
     "dino-b": Published("vit_base_patch16_224.dino"),
-    "mae-b": Published("vit_base_patch16_224.mae"),
-    "mae-l": Published("vit_large_patch16_224.mae"),
+    **{f"mae-{size[0]}": Published(f"vit_{size}_patch16_224.mae") for size in ("base", "large")},
+    "mae-h": Published("vit_huge_patch14_224.mae"),
     "mocov3-b": Published(
         "vit_base_patch16_224",
         f"{_META}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar",
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
+        licence="cc-by-nc-4.0",
     ),
-    "ijepa-h": Published("vit_huge_patch14_gap_224.in1k_ijepa", f"{_META}/ijepa/IN1K-vit.h.14-300e.pth.tar"),
+    "ijepa-h": Published(
+        "vit_huge_patch14_gap_224.in1k_ijepa",
+        f"{_META}/ijepa/IN1K-vit.h.14-300e.pth.tar",
+        licence="cc-by-nc-4.0",
+    ),
+    "clip-b": Published("vit_base_patch16_clip_quickgelu_224.openai"),
     "clip-l": Published("vit_large_patch14_clip_quickgelu_224.openai"),
+    "siglip-b": Published("vit_base_patch16_siglip_256.webli"),
     "siglip2-b": Published("vit_base_patch16_siglip_256.v2_webli"),
+    "siglip2-l": Published("vit_large_patch16_siglip_256.v2_webli"),
     "deit-b": Published("deit_base_patch16_224.fb_in1k"),
     "vit-b": Published("vit_base_patch16_224.augreg_in21k"),
     "efficientnet-lite0": Published("tf_efficientnet_lite0.in1k"),
@@ -73,6 +86,7 @@ class Options:
     weights: str = ""  # a file, or a folder in the hub's format; "": the caches
     antialias: bool = False  # of the resize
     cache: bool = False  # keep the features of the data set on disk: feature_cache.py
+    compile: bool = False  # by torch.compile: minutes at the start, then faster on a GPU
 
 
 class PretrainedEncoder:
@@ -89,9 +103,9 @@ class PretrainedEncoder:
         """Raises UserError where the weights cannot be had, or are of another network."""
         import timm
 
-        published, path = PUBLISHED[name], _locate(name, options.weights)
+        published, path = PUBLISHED[name], locate(name, options.weights)
         self.published, self.weights, self.cache = published, path, options.cache
-        side = LITE_STRIDE if name == LITE else _patch(published.model)
+        side = LITE_STRIDE if name == LITE else patch_size(published.model)
         self.size = (grid[0] * side, grid[1] * side)
         size: dict[str, Any] = {} if name == LITE else {"img_size": self.size}
         self.net: Any = timm.create_model(published.model, num_classes=0, **size)
@@ -104,6 +118,9 @@ class PretrainedEncoder:
             for values in (published.mean or config.mean, published.std or config.std)
         )
         self.antialias, self.device, self.precision = options.antialias, device, precision
+        self.forward = self._convolutional if name == LITE else self.net.forward_features
+        if options.compile:
+            self.forward = torch.compile(self.forward)
         width = self.net.feature_info[-2]["num_chs"] if name == LITE else self.net.embed_dim
         self.info = EncoderInfo(name, width, grid)
 
@@ -128,23 +145,28 @@ class PretrainedEncoder:
 
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 -> what the network was trained on, at the size of the token grid, [B, 3, *size]."""
-        x = images.to(self.device).float().expand(-1, 3, -1, -1) / 255
-        x = (x - self.mean) / self.std
-        if x.shape[-2:] == self.size:
-            return x
-        return F.interpolate(x, self.size, mode="bicubic", antialias=self.antialias)
+        return prepared(images.to(self.device), self.size, self.mean, self.std, self.antialias)
 
     def _features(self, x: Tensor) -> Features:
+        found = self.forward(x).float()
         if self.info.name == LITE:
-            last = self.net.forward_intermediates(x, indices=[3], intermediates_only=True)[0].float()
-            return Features(last.flatten(2).transpose(1, 2), last.mean(dim=(2, 3)))
-        tokens = self.net.forward_features(x).float()
+            return Features(found.flatten(2).transpose(1, 2), found.mean(dim=(2, 3)))
         prefix = self.net.num_prefix_tokens
-        patches = tokens[:, prefix:]
-        return Features(patches, tokens[:, 0] if prefix else patches.mean(dim=1))
+        patches = found[:, prefix:]
+        return Features(patches, found[:, 0] if prefix else patches.mean(dim=1))
+
+    def _convolutional(self, x: Tensor) -> Tensor:
+        return self.net.forward_intermediates(x, indices=[3], intermediates_only=True)[0]
 
 
-def _patch(model: str) -> int:
+def prepared(images: Tensor, size: tuple[int, int], mean: Tensor, std: Tensor, antialias: bool) -> Tensor:
+    """[B, 1 or 3, R, R] uint8 -> 0..1, normalised, then resized by bicubic interpolation, [B, 3, *size]."""
+    x = (images.float().expand(-1, 3, -1, -1) / 255 - mean) / std
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bicubic", antialias=antialias)
+
+
+def patch_size(model: str) -> int:
+    """Pixels a side of a token, as timm's name says."""
     return int(model.partition("patch")[2][:2])
 
 
@@ -170,7 +192,8 @@ def _load(net: nn.Module, name: str, path: Path) -> None:
         )
 
 
-def _locate(name: str, chosen: str) -> Path:
+def locate(name: str, chosen: str) -> Path:
+    """The file of the weights. Raises UserError, with the command that fetches it, where it is absent."""
     if chosen:
         return _chosen(name, Path(chosen))
     published = PUBLISHED[name]

@@ -99,6 +99,10 @@ def _decode(path: Path, name: str, file: Path | _Member) -> Tensor:
 
 def open_archive(path: Path) -> np.lib.npyio.NpzFile:
     """An `.npz` from which nothing is unpickled. Raises UserError where it cannot be read."""
+    if not path.is_file():
+        raise UserError(f"there is nothing at {path}: give an .npz, a folder or a zip of images.")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} cannot be read as an .npz: it is cut off, or another kind of file.")
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, zipfile.BadZipFile) as error:

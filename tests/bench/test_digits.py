@@ -66,3 +66,11 @@ def test_patch_tokens_are_in_raster_order(digits):
             weights = change.square() / change.square().sum()
             centre = (weights * torch.arange(4.0).view(4, 1)).sum(), (weights * torch.arange(4.0)).sum()
             assert abs(centre[0] - row) < 1.5 and abs(centre[1] - column) < 1.5
+
+
+def test_a_coarser_grid_is_the_mean_of_its_places(digits):
+    images = digits.images[:3]
+    fine, coarse = (encoders.load("digits-teacher", 8, torch.device("cpu"), grid=(n, n)) for n in (4, 2))
+    places = fine(images).patch_tokens.view(3, 2, 2, 2, 2, -1)  # B, row, in it, column, in it, D
+    assert torch.allclose(coarse(images).patch_tokens, places.mean(dim=(2, 4)).flatten(1, 2), atol=1e-6)
+    assert coarse.info.grid == (2, 2)

@@ -65,7 +65,8 @@ def distance_axis(panel: Axes, values: Iterable[float]) -> None:
     if not positive or max(positive) < 2.5 * min(positive):
         return
     span = max(positive) / min(positive)
-    ticks = (1,) if span > 30 else (1, 2, 5) if span > 8 else (1, 1.5, 2, 3, 4, 5, 7)
+    steps = {300: (1,), 30: (1, 3), 8: (1, 2, 5), 0: (1, 1.5, 2, 3, 4, 5, 7)}  # for spans above so much
+    ticks = next(found for least, found in steps.items() if span > least)
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(subs=ticks))
     panel.yaxis.set_minor_locator(NullLocator())

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from bench import encoders
-from bench.encoders.pretrained import PUBLISHED
+from bench.encoders.__main__ import rows
+from bench.encoders.pretrained import PUBLISHED, patch_size
 from bench.errors import UserError
 
 CPU = torch.device("cpu")
@@ -18,19 +20,23 @@ IMAGENET = (
     torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
     torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
 )
-NATIVE = 56  # pixels: 4 x 4 patches of 14
+NATIVE = {14: 56, 16: 64}  # patch -> pixels: 4 x 4 patches
+
+
+def native(name):
+    return NATIVE[patch_size(PUBLISHED[name].model)]
 
 
 def random_weights(name, folder):
     """A folder in the hub's format with a randomly initialised network of that name; the network."""
     torch.manual_seed(0)
-    net = timm.create_model(PUBLISHED[name].model, img_size=NATIVE)
+    net = timm.create_model(PUBLISHED[name].model, img_size=native(name))
     folder.mkdir()
     save_file(net.state_dict(), folder / "model.safetensors")
     return net.eval()
 
 
-@pytest.fixture(scope="module", params=["dinov2-s", "dinov2-s-reg"])
+@pytest.fixture(scope="module", params=["dinov2-s", "dinov2-s-reg", "dinov3-s", "dino-s"])
 def saved(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / request.param
     return request.param, folder, random_weights(request.param, folder)
@@ -44,8 +50,8 @@ def images(count=1, size=64, seed=0):
 def test_patch_tokens_are_those_of_the_librarys_own_forward(saved):
     """An image of the network's own size: nothing is resampled, class and register tokens are taken off."""
     name, folder, net = saved
-    encoder = encoders.load(f"{name}[weights={folder}]", NATIVE, CPU, grid=(4, 4))
-    image = images(size=NATIVE)
+    encoder = encoders.load(f"{name}[weights={folder}]", native(name), CPU, grid=(4, 4))
+    image = images(size=native(name))
     mean, std = IMAGENET
     with torch.no_grad():
         expected = net.forward_features((image / 255 - mean) / std)
@@ -56,8 +62,11 @@ def test_patch_tokens_are_those_of_the_librarys_own_forward(saved):
 
 
 def test_at_256_pixels_the_grid_and_the_resize_are_repas(saved):
-    """224 pixels, 16 x 16 tokens; normalised first, then bicubic without antialias."""
+    """224 pixels, normalised first, then bicubic without antialias; for patches of 16 all 256."""
     name, folder, _ = saved
+    if native(name) == 64:
+        assert encoders.load(f"{name}[weights={folder}]", 256, CPU).size == (256, 256)
+        return
     encoder = encoders.load(f"{name}[weights={folder}]", 256, CPU)
     assert encoder.info.grid == (16, 16)
     image = images(size=256)
@@ -148,6 +157,84 @@ def test_weights_of_another_network_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"half a file")
     with pytest.raises(UserError, match="cannot be used for dinov2-s"):
         encoders.load(f"dinov2-s[weights={tmp_path}]", 64, CPU)
+
+
+def test_the_table_of_the_docs_is_the_register():
+    page = Path(__file__).parents[3] / "docs" / "encoders.md"
+    assert "\n".join(rows()) in page.read_text()
+
+
+def test_compile_is_asked_for_where_the_option_says_so(saved, monkeypatch):
+    name, folder, _ = saved
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda forward: compiled.append(forward) or forward)
+    plain = encoders.load(f"{name}[weights={folder}]", 64, CPU, grid=(4, 4))
+    assert not compiled
+    faster = encoders.load(f"{name}[weights={folder},compile=true]", 64, CPU, grid=(4, 4))
+    assert len(compiled) == 1
+    assert torch.equal(plain(images()).patch_tokens, faster(images()).patch_tokens)
+
+
+def test_a_tower_of_open_clip_gives_its_normed_patch_tokens(tmp_path):
+    """Random weights in open_clip's own file; tokens against its transformer taken apart."""
+    import open_clip
+
+    torch.manual_seed(0)
+    net = open_clip.create_model("ViT-S-32-alt", force_image_size=128)
+    torch.save(net.state_dict(), tmp_path / "tower.pt")
+    encoder = encoders.load(f"clip:ViT-S-32-alt[weights={tmp_path / 'tower.pt'}]", 64, CPU, grid=(4, 4))
+    tower, image = net.visual.eval(), images(2)
+    seen = []
+    tower.ln_post.register_forward_hook(lambda _, __, normed: seen.append(normed))
+    x = encoder(image)
+    with torch.no_grad():
+        tower(
+            F.interpolate(
+                (image / 255 - torch.tensor(tower.image_mean).view(3, 1, 1))
+                / torch.tensor(tower.image_std).view(3, 1, 1),
+                (128, 128),
+                mode="bicubic",
+            )
+        )
+    normed = seen[0]  # class token first
+    expected = normed[:, 1:] if normed.shape[1] == 17 else None
+    assert expected is not None and torch.allclose(x.patch_tokens, expected, atol=1e-5)
+    assert torch.allclose(x.cls_token, normed[:, 0], atol=1e-5)
+    assert encoder.info == ("clip:ViT-S-32-alt", 384, (4, 4))
+    assert not any(module.training for module in encoder.net.modules())
+
+
+def test_what_open_clip_does_not_have_is_named(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(UserError, match=r"hf download timm/vit_base_patch32_clip_224\.openai"):
+        encoders.load("clip:ViT-B-32-quickgelu/openai", 64, CPU)
+    with pytest.raises(UserError, match="Did you mean 'ViT-B-32'"):
+        encoders.load("clip:ViT-B32/openai", 64, CPU)
+    with pytest.raises(UserError, match="unknown weights of ViT-B-32 'opnai'"):
+        encoders.load("clip:ViT-B-32/opnai", 64, CPU)
+    with pytest.raises(UserError, match="RN50/openai has no patch tokens"):
+        encoders.load("clip:RN50/openai", 64, CPU)
+
+
+def test_a_method_may_ask_several_encoders_at_once(tmp_path):
+    """Both see the batch; a file of its own asks for two."""
+    (tmp_path / "two.py").write_text(
+        "from methods.base import Loss, Method, Needs\n"
+        "class Two(Method):\n"
+        "    def build(self, backbone, encoder):\n"
+        "        self.names = ('digits-teacher', 'digits-untrained')\n"
+        "        self.widths = [encoder(name).width for name in self.names]\n"
+        "    def needs(self, step, steps):\n"
+        "        return Needs(encoders=self.names)\n"
+        "    def losses(self, context):\n"
+        "        a, b = (context.features[name].patch_tokens for name in self.names)\n"
+        "        return {'difference': Loss((a - b).abs().mean(dim=(1, 2)), 0.0)}\n"
+    )
+    from bench.spec import resolve
+    from bench.train import Trainer
+
+    trainer = Trainer(resolve(str(tmp_path / "two.py"), "sit-ti/2", "digits", 0), CPU)
+    assert trainer.step(0)["raw"]["difference"] > 0.01
 
 
 def test_unknown_names_and_options_name_the_nearest():
