@@ -143,9 +143,12 @@ def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[C
         console.width = 110
     console.print(table)
     training = specs[0].training
+    work = f"{training.steps} steps of {training.batch_size} images in {training.precision}"
+    if not training.steps:
+        work = f"no training, {specs[0].protocol.samples} samples"
     console.print(
-        f"{training.steps} steps of {training.batch_size} images in {training.precision}; about "
-        f"{duration(remaining)} in all. FLOPs are a step's; ~ is an estimate, the rest was measured.",
+        f"{work}; about {duration(remaining)} in all. "
+        "FLOPs are a step's; ~ is an estimate, the rest was measured.",
         highlight=False,
         soft_wrap=True,
     )

@@ -31,7 +31,7 @@ class VAE:
         self.device = device
         folder = weight_file(name).parent
         try:
-            net: Any = AutoencoderKL.from_pretrained(folder, local_files_only=True)
+            net: Any = AutoencoderKL.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"the VAE {name} in {folder} cannot be loaded: {reason}") from None
