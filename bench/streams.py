@@ -8,6 +8,7 @@ same initial weights, images, times, noise and dropped labels. Streams are drawn
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import torch
 
@@ -31,7 +32,12 @@ def data_order(seed: int, records: int, start: int, count: int) -> torch.Tensor:
     pieces = []
     while count > 0:
         epoch, offset = divmod(start, records)
-        order = torch.randperm(records, generator=generator(seed, "data order", epoch))
+        order = _epoch(seed, records, epoch)
         pieces.append(order[offset : offset + count])
         start, count = start + len(pieces[-1]), count - len(pieces[-1])
     return torch.cat(pieces)
+
+
+@lru_cache(maxsize=2)  # of a large data set a permutation takes as long as reading a batch
+def _epoch(seed: int, records: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(records, generator=generator(seed, "data order", epoch))

@@ -21,6 +21,7 @@ import backbones
 import bench.data
 from backbones import checkpoints, cost
 from bench import encoders, named
+from bench.data.prefetch import Prefetch
 from bench.encoders.feature_cache import FeatureCache
 from bench.errors import UserError
 from bench.rewards import Rewards, Setting, Truth
@@ -82,6 +83,7 @@ class Trainer:
         )
         self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
         self.rewards = self._load_rewards(self.method.needs(0, training.steps))
+        self.batches = Prefetch(self._read)
         self._needs: Needs | None = None  # of the step before
         self.flops_per_step = 0
 
@@ -124,6 +126,15 @@ class Trainer:
         if isinstance(encoder, FeatureCache):
             return Features(*(value.to(self.device) for value in encoder(index)))
         return encoder(image)
+
+    def _read(self, step: int) -> bench.data.Batch:
+        """The batch of a step, with images where an encoder will see them."""
+        seed, size, steps = self.spec.seed, self.spec.training.batch_size, self.spec.training.steps
+        index = data_order(seed, len(self.data), step * size, size)
+        needs = self.method.needs(step, steps)
+        asked = (*needs.encoders, TEACHER) if needs.rewards and self.rewards.student else needs.encoders
+        images = any(not isinstance(self.encoders[name], FeatureCache) for name in asked)
+        return self.data.batch(index, generator(seed, "data", step), images)
 
     def _load_rewards(self, needs: Needs) -> Rewards:
         setting = Setting(
@@ -170,8 +181,7 @@ class Trainer:
         size = training.batch_size
 
         # Data, and the draws that all methods share.
-        index = data_order(seed, len(self.data), step * size, size)
-        batch = self.data.batch(index, generator(seed, "data", step))
+        batch = self.batches(step)
         x0 = batch.x0.to(device)
         t = self.process.draw_t(torch.rand(size, generator=generator(seed, "time", step))).to(device)
         noise = torch.randn(x0.shape, generator=generator(seed, "noise", step)).to(device)

@@ -33,6 +33,7 @@ class StoreOptions:
     reference: str = ""  # a file that samples are compared with, instead of images of the store
     path: str = ""  # of the store
     vae: str = ""  # that made its latents, where it is another than the preset's
+    decoder: str = ""  # of its latents, likewise
 
 
 class Shape(NamedTuple):
@@ -48,7 +49,7 @@ class Batch(NamedTuple):
 
     x0: Tensor  # [B, C, H, W] float32, what the backbone learns to generate: pixels in [-1, 1], or latents
     label: Tensor  # [B] int64
-    image: Tensor  # [B, C', R, R] uint8, for encoders
+    image: Tensor  # [B, C', R, R] uint8, for encoders; [0] where nobody asked and it costs a read
     index: Tensor  # [B] int64, the records' own numbers
 
 
@@ -64,8 +65,11 @@ class Data(Protocol):
         """Training records."""
         ...
 
-    def batch(self, index: Tensor, generator: Generator) -> Batch:
-        """The records of these numbers, on the CPU; `generator` draws what is random in them (latents)."""
+    def batch(self, index: Tensor, generator: Generator, images: bool = True) -> Batch:
+        """The records of these numbers, on the CPU; `generator` draws what is random in them (latents).
+
+        `images`: whether the images are wanted beside x0.
+        """
         ...
 
     def to_pixels(self, x0: Tensor) -> Tensor:
@@ -104,10 +108,8 @@ def load(text: str) -> Data:
         from bench.data.storeless import Storeless
 
         return Storeless(shape(text), store | options)
-    keys = ("image_size", "classes", "vae", "scale")
-    expected = {key: store[key] for key in keys if key in store}
-    if chosen.vae:
-        expected |= {"vae": chosen.vae}
+    expected = {key: value for key, value in store.items() if key != "x0"}
+    expected |= {key: value for key in ("vae", "decoder") if (value := getattr(chosen, key))}
     return StoredImages(_store_folder(text), Expected(**expected))
 
 

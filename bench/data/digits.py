@@ -38,7 +38,7 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, index: Tensor, generator: Generator) -> Batch:
+    def batch(self, index: Tensor, generator: Generator, images: bool = True) -> Batch:
         image = self.images[index]
         return Batch(image.float() / 127.5 - 1, self.labels[index], image, index)
 

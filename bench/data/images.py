@@ -22,8 +22,12 @@ class Expected:
 
     image_size: int | None = None
     classes: int | None = None
+    resize: str | None = None
     vae: str | None = None  # "": pixels
+    decoder: str | None = None
     scale: float | None = None
+    statistic: str | None = None
+    normalise: str | None = None
 
 
 class StoredImages:
@@ -40,17 +44,29 @@ class StoredImages:
         self.channels = self.latents.channels if self.latents else 3
         self.size = self.latents.size if self.latents else self.image_size
         self._decoder: VAE | None = None
+        if self.store.channels:  # every channel has mean 0 and deviation 1
+            self.bias = torch.tensor(self.store.channels["mean"]).view(-1, 1, 1)
+            self.scale = 1 / torch.tensor(self.store.channels["std"]).view(-1, 1, 1)
+        elif self.latents:
+            self.bias, self.scale = torch.tensor(self.latents.bias), torch.tensor(self.latents.scale)
 
     def __len__(self) -> int:
         return self.contents.records[TRAIN]
 
-    def batch(self, index: Tensor, generator: Generator) -> Batch:
-        image, label = self.store.read("image", index), self.store.read("label", index)
+    def batch(self, index: Tensor, generator: Generator, images: bool = True) -> Batch:
+        label = self.store.read("label", index)
+        if label.min() < 0 or label.max() >= self.classes:
+            raise UserError(f"the store {self.store.folder} has labels outside 0..{self.classes - 1}.")
+        wanted = images or not self.latents
+        image = self.store.read("image", index) if wanted else torch.empty(0, dtype=torch.uint8)
         if not self.latents:
             return Batch(image.float() / 127.5 - 1, label, image, index)
-        mean, std = self.store.read("mean", index), self.store.read("std", index)
-        z = mean + std * torch.randn(mean.shape, generator=generator)
-        return Batch((z - self.latents.bias) * self.latents.scale, label, image, index)
+        if self.latents.statistic == "posterior":
+            mean, std = self.store.read("mean", index), self.store.read("std", index)
+            z = mean + std * torch.randn(mean.shape, generator=generator)
+        else:
+            z = self.store.read("z", index)
+        return Batch((z - self.bias) * self.scale, label, image, index)
 
     def to_pixels(self, x0: Tensor) -> Tensor:
         """Raises UserError where the decoder cannot be had, or is not the one the store names."""
@@ -63,8 +79,9 @@ class StoredImages:
                     f"the decoder {name} is not the one that the store {self.store.folder} names: its "
                     f"weights' sha256 begins {found}, not {wanted}."
                 )
-            self._decoder = VAE(name, x0.device)
-        return self._decoder.decode(x0 / self.latents.scale + self.latents.bias)
+            self._decoder = VAE(name, x0.device, self.latents.precision, self.latents.tiled)
+        z = x0 / self.scale.to(x0.device) + self.bias.to(x0.device)
+        return self._decoder.decode(z)
 
     def reference(self) -> tuple[Tensor, Tensor]:
         """The reference part, or evenly spaced training records where the source had none."""
@@ -76,14 +93,16 @@ class StoredImages:
 
 def _refuse_another(store: Store, expected: Expected) -> None:
     contents, latents = store.contents, store.contents.latents
-    found = Expected(
-        image_size=contents.size,
-        classes=len(contents.classes),
-        vae=latents.vae if latents else "",
-        scale=latents.scale if latents else None,
-    )
-    for name in ("image_size", "classes", "vae", "scale"):
-        wanted, has = getattr(expected, name), getattr(found, name)
+    found: dict[str, object] = {
+        "image_size": contents.size,
+        "classes": len(contents.classes),
+        "resize": contents.resize,
+        "vae": latents.vae if latents else "",
+    }
+    for name in ("decoder", "scale", "statistic", "normalise"):
+        found[name] = getattr(latents, name) if latents else ""
+    for name, has in found.items():
+        wanted = getattr(expected, name)
         if wanted is not None and wanted != has:
             raise UserError(
                 f"the store {store.folder} has {name}={has or 'none'}, this data set expects "

@@ -1,8 +1,9 @@
-"""Where images come from: a folder, a zip or a tar, with a folder for each class.
+"""Where images come from: a folder, a zip or a tar with a folder for each class, or a published data set.
 
 The folder that holds an image is its class; labels are the ranks of the sorted class names, as everywhere
 in the field. Where some images lie under a folder `train`, these are the training part and those under
-`test`, `val` or `validation` the reference; otherwise all are the training part.
+`test`, `val` or `validation` the reference; otherwise all are the training part. Published data sets
+(`hf:ID`, `hf:FOLDER`, `cifar10`) bring their own splits and classes: see published.py.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Member(NamedTuple):
 class Source:
     """Images in a fixed order, by part."""
 
-    path: Path
+    name: str
     classes: tuple[str, ...]
     parts: dict[str, list[Member]]
     read: Callable[[str], bytes]  # key -> content of the file
@@ -55,14 +56,14 @@ class Source:
         try:
             with Image.open(io.BytesIO(self.read(key))) as image:
                 if image.mode not in ("L", "RGB", "RGBA", "P", "1", "LA", "CMYK", "YCbCr"):
-                    raise UserError(f"{key} in {self.path} is not 8 bits a channel (mode {image.mode}).")
+                    raise UserError(f"{key} in {self.name} is not 8 bits a channel (mode {image.mode}).")
                 return np.asarray(RESIZES[resize](image.convert("RGB"), size)).transpose(2, 0, 1)
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise UserError(
-                f"{key} in {self.path} cannot be read as an image ({error}): repair or remove it."
+                f"{key} in {self.name} cannot be read as an image ({error}): repair or remove it."
             ) from None
         except zipfile.BadZipFile as error:
-            raise UserError(f"{self.path} is damaged at {key}: {error}.") from None
+            raise UserError(f"{self.name} is damaged at {key}: {error}.") from None
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -76,7 +77,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def area_average(image: Image.Image, size: int) -> Image.Image:
-    """The largest centred square, every pixel the mean of the area that it covers."""
+    """The largest centred square; a pixel is the mean of those whose centres it covers."""
     square = _centre(image, min(image.size))
     return square.resize((size, size), Image.Resampling.BOX)
 
@@ -89,13 +90,21 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
 RESIZES: dict[Resize, Callable[[Image.Image, int], Image.Image]] = {"adm": centre_crop, "area": area_average}
 
 
-def open_source(path: Path) -> Source:
-    """The images at a path. Raises UserError where there are none, or it cannot be read."""
+def open_source(text: str) -> Source:
+    """The images at a path, or of a published data set. Raises UserError where there are none, or they
+    cannot be read."""
+    path = Path(text)
+    if text == "cifar10" or text.startswith("hf:"):
+        from bench.data import published
+
+        return published.cifar10() if text == "cifar10" else published.hugging_face(text[3:])
     if path.is_dir():
         keys = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         return _source(path, keys, lambda key: (path / key).read_bytes())
     if not path.is_file():
-        raise UserError(f"there is nothing at {path}: give a folder, a zip or a tar of images.")
+        raise UserError(
+            f"there is nothing at {path}: give a folder, zip or tar of images, hf:ID, or cifar10."
+        )
     if zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         return _source(path, archive.namelist(), archive.read)
@@ -140,4 +149,4 @@ def _source(path: Path, keys: list[str], read: Callable[[str], bytes]) -> Source
         if name not in ranks:
             raise UserError(f"{key} in {path} is of class '{name}', which no training image has.")
         parts.setdefault(str(part(key)), []).append(Member(key, ranks[name]))
-    return Source(path, classes, parts, read)
+    return Source(path.name, classes, parts, read)

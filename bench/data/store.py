@@ -7,7 +7,7 @@
 Every shard holds all fields of its records, so nothing is paired by position across files:
 
     image [n, 3, R, R] uint8    label [n] int64    key [n, K] uint8, the source's name for it, zero-padded
-    mean, std [n, C, H, W] float32, of the VAE's posterior; in stores of latents only
+    mean, std [n, C, H, W] float32, of the VAE's posterior, or z, one draw of it; in stores of latents only
 
 A shard is memory-mapped: opening costs nothing, and a record is read when it is asked for. A folder without
 its manifest is unfinished and never read.
@@ -20,7 +20,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bench.errors import UserError
 
@@ -33,16 +33,31 @@ MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 TRAIN, REFERENCE = "train", "reference"
 SHARD_BYTES, SHARD_RECORDS = 512 * 2**20, 4096  # a shard holds at most this much
 
+Statistic = Literal["posterior", "sample"]  # mean and std, drawn from at each reading; or one draw for good
+Normalise = Literal["vae", "channels"]  # scale and bias: the VAE's own, or each channel's over the store
 Resize = Literal["adm", "area"]  # how images come to their size, with what the manifest says of it
 CROPS: dict[Resize, str] = {
     "adm": "ADM: halve by box while twice too large, bicubic, centre",
-    "area": "area: centre square, mean of the area of each pixel",
+    "area": "area: centre square, mean of the pixels under each new one",
 }
 
 
 @dataclass(frozen=True)
+class Shard:
+    """A file of a store, and the records that it holds."""
+
+    file: str
+    part: str
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+
+@dataclass(frozen=True)
 class Latents:
-    """How latents were made, and what makes images of them again."""
+    """How latents were made, and what makes images of them again: x0 = (z - bias) * scale."""
 
     vae: str  # hub id or folder
     vae_weights: str  # first 16 hex digits of the weight file's SHA-256: the revision
@@ -50,9 +65,17 @@ class Latents:
     decoder_weights: str
     channels: int
     size: int
-    scale: float  # x0 = (z - bias) * scale
+    scale: float  # of the VAE's own configuration
     bias: float
-    statistic: str = "posterior mean and standard deviation"
+    statistic: Statistic = "posterior"
+    normalise: Normalise = "vae"
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the VAE's arithmetic, both ways
+    tiled: bool = False  # whether it sees large images in overlapping tiles
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The latent fields of a record."""
+        return ("mean", "std") if self.statistic == "posterior" else ("z",)
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,9 @@ class Contents:
 
     @property
     def record_bytes(self) -> int:
-        latent = 2 * 4 * self.latents.channels * self.latents.size**2 if self.latents else 0
+        latent = 0
+        if self.latents:
+            latent = len(self.latents.fields) * 4 * self.latents.channels * self.latents.size**2
         return 3 * self.size**2 + latent + 8 + self.key_bytes
 
     @property
@@ -91,11 +116,10 @@ class Contents:
         """A power of two."""
         return min(SHARD_RECORDS, 1 << (SHARD_BYTES // self.record_bytes).bit_length() - 1)
 
-    def shards(self) -> list[tuple[str, str, int, int]]:
-        """(file name, part, first record, end) of every shard."""
+    def shards(self) -> list[Shard]:
         step = self.records_per_shard
         return [
-            (f"{part}-{first // step:05d}.safetensors", part, first, min(first + step, count))
+            Shard(f"{part}-{first // step:05d}.safetensors", part, first, min(first + step, count))
             for part, count in self.records.items()
             for first in range(0, count, step)
         ]
@@ -115,6 +139,7 @@ def write_shard(path: Path, arrays: dict[str, np.ndarray]) -> str:
     try:
         # Safetensors writes memory as it lies, so the order of the axes must be the shape's.
         save_file({field: np.ascontiguousarray(array) for field, array in arrays.items()}, unfinished)
+        unfinished.chmod(0o644)  # safetensors leaves files that nobody else may read
         with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
         checksum = sha256(unfinished)
@@ -129,8 +154,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_manifest(folder: Path) -> tuple[Contents, dict[str, str]]:
-    """Contents and checksums of the shards. Raises UserError for an absent, unfinished or damaged store."""
+class Manifest(NamedTuple):
+    """What the manifest of a finished store says."""
+
+    contents: Contents
+    checksums: dict[str, str]  # file name of a shard -> SHA-256
+    channels: dict[str, list[float]] | None  # mean and std of every latent channel, where they normalise
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest. Raises UserError for an absent, unfinished or damaged store."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
@@ -138,7 +171,8 @@ def read_manifest(folder: Path) -> tuple[Contents, dict[str, str]]:
                 f"the store {folder} has format {manifest['format']}, this version reads {FORMAT}: "
                 "prepare it again."
             )
-        return Contents.from_json(manifest["contents"]), manifest["checksums"]
+        contents = Contents.from_json(manifest["contents"])
+        return Manifest(contents, manifest["checksums"], manifest.get("channels"))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -161,11 +195,11 @@ class Store:
     def __init__(self, folder: Path) -> None:
         """Raises UserError where it is absent, unfinished, or a shard is absent or of another size."""
         self.folder = folder
-        self.contents, checksums = read_manifest(folder)
-        for name, _, first, end in self.contents.shards():
-            path = folder / name
-            least = (end - first) * self.contents.record_bytes
-            if name not in checksums or not path.is_file() or path.stat().st_size < least:
+        self.contents, checksums, self.channels = read_manifest(folder)
+        for shard in self.contents.shards():
+            path = folder / shard.file
+            least = len(shard) * self.contents.record_bytes
+            if shard.file not in checksums or not path.is_file() or path.stat().st_size < least:
                 raise UserError(
                     f"{path} is absent or cut off: delete {folder / MANIFEST} and prepare the store again; "
                     "what is intact is kept."

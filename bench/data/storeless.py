@@ -33,7 +33,7 @@ class Storeless:
     def __len__(self) -> int:
         return 0
 
-    def batch(self, index: Tensor, generator: Generator) -> Batch:
+    def batch(self, index: Tensor, generator: Generator, images: bool = True) -> Batch:
         raise UserError("there is no store of this data set to train on: python -m bench.prepare")
 
     def to_pixels(self, x0: Tensor) -> Tensor:

@@ -22,13 +22,16 @@ BATCH_SIZE = 16  # images at once
 
 
 class VAE:
-    """A frozen autoencoder on a device, in float32."""
+    """A frozen autoencoder on a device."""
 
-    def __init__(self, name: str, device: torch.device) -> None:
-        """Raises UserError where its files are absent or of another model."""
+    def __init__(self, name: str, device: torch.device, precision: str = "fp32", tiled: bool = False) -> None:
+        """`precision` fp32, or bf16 for its matrix products; `tiled`: large images in overlapping tiles,
+        which bounds the memory and changes the result slightly.
+
+        Raises UserError where its files are absent or of another model."""
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        self.device = device
+        self.device, self.precision = device, precision
         folder = weight_file(name).parent
         try:
             net: Any = AutoencoderKL.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
@@ -36,24 +39,34 @@ class VAE:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"the VAE {name} in {folder} cannot be loaded: {reason}") from None
         self.net = net.eval().requires_grad_(False).to(device)
+        if tiled:
+            self.net.enable_tiling()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, R, R] uint8 -> mean and standard deviation of z, [B, C, H, W] float32, on the CPU."""
         parts = []
         for part in images.split(BATCH_SIZE):
-            posterior = self.net.encode(part.to(self.device).float() / 127.5 - 1).latent_dist
-            parts.append(torch.stack([posterior.mean, posterior.std]).cpu())
+            with self._arithmetic():
+                posterior = self.net.encode(part.to(self.device).float() / 127.5 - 1).latent_dist
+            parts.append(torch.stack([posterior.mean, posterior.std]).float().cpu())
         mean, std = torch.cat(parts, dim=1)
         return mean, std
 
     def decode(self, z: Tensor) -> Tensor:
         """z [B, C, H, W] -> images [B, 3, R, R], meant to be in [-1, 1], on its device; differentiable."""
-        return torch.cat([self.net.decode(part).sample for part in z.split(BATCH_SIZE)])
+        with self._arithmetic():
+            return torch.cat([self.net.decode(part).sample.float() for part in z.split(BATCH_SIZE)])
+
+    def _arithmetic(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def describe(name: str, decoder: str, image_size: int) -> Latents:
-    """What a store says of its latents. Raises UserError where the decoder takes other latents."""
+def describe(name: str, decoder: str, image_size: int, **how: Any) -> Latents:
+    """What a store says of its latents; `how`: the fields of `Latents` that the VAE leaves open.
+
+    Raises UserError where the decoder takes other latents.
+    """
     vae = VAE(name, torch.device("cpu")).net
     other = VAE(decoder, torch.device("cpu")).net if decoder != name else vae
     halvings = len(vae.config.block_out_channels) - 1
@@ -73,6 +86,7 @@ def describe(name: str, decoder: str, image_size: int) -> Latents:
         size=image_size >> halvings,
         scale=vae.config.scaling_factor,
         bias=vae.config.shift_factor or 0.0,
+        **how,
     )
 
 

@@ -111,7 +111,8 @@ def drawings(comparison: Comparison) -> Iterator[Drawing]:
             partial(curves.all_metrics, plain, backbone),
         )
         for measure, label in ALIGNMENTS.items():
-            maps = probe_maps(comparison.results, backbone, measure)
+            found = probe_maps(comparison.results, backbone, measure)
+            maps = {method: found[method] for method in plain.methods if method in found}
             if maps:
                 yield Drawing(
                     f"{slug(measure)}-{slug(backbone)}",

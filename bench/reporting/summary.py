@@ -141,7 +141,7 @@ def speedup_table(comparison: Comparison) -> Table:
         f"Times as fast as {comparison.reference}; in brackets the {comparison.confidence:.0%} bootstrap "
         "interval over seeds, which with n seeds covers the truth at most 1 − 2/2ⁿ of the time (75% for 3). "
         "'>': as good already at its first evaluation. 'not reached': never as good within its run, so the "
-        "speedup is below the number behind it.",
+        "speedup is below the number behind it. 'undecided': both are as good at their first evaluation.",
     ]
     title = f"Speedup over {comparison.reference}"
     return Table("speedup", title, columns, rows, notes, sorted(set(starts) - {0, len(rows)}))

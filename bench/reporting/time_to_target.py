@@ -62,7 +62,9 @@ class Speedup(NamedTuple):
         return bool(np.isfinite(self.ratio)) and self.side >= 0
 
     def __str__(self) -> str:
-        """`2.30`, `> 3.10` where it is at least that, or `not reached`."""
+        """`2.30`, `> 3.10` where it is at least that, `not reached`, or `undecided`."""
+        if np.isnan(self.ratio):
+            return "undecided"
         if not self.reached:
             return "not reached"
         text = f"{self.ratio:.2f}" if self.ratio < 9.95 else f"{self.ratio:.0f}"

@@ -33,7 +33,7 @@ def speedup_bars(
                 found = comparison.speedup(entry, cost, measure.key)
                 y = place + (index - (len(costs) - 1) / 2) * height
                 if found is None or not found.reached:
-                    panel.text(0.03, y, "not reached", va="center", fontsize=6, color=COLOURS[index])
+                    panel.text(0.03, y, str(found or "–"), va="center", fontsize=6, color=COLOURS[index])
                     continue
                 panel.barh(y, found.ratio, height * 0.9, color=COLOURS[index])
                 end = found.ratio

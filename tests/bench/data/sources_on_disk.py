@@ -34,19 +34,19 @@ def tarred(folder, path):
     return path
 
 
-def tiny_vae(folder, seed=0):
-    """A random AutoencoderKL in the hub's format: images halved once, latents of 4 channels."""
+def tiny_vae(folder, seed=0, halvings=1, channels=4, scale=0.5):
+    """A random AutoencoderKL in the hub's format."""
     import torch
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
     vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
+        block_out_channels=(8,) * (halvings + 1),
+        down_block_types=("DownEncoderBlock2D",) * (halvings + 1),
+        up_block_types=("UpDecoderBlock2D",) * (halvings + 1),
+        latent_channels=channels,
         norm_num_groups=4,
-        scaling_factor=0.5,
+        scaling_factor=scale,
     )
     vae.save_pretrained(folder)
     return vae.eval()

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench import prepare
 from bench.data import store
 store.SHARD_RECORDS = 4
-prepare.prepare(Path(sys.argv[1]), Path(sys.argv[2]), 32, None, None, workers=2)
+prepare.prepare(sys.argv[1], Path(sys.argv[2]), prepare.Recipe(size=32), workers=2)
 """
 
 

@@ -85,6 +85,13 @@ def test_a_method_that_is_better_at_its_first_evaluation_is_faster_than() -> Non
     assert found.reached and str(found) == "> 4.00"
 
 
+def test_what_both_have_at_their_first_evaluation_is_undecided() -> None:
+    reference = curves(1.0, 2)
+    reference.loc[reference["step"] == 1600, "fid"] = 1.0  # it ends worse than it begins
+    found = speedup(curves(2.0, 2), reference, "step", "fid", True)
+    assert np.isnan(found.ratio) and str(found) == "undecided"
+
+
 def test_seeds_of_one_method_alone_are_left_out() -> None:
     method, reference = curves(2.0, 4), curves(1.0, 3)
     method.loc[method["seed"] == 3, "fid"] = 1e6
