@@ -135,6 +135,7 @@ class Experiment:
             "samples": protocol.samples,
             "protocol": protocol.hash,
             "guidance_scale": protocol.guidance_scale,
+            "guidance_interval": protocol.guidance_interval,
             "weights": protocol.weights,
             "leaky": self.spec.leaky,
             "metrics": to_numbers(scorer.results()),

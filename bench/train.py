@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
 import bench.data
-from backbones import checkpoints
+from backbones import checkpoints, cost
 from bench import encoders, named
 from bench.data.prefetch import Prefetch
 from bench.encoders.feature_cache import FeatureCache
@@ -241,7 +240,7 @@ class Trainer:
         """
         before = copy.deepcopy(self.method.state_dict())
         student = copy.deepcopy(self.rewards.student)
-        with FlopCounterMode(display=False) as counter:
+        with cost.counter() as counter:
             loss, _ = self._loss(step, needs)
             loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
