@@ -86,7 +86,6 @@ def main() -> None:
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     if (options.path / "spec.json").is_file():
         evaluate_run(options)
     elif options.run != Run():

@@ -70,6 +70,7 @@ class Evaluation:
                 "samples": protocol.samples,
                 "protocol": protocol.hash,
                 "guidance_scale": protocol.guidance_scale,
+                "guidance_interval": protocol.guidance_interval,
                 "weights": protocol.weights,
                 "leaky": self.spec.leaky,
                 "metrics": to_numbers(scorer.results()),

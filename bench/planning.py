@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,15 +97,17 @@ def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
     return trainer.flops_per_step, statistics.median(seconds[WARM_UP:])
 
 
-def matrix_product_speed(device: torch.device, precision: str) -> float:
+def matrix_product_speed(
+    device: torch.device, precision: str, clock: Callable[[torch.device], float] = synchronise
+) -> float:
     """FLOP/s of a 2048 x 2048 matrix product here: the fastest of three."""
     size, dtype = 2048, torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     seconds = []
     for _ in range(3):
-        start = synchronise(device)
+        start = clock(device)
         torch.mm(matrix, matrix)
-        seconds.append(synchronise(device) - start)
+        seconds.append(clock(device) - start)
     return 2 * size**3 / min(seconds)
 
 
@@ -146,9 +149,12 @@ def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[C
         console.width = 110
     console.print(table)
     training = specs[0].training
+    work = f"{training.steps} steps of {training.batch_size} images in {training.precision}"
+    if not training.steps:
+        work = f"no training, {specs[0].protocol.samples} samples"
     console.print(
-        f"{training.steps} steps of {training.batch_size} images in {training.precision}; about "
-        f"{duration(remaining)} in all. FLOPs are a step's; ~ is an estimate, the rest was measured.",
+        f"{work}; about {duration(remaining)} in all. "
+        "FLOPs are a step's; ~ is an estimate, the rest was measured.",
         highlight=False,
         soft_wrap=True,
     )

@@ -228,14 +228,15 @@ def labels_and_seeds(protocol: Protocol, classes: int) -> Iterator[Finding]:
     index = torch.arange(protocol.samples)
     labels = sample.requested_labels(index, protocol.labels, classes, seed=0)
     counts = labels.bincount(minlength=classes).double()
-    spread = (counts.max() - counts.min()).item()
     if protocol.labels == "balanced":
-        good, allowed = spread <= 1, "at most 1"
-    else:
-        allowed = f"about {2 * 3 * (protocol.samples / classes) ** 0.5:.0f} at most"
-        good = spread <= 2 * 3 * (protocol.samples / classes) ** 0.5 + 1
-    text = f"{protocol.labels} labels: class counts differ by {spread:.0f}, {allowed} is expected"
-    yield Finding(stage, "ok" if good else "off", text)
+        spread = (counts.max() - counts.min()).item()
+        text = f"balanced labels: class counts differ by {spread:.0f}, at most 1 is expected"
+        yield Finding(stage, "ok" if spread <= 1 else "off", text)
+    else:  # of independent uniform labels it has mean K - 1 and variance 2 (K - 1)
+        expected = protocol.samples / classes
+        found = ((counts - expected) ** 2 / expected).sum().item()
+        what = f"random labels: chi-square of the counts of {classes} classes"
+        yield _compared(stage, what, found, classes - 1, 5 * (2 * (classes - 1)) ** 0.5)
     parts = [sample.requested_labels(part, protocol.labels, classes, seed=0) for part in index.split(7)]
     same = torch.equal(torch.cat(parts), labels)
     yield Finding(stage, "ok" if same else "off", "labels do not depend on the batches they are drawn in")

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
 import bench.data
-from backbones import checkpoints
+from backbones import checkpoints, cost
 from backbones.blocks import Transformer
 from bench import encoders, named, processes
 from bench.data.prefetch import Prefetch
@@ -301,7 +300,7 @@ class Trainer:
         student = copy.deepcopy(self.rewards.student)
         # The first batch, wherever a run is continued: methods may compute less for some batches.
         inputs = self._inputs(0, self._read(0, needs))
-        with FlopCounterMode(display=False) as counter:
+        with cost.counter() as counter:
             features, _ = self._targets(inputs, needs)
             for portion in self.portions:
                 self._loss(step, needs, portion, inputs, features)[0].backward()

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Generator, Tensor
 
 from bench.data import ALL, Batch, Shape
-from bench.data.vae import VAE
+from bench.data.vae import VAE, weight_file
 from bench.errors import UserError
 
 
@@ -18,11 +18,16 @@ class Storeless:
     """Model space is z * scale with z the latents of a VAE, or pixels; no records."""
 
     def __init__(self, shape: Shape, store: dict[str, Any]) -> None:
-        """`store` says what the data set's store would be: image_size, vae, scale, perhaps decoder."""
+        """`store` says what the data set's store would be: image_size, vae, scale, perhaps decoder.
+
+        Raises UserError where the decoder is not on this machine: now, not when all samples are drawn.
+        """
         self.classes, self.channels, self.size = shape
         self.image_size: int = store["image_size"]
         self.decoder: str = store.get("decoder") or store["vae"]  # "": the data are pixels
         self.scale: float = store.get("scale", 1.0)
+        if self.decoder:
+            weight_file(self.decoder)
         self._vae: VAE | None = None
 
     def __len__(self) -> int:
@@ -32,7 +37,6 @@ class Storeless:
         raise UserError("there is no store of this data set to train on: python -m bench.prepare")
 
     def to_pixels(self, x0: Tensor) -> Tensor:
-        """Raises UserError where the decoder is not on this machine."""
         if not self.decoder:
             return x0
         if self._vae is None:

@@ -106,14 +106,23 @@ def test_what_cannot_be_checked_is_said_and_not_passed(tmp_path: Path, monkeypat
 
 def test_a_data_set_that_is_not_here_is_not_called_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ALIGNMENT_BENCH_STORES", str(tmp_path))
-    protocol = spec.resolve("baseline", "sit-s", "imagenet256", seed=0).protocol
     findings = [
         *protocol_stages.reference_statistics("imagenet256", None),
         *protocol_stages.decoder("imagenet256"),
     ]
     assert [finding.state for finding in findings] == ["not checked"] * 2
-    labels = protocol_stages.labels_and_seeds(protocol.model_copy(update={"samples": 2000}), 1000)
-    assert {finding.state for finding in labels} == {"ok"}
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(2000, 1000), (5000, 10)])
+def test_random_labels_are_told_from_skewed_ones(samples: int, classes: int, monkeypatch: pytest.MonkeyPatch):
+    protocol = PROTOCOL.model_copy(update={"labels": "random", "samples": samples})
+    assert {finding.state for finding in protocol_stages.labels_and_seeds(protocol, classes)} == {"ok"}
+    honest = sample.requested_labels
+    monkeypatch.setattr(
+        sample, "requested_labels", lambda *a, **k: honest(*a, **k) * 4 // 5
+    )  # a fifth is never
+    first, second = protocol_stages.labels_and_seeds(protocol, classes)
+    assert (first.state, second.state) == ("off", "ok")
 
 
 def test_every_sampler_passes_in_many_steps():

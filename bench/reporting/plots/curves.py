@@ -168,6 +168,8 @@ def guidance_sweep(comparison: Comparison, measures: Sequence[Measure], backbone
     """Metrics of the last checkpoint against the guidance scale: a panel a metric, a line a method."""
     look = looks(comparison.methods, comparison.reference)
     last = last_by_guidance(comparison, backbone)
+    low, high = last["guidance_interval"].iloc[0].split(":")
+    where = "" if (low, high) == ("0", "1") else f", t in [{low}, {high}]"
     with paper():
         figure, panels = plt.subplots(1, len(measures), figsize=(PAGE, 1.9), squeeze=False)
         for panel, measure in zip(panels.flat, measures, strict=True):
@@ -176,15 +178,23 @@ def guidance_sweep(comparison: Comparison, measures: Sequence[Measure], backbone
                 panel.plot(rows.mean().index, rows.mean(), label=method, **look[method])
                 colour = look[method]["color"]
                 panel.fill_between(rows.mean().index, rows.min(), rows.max(), color=colour, alpha=0.18, lw=0)
-            panel.set_xlabel("guidance scale")
+            panel.set_xlabel(f"guidance scale{where}")
             panel.set_title(f"{measure.label} {measure.arrow}")
         legend(figure, panels.flat)
     return figure
 
 
 def last_by_guidance(comparison: Comparison, backbone: str) -> pd.DataFrame:
-    """The last evaluation of every finished run on a backbone at every guidance scale."""
+    """The last evaluation of every finished run on a backbone at every guidance scale.
+
+    All of one interval and sample count, those that most scales were tried with: a line joins no others.
+    """
     runs, rows = comparison.results.runs, comparison.results.evaluations
     finished = runs[(runs["state"] == "finished") & (runs["backbone"] == backbone)]
     rows = rows[rows["run"].isin(finished["run"]) & rows["guidance_scale"].notna()]
-    return rows.sort_values("step").groupby(["run", "guidance_scale"], sort=False).tail(1)
+    settings = ["guidance_interval", "samples"]
+    rows = rows.sort_values("step").groupby(["run", "guidance_scale", *settings], sort=False).tail(1)
+    if rows.empty:
+        return rows
+    most = rows.groupby(settings)["guidance_scale"].nunique().idxmax()
+    return rows[(rows[settings] == list(most)).all(axis=1)]

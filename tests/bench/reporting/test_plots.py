@@ -180,3 +180,19 @@ def test_logs_are_those_of_methods_that_log_split_into_quantity_and_noise_bin(co
 
 def test_slug_is_a_file_name() -> None:
     assert slug("sit-ti/2[qk_norm=true]") == "sit-tip2-qk_norm-true"
+
+
+def test_a_guidance_sweep_joins_scales_of_one_interval_and_sample_count(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    own = json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
+    sweeps = [((0.0, 0.7), own["samples"], (1.5, 2.0, 3.0)), ((0.0, 1.0), 10, (1.5, 2.0))]
+    with (run / "eval.jsonl").open("a") as file:
+        for interval, count, scales in sweeps:
+            for scale in scales:
+                change = {"guidance_scale": scale, "guidance_interval": interval, "samples": count}
+                file.write(json.dumps(own | change | {"protocol": f"{scale}{interval}"}) + "\n")
+    found = curves.last_by_guidance(
+        compare(load(tmp_path), "baseline", None, 0.95, allow_mixed=False), "sit-ti/2"
+    )
+    assert found["guidance_scale"].tolist() == [1.5, 2.0, 3.0]
+    assert set(found["guidance_interval"]) == {"0:0.7"}
