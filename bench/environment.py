@@ -82,6 +82,12 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
+def revision() -> str:
+    """Of this checkout, with `+` where it has uncommitted changes; empty outside a checkout."""
+    found = _git()
+    return found["revision"] + "+" * found["dirty"] if found else ""
+
+
 def _git() -> dict[str, Any]:
     """Revision of this checkout and whether it has uncommitted changes; empty outside a checkout."""
 

@@ -1,81 +1,133 @@
-"""One run from start to end: train, checkpoint, sample, evaluate; continued wherever it was left."""
+"""One run from start to end: train, checkpoint, sample, evaluate; continued wherever it was left.
+
+Several processes may share the work (`bench/processes.py`); the first of them owns the folder and writes.
+"""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
-import torch.nn.functional as F
-from torchvision.utils import make_grid, save_image
 
 from backbones import checkpoints
-from bench import environment, sample
+from bench import environment, processes
 from bench.errors import UserError
-from bench.metrics.features import feature_net
-from bench.metrics.reference import reference_of_data
-from bench.metrics.scorer import Scorer
+from bench.evaluation import Evaluation
+from bench.owner import Claim
+from bench.processes import UNDIVIDED, Division
 from bench.progress import progress_bar
 from bench.spec import RunSpec
 from bench.store import Run, write_json
 from bench.train import Trainer, synchronise, to_numbers
 
-GRID_ROWS, GRID_COLUMNS = 4, 10  # of the sample grid; the same noise in the same place for all methods
+# What a signal asks for: to stop, or to stop because the same job will be started again.
+STOP, AGAIN = 1, 2
+SIGNALS: dict[int, int] = {signal.SIGINT: STOP, signal.SIGTERM: STOP}
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal stopped the run; its state is saved. `request` is STOP or AGAIN."""
+
+    def __init__(self, request: int) -> None:
+        super().__init__()
+        self.request = request
 
 
 class Experiment:
     """A run and its folder."""
 
-    def __init__(self, spec: RunSpec, root: Path, device: torch.device) -> None:
-        """Open the run's folder and restore its last checkpoint. Raises UserError where that is damaged."""
-        self.spec, self.device = spec, device
-        self.run = Run(root, spec)
-        self.trainer = Trainer(spec, device)
+    def __init__(
+        self,
+        spec: RunSpec,
+        root: Path,
+        device: torch.device,
+        division: Division = UNDIVIDED,
+        evaluate: Literal["here", "separate"] = "here",
+    ) -> None:
+        """Open the run's folder. `separate` keeps the weights to be judged for jobs of their own.
+
+        Raises UserError where the folder cannot be written.
+        """
+        self.spec, self.device, self.division, self.evaluate = spec, device, division, evaluate
+        self.run = processes.by_first(lambda: Run(root, spec))
+        self.claim: Claim | None = None  # of the first process
         self.step, self.seconds, self.flops = 0, 0.0, 0
+
+    def complete(self, signals: Mapping[int, int] = SIGNALS) -> None:
+        """Train to the last step, evaluating on the way.
+
+        One of `signals` (number -> STOP or AGAIN) ends the step at hand, saves, and raises Stopped. Raises
+        UserError where another process works on this run, the checkpoint is damaged, or the loss diverges,
+        the latter with the state before that step saved.
+        """
+        processes.by_first(self._claim)
+        try:
+            with _stop_asked(signals) as stop_asked:
+                self._prepare()
+                self._train(stop_asked)
+        except Exception as error:
+            if self.claim is None or self.claim.holds():
+                self._set_status("failed", _in_one_line(error, self.spec))
+            if isinstance(error, torch.OutOfMemoryError):
+                raise UserError(_in_one_line(error, self.spec)) from None
+            raise
+        finally:
+            if self.claim:
+                self.claim.release()
+
+    def _claim(self) -> None:
+        self.claim = self.run.claim()
+
+    def _prepare(self) -> None:
+        """Build what is trained, and restore the last checkpoint."""
+        self.trainer = Trainer(self.spec, self.device, self.division)
         restored = self.run.load_checkpoint()
         if restored:
             parts, counters = restored
             self.trainer.load_state(parts)
             self.step, self.seconds, self.flops = counters["step"], counters["seconds"], counters["flops"]
-        self._scorer: Scorer | None = None
+        data, process = self.trainer.data, self.trainer.process
+        self.evaluation = Evaluation(self.spec, self.run, data, process, self.device)
 
-    def complete(self) -> None:
-        """Train to the last step, evaluating on the way.
-
-        A SIGINT or SIGTERM ends the step at hand, saves, and raises KeyboardInterrupt. Raises UserError
-        where the loss diverges, with the state before that step saved.
-        """
+    def _train(self, stop_asked: Callable[[], int]) -> None:
         training = self.spec.training
-        self._write_environment()
-        self.run.set_status("running", self.step)
+        if processes.is_first():
+            self._write_environment()
+        self._set_status("running")
         for cache in self.trainer.feature_caches:
-            cache.fill()
+            processes.by_first(cache.fill)
             if self.step == 0:  # what filling took is part of the cost of every run that uses it
                 self.seconds, self.flops = self.seconds + cache.cost[0], self.flops + cache.cost[1]
         bar = progress_bar(training.steps, self.step, self.spec.run_id[:-9], "step")
-        with _stop_asked() as stop_asked, bar:
+        with bar:
             while True:
-                if self._evaluation_due() and not self.run.evaluated(self.step):
+                if self._evaluation_due() and not processes.by_first(lambda: self.run.evaluated(self.step)):
                     self._evaluate(stop_asked)
                 if self.step == training.steps:
                     break
                 self._train_step()
                 bar.update()
-                if stop_asked():
+                if request := processes.highest(stop_asked()):
                     self._save()
-                    self._interrupt()
+                    self._stop(request)
                 if self.step % training.checkpoint_every == 0 or self._evaluation_due():
                     self._save()
-                    self.run.set_status("running", self.step)
-        checkpoints.save(self.run.folder / "ema.safetensors", self.trainer.ema)
-        self.run.set_status("finished", self.step)
+                    self._set_status("running")
+        ema = self.trainer.whole(self.trainer.ema)
+        processes.by_first(lambda: checkpoints.save(self.run.folder / "ema.safetensors", ema))
+        self._set_status("finished")
 
-    def _interrupt(self) -> NoReturn:
-        self.run.set_status("interrupted", self.step)
-        raise KeyboardInterrupt
+    def _stop(self, request: int) -> NoReturn:
+        self._set_status("interrupted")
+        raise Stopped(request)
+
+    def _set_status(self, state: str, message: str = "") -> None:
+        if processes.is_first():
+            self.run.set_status(state, self.step, message)
 
     def _train_step(self) -> None:
         self.trainer.prepare(self.step)  # not part of the step's time
@@ -85,13 +137,13 @@ class Experiment:
         except UserError as error:
             self._save()
             message = f"{self.spec.run_id} stopped at step {self.step + 1}: {error}"
-            self.run.set_status("failed", self.step, message)
             raise UserError(f"{message} The state before it is saved in {self.run.checkpoints}.") from None
         duration = synchronise(self.device) - start
         self.step += 1
         self.seconds += duration
         self.flops += self.trainer.flops_per_step
-        if self.step % self.spec.training.log_every == 0 or self.step == 1:
+        log = self.step % self.spec.training.log_every == 0 or self.step == 1
+        if log and processes.is_first():
             speed = {
                 "seconds": self.seconds,
                 "step_seconds": duration,
@@ -99,79 +151,69 @@ class Experiment:
             }
             self.run.append("train", {"step": self.step, **to_numbers(speed), **to_numbers(row)})
 
+    def _counters(self) -> dict[str, Any]:
+        return {"step": self.step, "seconds": self.seconds, "flops": self.flops}
+
     def _save(self) -> None:
-        counters = {"seconds": self.seconds, "flops": self.flops}
-        self.run.save_checkpoint(self.step, self.trainer.state(), {**counters, "step": self.step})
+        state = self.trainer.state()
+
+        def write() -> None:
+            assert self.claim is not None
+            self.claim.check()
+            self.run.save_checkpoint(self.step, state, self._counters())
+
+        processes.by_first(write)
 
     def _evaluation_due(self) -> bool:
         training = self.spec.training
         return self.step == training.steps or (self.step > 0 and self.step % training.evaluate_every == 0)
 
-    def _evaluate(self, stop_asked: Callable[[], bool]) -> None:
-        protocol, trainer = self.spec.protocol, self.trainer
-        model = trainer.ema if protocol.weights == "ema" else trainer.backbone
-        start = synchronise(self.device)
-        if self._scorer is None:
-            nets = [feature_net(name, self.device) for name in protocol.feature_nets]
-            reference = reference_of_data(self.spec.data, trainer.data, nets)
-            self._scorer = Scorer(nets, reference, neighbours=protocol.neighbours)
-        scorer = self._scorer
-        scorer.reset()
-        index = torch.arange(protocol.samples)
-        progress = f"sampling at step {self.step}"
-        samples_of = sample.stream(model, trainer.process, self.spec, trainer.data, index, progress=progress)
-        first = []
-        for samples in samples_of:
-            if stop_asked():
-                self._interrupt()  # the state is saved; the evaluation starts anew
-            scorer.update(samples.images, samples.labels)
-            if sum(map(len, first)) < GRID_ROWS * GRID_COLUMNS:
-                first.append(samples.images)
-        save_grid(torch.cat(first), self.run.samples / f"step-{self.step:08d}.png")
-        row = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "flops": self.flops,
-            "samples": protocol.samples,
-            "protocol": protocol.hash,
-            "guidance_scale": protocol.guidance_scale,
-            "guidance_interval": protocol.guidance_interval,
-            "weights": protocol.weights,
-            "leaky": self.spec.leaky,
-            "metrics": to_numbers(scorer.results()),
-            "evaluation_seconds": synchronise(self.device) - start,
-        }
-        self.run.append("eval", row)
+    def _evaluate(self, stop_asked: Callable[[], int]) -> None:
+        which = "ema" if self.spec.protocol.weights == "ema" else "backbone"
+        model = self.trainer.whole(getattr(self.trainer, which))
+        if self.evaluate == "separate":
+            parts = {which: model.state_dict()}
+            processes.by_first(lambda: self.run.keep(self.step, parts, self._counters()))
+        elif request := self.evaluation.make(model, self._counters(), stop_asked):
+            self._stop(request)  # the state is saved; the evaluation starts anew
 
     def _write_environment(self) -> None:
         trainer = self.trainer
-        counts = {
-            "backbone": sum(parameter.numel() for parameter in trainer.backbone.parameters()),
-            "method": sum(parameter.numel() for parameter in trainer.method.parameters()),
+        found = environment.describe(self.device) | {
+            "devices": processes.count(),
+            "parameters": {
+                "backbone": sum(parameter.numel() for parameter in trainer.backbone.parameters()),
+                "method": sum(parameter.numel() for parameter in trainer.method.parameters()),
+            },
         }
-        write_json(self.run.folder / "env.json", environment.describe(self.device) | {"parameters": counts})
+        write_json(self.run.folder / "env.json", found)
 
 
-def save_grid(images: torch.Tensor, path: Path) -> None:
-    """The first samples [B, C, R, R] uint8 as one PNG; small images are enlarged to show their pixels."""
-    size = images.shape[-1] * max(1, 48 // images.shape[-1])
-    shown = F.interpolate(images[: GRID_ROWS * GRID_COLUMNS], size=size, mode="nearest")
-    save_image(make_grid(shown.float() / 255, nrow=GRID_COLUMNS, padding=2, pad_value=1.0), path)
+def _in_one_line(error: Exception, spec: RunSpec) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"out of GPU memory with {spec.training.batch_size} images a step: hold fewer at once with "
+            "--micro-batch N, divide them over more GPUs, or the weights with --shard; no number changes."
+        )
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 @contextmanager
-def _stop_asked() -> Iterator[Callable[[], bool]]:
-    """While inside: SIGINT and SIGTERM are noted, so that no step is cut in two; a second one interrupts."""
+def _stop_asked(signals: Mapping[int, int]) -> Iterator[Callable[[], int]]:
+    """While inside, signals are noted, so that no step is cut in two; a second SIGINT interrupts.
+
+    Gives what was asked for most urgently so far, 0 for nothing.
+    """
     asked: list[int] = []
 
     def note(number: int, _frame: object) -> None:
-        if asked:
+        if number == signal.SIGINT and signals[number] in asked:
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(signals[number])
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in signals}
     try:
-        yield lambda: bool(asked)
+        yield lambda: max(asked, default=0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """Progress of long work: live bars in a terminal, a line every half minute in a log."""
 
+import os
 import sys
 
 from tqdm import tqdm
@@ -10,8 +11,9 @@ SECONDS_BETWEEN_LINES = 30  # in a log
 def progress_bar(total: int, done: int, what: str, unit: str, *, inner: bool = False) -> tqdm:
     """A bar with rate and time left; `done` came from a session before, an `inner` bar stays out of logs."""
     live = sys.stderr.isatty()
+    other = int(os.environ.get("RANK", "0")) > 0  # of several processes on one run the first speaks
     pause = 0.1 if live else SECONDS_BETWEEN_LINES
-    hidden = inner and not live
+    hidden = other or (inner and not live)
     bar = tqdm(
         total=total, initial=done, desc=what, unit=unit, leave=False, mininterval=pause, disable=hidden
     )

@@ -19,14 +19,13 @@ import bench.data
 import methods
 from bench import suites
 from bench.errors import UserError, exit_code
+from bench.launch.resources import Launcher, LaunchOptions
+from bench.options import Name, Real, Whole
 
 if TYPE_CHECKING:
-    from bench.spec import InitialWeights, RunSpec
+    import torch
 
-# What is not given comes from the suite or the data set's preset; the help shows no "default: None" for it.
-Name = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
-Whole = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
-Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+    from bench.spec import InitialWeights, RunSpec
 
 
 def _listed(help: str, metavar: str) -> object:
@@ -141,12 +140,24 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class DivisionOptions:
+    """How a step is divided: over time, and over processes (torchrun, or --tasks-per-node of a job)."""
+
+    micro_batch: int = 0
+    """images that a process holds at once; 0: its whole part of the batch. No result depends on it"""
+    shard: bool = False
+    """divide weights, EMA and moments over the processes (FSDP2), for models beyond one card"""
+
+
+@dataclass(frozen=True)
 class Options:
     comparison: Comparison = field(default_factory=Comparison)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     weights: WeightsOptions = field(default_factory=WeightsOptions)
     protocol: ProtocolOptions = field(default_factory=ProtocolOptions)
+    division: DivisionOptions = field(default_factory=DivisionOptions)
     machine: Machine = field(default_factory=Machine)
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
 
 
 def main() -> None:
@@ -158,32 +169,64 @@ def main() -> None:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
 
+    from bench import environment, processes
+
+    launcher = options.launch.chosen
+    if launcher != "inline" and not processes.asked_for():
+        launch_jobs(options, launcher)
+        return
+    with processes.together(options.machine.device):
+        device = environment.select_device(options.machine.device)
+        specs, folder = plan(options, environment.native_precision(device))
+        run_here(specs, folder, device, options)
+
+
+def launch_jobs(options: Options, launcher: Launcher) -> None:
+    """Start the runs as jobs. Raises UserError where they cannot be, or any fails while this waits."""
     from bench import environment
+    from bench.launch import scheduler, submit
+    from bench.processes import Division
 
-    device = environment.select_device(options.machine.device)
-    specs, folder = plan(options, environment.native_precision(device))
+    device = options.machine.device
+    if launcher == "local":
+        gpus = int(environment.select_device(device).type == "cuda")
+    else:
+        gpus = 0 if device == "cpu" else scheduler.gpus_per_node(options.launch.partition or "")
+    # A cluster's GPUs are not here to be asked; those of the last years multiply bf16 natively.
+    here = environment.native_precision(environment.select_device("cpu"))
+    specs, folder = plan(options, "bf16" if gpus and launcher == "slurm" else here)
+    division = Division(options.division.micro_batch, options.division.shard)
+    submit.launch(specs, folder, options.launch, division, device, gpus, options.machine.dry_run)
 
+
+def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: Options) -> None:
+    """Print what the runs cost, and run them one after the other. Raises UserError where any fails."""
+    from bench import processes
+    from bench.evaluation import make_kept
     from bench.experiment import Experiment
     from bench.planning import announce, refuse_what_does_not_fit
     from bench.store import Run, adopt
 
+    division = processes.Division(options.division.micro_batch, options.division.shard)
     if not options.machine.dry_run:
-        shared = [source for spec in specs if (source := adopt(folder, spec))]
+        shared = processes.by_first(lambda: [source for spec in specs if (source := adopt(folder, spec))])
         if shared:
             places = ", ".join(sorted({str(source.parent) for source in shared}))
             print(f"{len(shared)} of {len(specs)} runs were finished in {places} and are copied.")
     costs = announce(specs, folder, device)
     if options.machine.dry_run:
         return
-    refuse_what_does_not_fit(costs, folder, device)
+    processes.by_first(lambda: refuse_what_does_not_fit(costs, folder, device))
     failures = []
     for number, spec in enumerate(specs, start=1):
-        done = Run(folder, spec).finished
+        done = processes.by_first(lambda spec=spec: Run(folder, spec).finished)
         print(f"[{number}/{len(specs)}] {spec.run_id}{' (finished before)' if done else ''}", flush=True)
         if done:
             continue
         try:
-            Experiment(spec, folder, device).complete()
+            Experiment(spec, folder, device, division, options.launch.evaluate_as).complete()
+            for step in processes.by_first(lambda spec=spec: Run(folder, spec).kept_steps()):
+                make_kept(spec, folder, step, device)
         except UserError as error:
             if len(specs) == 1:
                 raise

@@ -37,6 +37,8 @@ def stream(
 
     `progress` names the work on a progress bar; empty shows none.
     """
+    if not len(index):
+        return
     protocol = spec.protocol
     sampler = samplers.get(spec.sampler)
     guidance = Guidance(

@@ -4,6 +4,7 @@
         spec.json  env.json  status.json     whole files, each written under a temporary name and renamed
         train.jsonl  eval.jsonl               append-only rows; of a repeated step the last counts
         checkpoints/step-00000500/            a folder that is renamed into place when it is complete
+        kept/step-00000500/                   the same, of weights that wait for a separate evaluation
         samples/step-00000500.png  log.txt
 
 Weights are safetensors: no pickle, nothing is executed on reading.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
+from bench.owner import Claim
 from bench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -32,10 +34,15 @@ _FINISHED, _RUNNING = "finished", "running"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl` file; a line torn by a kill is skipped, a missing file has none."""
+    """The rows of a `.jsonl` file; a line torn by a kill is skipped, a missing file has none.
+
+    Of NAME.jsonl, those of NAME.PART.jsonl follow: each file has one writer.
+    """
     rows = []
-    if path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
+    for part in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))):
+        if not part.is_file():
+            continue
+        for line in part.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
@@ -124,6 +131,7 @@ class Run:
         self.folder = root / spec.run_id
         self.samples = self.folder / "samples"
         self.checkpoints = self.folder / "checkpoints"
+        self.kept = self.folder / "kept"
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -134,8 +142,17 @@ class Run:
                 write_json(path, spec.model_dump(mode="json"))
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror or error}.") from None
-        for unfinished in self.checkpoints.glob(".*"):
+
+    def claim(self) -> Claim:
+        """Own the folder until the claim is released; what a killed owner left unfinished is removed.
+
+        Raises UserError, naming the owner, where another process works on this run.
+        """
+        claim = Claim(self.folder)
+        claim.take()
+        for unfinished in (*self.checkpoints.glob(".*"), *self.kept.glob(".*")):
             shutil.rmtree(unfinished, ignore_errors=True)
+        return claim
 
     def _refuse_another_spec(self, path: Path) -> None:
         try:
@@ -169,14 +186,17 @@ class Run:
                 log.write(f"{now} step {step} {state} {message}\n")
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Append a row to `train` or `eval`; a torn last line of an earlier kill is closed first."""
+        """Append a row to `train`, `eval` or, of a process beside the owner, a part of them, `eval.PART`.
+
+        A torn last line of an earlier kill is closed first.
+        """
         path = self.folder / f"{name}.jsonl"
-        with open(path, "ab+") as file:
+        with open(path, "ab+", buffering=0) as file:  # unbuffered: one write a row
+            torn = b""
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(json.dumps(row).encode() + b"\n")
+                torn = b"" if file.read(1) == b"\n" else b"\n"
+            file.write(torn + json.dumps(row).encode() + b"\n")
 
     def evaluated(self, step: int) -> bool:
         """Whether the row of this step's evaluation is on disk."""
@@ -187,13 +207,32 @@ class Run:
 
         Raises UserError, with the previous checkpoint untouched, where the disk is full.
         """
+        self._save(self.checkpoints, step, parts, counters)
+        for old in self._complete()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def keep(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], counters: dict) -> None:
+        """Save what an evaluation of this step needs, until that is done. Raises as `save_checkpoint`."""
+        self._save(self.kept, step, parts, counters)
+
+    def kept_steps(self) -> list[int]:
+        """The steps whose evaluation has not been made yet."""
+        return sorted(int(path.name[5:]) for path in self.kept.glob("step-*"))
+
+    def forget(self, step: int) -> None:
+        """Drop what was kept of a step."""
+        shutil.rmtree(self.kept / _name(step), ignore_errors=True)
+
+    @staticmethod
+    def _save(
+        folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], counters: Mapping[str, Any]
+    ) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        unfinished = self.checkpoints / f".step-{step:08d}.{os.getpid()}"
-        final = self.checkpoints / f"step-{step:08d}"
+        unfinished, final = folder / f".{_name(step)}.{os.getpid()}", folder / _name(step)
         try:
-            unfinished.mkdir()
+            unfinished.mkdir(parents=True)
             checksums = {}
             for part, tensors in parts.items():
                 path = unfinished / f"{part}.safetensors"
@@ -206,11 +245,9 @@ class Run:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise UserError(
-                f"the checkpoint at step {step} could not be written to {self.checkpoints} ({error}): make "
+                f"the checkpoint at step {step} could not be written to {folder} ({error}): make "
                 "room and run the same command again; it continues from the last checkpoint."
             ) from None
-        for old in self._complete()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old, ignore_errors=True)
 
     def load_checkpoint(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """The latest checkpoint's parts and counters, or None before the first.
@@ -242,6 +279,10 @@ class Run:
 
     def _complete(self) -> list[Path]:
         return sorted(self.checkpoints.glob("step-*"))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _checksum(path: Path) -> int:

@@ -1,5 +1,6 @@
 """Training one run: data -> encoder targets -> backbone -> method loss -> optimiser -> EMA -> checkpoint.
 
+Several processes may train one run (`bench/processes.py`): below, a "part" is this process's rows of a batch.
 The state after a step is a function of the spec alone (on one machine): every random draw comes from a
 stream seeded by (seed, name, step), so a run that is killed and started again continues from its last
 checkpoint to the same numbers.
@@ -14,16 +15,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import backbones
 import bench.data
 from backbones import checkpoints, cost
-from bench import encoders, named
+from backbones.blocks import Transformer
+from bench import encoders, named, processes
 from bench.data.prefetch import Prefetch
 from bench.encoders.feature_cache import FeatureCache
 from bench.errors import UserError
+from bench.inputs import Inputs, draw
+from bench.processes import UNDIVIDED, Division
 from bench.rewards import Rewards, Setting, Truth
 from bench.spec import InitialWeights, RunSpec
 from bench.streams import data_order, generator, seed_of
@@ -35,12 +39,14 @@ DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero h
 class Trainer:
     """What one run trains, and one batch of its training: `step`."""
 
-    def __init__(self, spec: RunSpec, device: torch.device) -> None:
+    def __init__(self, spec: RunSpec, device: torch.device, division: Division = UNDIVIDED) -> None:
         """Backbone, method, EMA and optimiser as they are before step 0.
 
-        Raises UserError where the spec does not fit the data set, the backbone or the method.
+        Raises UserError where the spec does not fit the data set, the backbone, the method or the division.
         """
-        self.spec, self.device = spec, device
+        self.spec, self.device, self.division = spec, device, division
+        self.portions = division.portions(spec.training.batch_size)
+        self.part = slice(self.portions[0].start, self.portions[-1].stop)
         self.data = bench.data.load(spec.data)
         self.process = named.process(spec.process)
         self.method = named.method(spec.method)
@@ -53,12 +59,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(spec.seed, "init backbone"))
             try:
-                self.backbone = backbones.build(
-                    architecture,
-                    input_size=self.data.size,
-                    channels=self.data.channels,
-                    num_classes=self.data.classes,
-                ).to(device)
+                self.backbone = self._build_backbone()
                 self.encoders: dict[str, encoders.Encoder | FeatureCache] = {}
                 torch.manual_seed(seed_of(spec.seed, "init method"))
                 side = self.data.size // architecture.patch
@@ -71,6 +72,9 @@ class Trainer:
             self._start_from(spec.weights)
         self.method.to(device)
         self.ema = copy.deepcopy(self.backbone).requires_grad_(False).eval()
+        self.network = processes.shared(self.backbone, self.backbone.blocks, division)  # what is called
+        if processes.is_shard(next(self.backbone.parameters())):
+            processes.sharded(self.ema, self.ema.blocks)
         self.trained = {
             f"{owner}.{name}": parameter
             for owner, module in (("backbone", self.backbone), ("method", self.method))
@@ -78,14 +82,30 @@ class Trainer:
             if parameter.requires_grad
         }
         training = spec.training
+        # Shards and whole tensors cannot share a group of the optimiser.
+        groups = [
+            [parameter for parameter in self.trained.values() if processes.is_shard(parameter) == sharded]
+            for sharded in (True, False)
+        ]
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=training.learning_rate, weight_decay=training.weight_decay
+            [{"params": group} for group in groups if group],
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
         )
         self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
         self.rewards = self._load_rewards(self.method.needs(0, training.steps))
         self.batches = Prefetch(self._read)
         self._needs: Needs | None = None  # of the step before
         self.flops_per_step = 0
+
+    def _build_backbone(self) -> Transformer:
+        data = self.data
+        return backbones.build(
+            named.architecture(self.spec.backbone),
+            input_size=data.size,
+            channels=data.channels,
+            num_classes=data.classes,
+        ).to(self.device)
 
     def _start_from(self, initial: InitialWeights) -> None:
         try:
@@ -127,14 +147,14 @@ class Trainer:
             return Features(*(value.to(self.device) for value in encoder(index)))
         return encoder(image)
 
-    def _read(self, step: int) -> bench.data.Batch:
-        """The batch of a step, with images where an encoder will see them."""
+    def _read(self, step: int, needs: Needs | None = None) -> bench.data.Batch:
+        """This process's part of the batch of a step, with images where an encoder will see them."""
         seed, size, steps = self.spec.seed, self.spec.training.batch_size, self.spec.training.steps
         index = data_order(seed, len(self.data), step * size, size)
-        needs = self.method.needs(step, steps)
+        needs = needs or self.method.needs(step, steps)
         asked = (*needs.encoders, TEACHER) if needs.rewards and self.rewards.student else needs.encoders
         images = any(not isinstance(self.encoders[name], FeatureCache) for name in asked)
-        return self.data.batch(index, generator(seed, "data", step), images)
+        return self.data.batch(index, generator(seed, "data", step), images, self.part)
 
     def _load_rewards(self, needs: Needs) -> Rewards:
         setting = Setting(
@@ -155,6 +175,11 @@ class Trainer:
         """What the method needs at this step; where that changed, the FLOPs of a step are counted."""
         needs = self.method.needs(step, self.spec.training.steps)
         if needs != self._needs:
+            if needs.whole_batch and len(self.portions) > 1:
+                raise UserError(
+                    f"{self.spec.method} compares the samples of a batch with one another, which "
+                    "--micro-batch would take apart: leave it out, or use more processes."
+                )
             self._needs = needs
             self.flops_per_step = self._count_flops(step, needs)
         return needs
@@ -165,43 +190,68 @@ class Trainer:
         Raises UserError, before the weights are touched, where the loss diverged.
         """
         needs = self.prepare(step)
-        loss, row = self._loss(step, needs)
+        training = self.spec.training
+        inputs = self._inputs(step, self.batches(step))
+        features, logs = self._targets(inputs, needs)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        row["grad_norm"] = nn.utils.clip_grad_norm_(self.trained.values(), self.spec.training.gradient_clip)
+        rows = []
+        for portion in self.portions:
+            with processes.averaging(self.network, last=portion is self.portions[-1]):
+                loss, row = self._loss(step, needs, portion, inputs, features)
+                (loss * self._share(portion) * processes.count()).backward()
+            rows.append(row)
+        processes.average_gradients(self.method.parameters())
+        self.method.after_backward(processes.total)
+        row = processes.merged(rows, [self._share(portion) for portion in self.portions])
+        row["logs"] = logs | row["logs"]
+        row["grad_norm"] = processes.clip_gradients(self.trained.values(), training.gradient_clip)
         _refuse_divergence(row)
         self.optimizer.step()
         with torch.no_grad():
             self._update_ema(list(self.ema.parameters()), list(self.backbone.parameters()), 0)
         return row
 
-    def _loss(self, step: int, needs: Needs) -> tuple[Tensor, dict[str, Any]]:
-        """The total loss of batch `step`, with gradient, and its terms for the row."""
-        seed, training, device = self.spec.seed, self.spec.training, self.device
-        size = training.batch_size
+    def _share(self, portion: slice) -> float:
+        """Of the batch; 1 for all of it."""
+        return (portion.stop - portion.start) / self.spec.training.batch_size
 
-        # Data, and the draws that all methods share.
-        batch = self.batches(step)
-        x0 = batch.x0.to(device)
-        t = self.process.draw_t(torch.rand(size, generator=generator(seed, "time", step))).to(device)
-        noise = torch.randn(x0.shape, generator=generator(seed, "noise", step)).to(device)
-        dropped = torch.rand(size, generator=generator(seed, "label dropout", step)) < training.label_dropout
-        label = batch.label.masked_fill(dropped, self.data.classes).to(device)
+    def _inputs(self, step: int, batch: bench.data.Batch) -> Inputs:
+        return draw(self.spec, self.data, self.process, step, self.part, batch, self.device)
 
-        # Encoder targets.
-        image = batch.image.to(device)
+    def _targets(self, inputs: Inputs, needs: Needs) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
+        """What encoders say about the images, a micro-batch at a time; a student of it learns."""
         student = self.rewards.student if needs.rewards else None
         asked = dict.fromkeys((*needs.encoders, TEACHER) if student else needs.encoders)
-        features = {name: self._features(name, image, batch.index) for name in asked}
+        local = [self._local(portion) for portion in self.portions]
+        features = {}
+        for name in asked:
+            seen = [self._features(name, inputs.image[rows], inputs.index[rows]) for rows in local]
+            features[name] = (
+                seen[0] if len(seen) == 1 else Features(*(torch.cat(x) for x in zip(*seen, strict=True)))
+            )
         logs: dict[str, float | Tensor] = {}
         if student:
-            logs["reward/student_loss"] = student.learn(x0, features[TEACHER].patch_tokens)
+            share = len(inputs.x0) / self.spec.training.batch_size
+            logs["reward/student_loss"] = student.learn(
+                inputs.x0, features[TEACHER].patch_tokens, lambda mean: processes.total(mean * share)
+            )
+        return features, logs
 
-        # Backbone and losses.
+    def _local(self, portion: slice) -> slice:
+        """Rows of the batch as rows of this process's part."""
+        return slice(portion.start - self.part.start, portion.stop - self.part.start)
+
+    def _loss(
+        self, step: int, needs: Needs, portion: slice, part: Inputs, features: Mapping[str, Features]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The mean loss of a micro-batch, with gradient, and its terms for the row."""
+        training, device = self.spec.training, self.device
+        inputs = part.rows(self._local(portion))
+        x0, t, noise = inputs.x0, inputs.t, inputs.noise
         x_t = self.process.corrupt(x0, noise, t)
-        truth = Truth(x0, self.process.x0_hat_scale(t), batch.label.to(device))
+        truth = Truth(x0, self.process.x0_hat_scale(t), inputs.true_label)
         with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            output = self.backbone(x_t, t, label, hidden_depths=needs.hidden_depths)
+            output = self.network(x_t, t, inputs.label, hidden_depths=needs.hidden_depths)
             context = Context(
                 x0=x0,
                 noise=noise,
@@ -211,16 +261,23 @@ class Trainer:
                 prediction=output.prediction,
                 x0_hat=self.process.x0_hat(output.prediction.float(), x_t, t),
                 x0_hat_scale=truth.scale,
-                label=label,
+                label=inputs.label,
                 step=step,
                 steps=training.steps,
-                generator=generator(seed, "method", step),
+                generator=generator(self.spec.seed, "method", step),
                 hidden=output.hidden,
-                features=features,
+                features={
+                    name: Features(*(tensor[self._local(portion)] for tensor in of_part))
+                    for name, of_part in features.items()
+                },
                 rewards=self.rewards.against(truth) if needs.rewards else None,
                 noise_level=self.process.noise_level(t),
                 logging=step == 0 or (step + 1) % training.log_every == 0,
-                logs=logs,
+                step_noise_level=self.process.noise_level(part.step_t),
+                batch_size=training.batch_size,
+                rows=portion,
+                gather=processes.gathered,
+                processes=processes.count(),
             )
             denoising = self.process.losses(output, x0, noise, t, x_t)
             terms = {name: Loss(value) for name, value in denoising.items()} | self.method.losses(context)
@@ -234,49 +291,69 @@ class Trainer:
         }
 
     def _count_flops(self, step: int, needs: Needs) -> int:
-        """FLOPs of a whole step, encoders and reward nets included; leaves no trace.
+        """FLOPs of a step of the whole batch, encoders and reward nets included; leaves no trace.
 
-        A pass of its own, because the counter takes operators apart and so changes the last bits.
+        A pass of its own, because the counter takes operators apart and so changes the last bits. Counted on
+        this process's part.
         """
         before = copy.deepcopy(self.method.state_dict())
         student = copy.deepcopy(self.rewards.student)
+        # The first batch, wherever a run is continued: methods may compute less for some batches.
+        inputs = self._inputs(0, self._read(0, needs))
         with cost.counter() as counter:
-            loss, _ = self._loss(step, needs)
-            loss.backward()
+            features, _ = self._targets(inputs, needs)
+            for portion in self.portions:
+                self._loss(step, needs, portion, inputs, features)[0].backward()
         self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_backward(processes.total)
         self.method.load_state_dict(before)
         if self.rewards.student and student:
             self.rewards.student.load_state(student.state())
-        return counter.get_total_flops()
+        return round(counter.get_total_flops() * self.spec.training.batch_size / len(inputs.x0))
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """All tensors that a checkpoint holds: backbone, ema, method, rewards and optimizer, each by name."""
+        """All tensors that a checkpoint holds: backbone, ema, method, rewards and optimizer, each by name.
+
+        Of shards, all processes must ask together.
+        """
         moments = {
             f"{name}.{key}": value
             for name, parameter in self.trained.items()
             for key, value in self.optimizer.state[parameter].items()
         }
-        return {
+        parts = {
             "backbone": self.backbone.state_dict(),
             "ema": self.ema.state_dict(),
             "method": self.method.state_dict(),
             "rewards": self.rewards.student.state() if self.rewards.student else {},
             "optimizer": moments,
         }
+        return {name: processes.whole_state(part) for name, part in parts.items()}
 
     def load_state(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         """The inverse of `state`."""
-        self.backbone.load_state_dict(parts["backbone"])
-        self.ema.load_state_dict(parts["ema"])
+        processes.load(self.backbone, parts["backbone"])
+        processes.load(self.ema, parts["ema"])
         self.method.load_state_dict(parts["method"])
         if self.rewards.student:
             self.rewards.student.load_state(parts["rewards"])
         for name, parameter in self.trained.items():
             self.optimizer.state[parameter] = {
                 # The step count stays where AdamW keeps it, on the CPU.
-                key: parts["optimizer"][f"{name}.{key}"].to("cpu" if key == "step" else self.device)
+                key: value.to("cpu") if key == "step" else processes.divided_as(parameter, value)
                 for key in ("step", "exp_avg", "exp_avg_sq")
+                for value in (parts["optimizer"][f"{name}.{key}"],)
             }
+
+    def whole(self, network: Transformer) -> Transformer:
+        """Backbone or EMA to be used by one process; a copy where processes hold shards, which all must ask
+        for together."""
+        if not processes.is_shard(next(network.parameters())):
+            return network
+        copied = self._build_backbone().requires_grad_(False).eval()
+        for name, tensor in network.state_dict().items():
+            copied.state_dict()[name].copy_(processes.whole(tensor))
+        return copied
 
 
 def _refuse_divergence(row: Mapping[str, Any]) -> None:

@@ -35,8 +35,8 @@ class Trained:
     process: Process
 
 
-def load(folder: Path, device: torch.device) -> Trained:
-    """The run in this folder, at its last checkpoint.
+def load(folder: Path, device: torch.device, kept: int | None = None) -> Trained:
+    """The run in this folder, at its last checkpoint, or at a step that was kept for its evaluation.
 
     Raises UserError where the folder is no run of this version, or has no checkpoint that can be read.
     """
@@ -50,9 +50,13 @@ def load(folder: Path, device: torch.device) -> Trained:
         raise UserError(
             f"{folder} is a run of another version: {where} of its spec.json: {first['msg']}."
         ) from None
-    saved = sorted((folder / "checkpoints").glob("step-*"))
-    if not saved and spec.training.steps:
-        raise UserError(f"{folder} has no checkpoint yet: let the run reach one.")
+    if kept is None:
+        saved = sorted((folder / "checkpoints").glob("step-*"))
+    else:
+        saved = list((folder / "kept").glob(f"step-{kept:08d}"))
+    if not saved and (kept is not None or spec.training.steps):
+        which = "checkpoint yet" if kept is None else f"kept weights of step {kept}"
+        raise UserError(f"{folder} has no {which}: let the run reach one.")
     data = bench.data.load(spec.data)
     model = backbones.build(
         named.architecture(spec.backbone),

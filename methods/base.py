@@ -28,6 +28,7 @@ class Needs:
     encoders: tuple[str, ...] = ()  # frozen image encoders, by name
     rewards: tuple[str, ...] = ()  # rewards of a clean-image estimate, by name; step 0 names all of a run
     reward_net: str = REWARD_NET  # the net of the rewards "features" and "tokens"
+    whole_batch: bool = False  # losses compare samples through `Context.gather`: no micro-batches
 
 
 class BackboneInfo(NamedTuple):
@@ -63,7 +64,12 @@ class Loss(NamedTuple):
 
 @dataclass
 class Context:
-    """One training step as a method sees it. Images are in model space: [B, C, H, W]."""
+    """One training step as a method sees it. Images are in model space: [B, C, H, W].
+
+    Where several processes or micro-batches share a step, B counts the samples of this share. Random draws
+    are for the whole batch, `torch.randn(context.batch_size, ..., generator=context.generator)`, of which
+    `context.rows` are this context's; then no number depends on how the batch is shared out.
+    """
 
     x0: Tensor  # clean
     noise: Tensor
@@ -85,8 +91,17 @@ class Context:
     # [B] noise / (signal + noise), comparable over processes; None: t is that, as on the linear path
     noise_level: Tensor | None = None
     logging: bool = False  # whether this step's logs are kept; must change nothing but the logs
+    step_noise_level: Tensor | None = None  # `noise_level` of the whole step's samples; None: the same
+    batch_size: int = 0  # samples of the whole step; 0: len(x0)
+    rows: slice = field(default_factory=lambda: slice(None))  # of these, the ones of this context
+    # [B, ...] of this context's samples -> the whole step's, without gradient; needs `Needs.whole_batch`
+    gather: Callable[[Tensor], Tensor] = lambda values: values
+    processes: int = 1  # that share the step; gradients are averaged over them
     # A method's own diagnostics for the step's row: name -> scalar.
     logs: dict[str, float | Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.batch_size or len(self.x0)
 
 
 @dataclass_transform(eq_default=False)
@@ -119,3 +134,6 @@ class Method(nn.Module):
     def losses(self, context: Context) -> dict[str, Loss]:
         """Named loss terms, to be added to the denoising loss: sum over terms of mean(weight * value)."""
         return {}
+
+    def after_backward(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Called once a step when all its gradients are there; `total` sums a tensor over processes."""

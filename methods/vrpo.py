@@ -137,7 +137,9 @@ class VRPO(REPA):
         needs = super().needs(step, steps)
         if step >= self.align_until * steps:
             needs = Needs()
-        return replace(needs, rewards=tuple(self.reward_weights()), reward_net=self.reward_net)
+        rewards = tuple(self.reward_weights())
+        compares = bool(rewards) and (self.estimator == "likelihood" or self.shuffle)
+        return replace(needs, rewards=rewards, reward_net=self.reward_net, whole_batch=compares)
 
     def losses(self, context: Context) -> dict[str, Loss]:
         noise_level = context.t if context.noise_level is None else context.noise_level
@@ -156,6 +158,10 @@ class VRPO(REPA):
             context.logs |= records.of_divergence(context, noise_level, kl)
         return losses
 
+    def after_backward(self, total: Callable[[Tensor], Tensor]) -> None:
+        if self.gated and self.weight != 0:
+            self.gate.update(total)
+
     def _alignment(self, context: Context, noise_level: Tensor) -> Loss:
         """REPA's term; the counterfactual gate and the controls change its value or its weight."""
         hidden = context.hidden[self.alignment_depth]
@@ -164,12 +170,12 @@ class VRPO(REPA):
             def watch(*moments: Tensor) -> None:
                 product, a, b = moments
                 if self.gated:
-                    self.gate.update(torch.stack(moments), noise_level)
+                    self.gate.see(torch.stack(moments), noise_level)
                 if context.logging:
                     cosine = product / (a * b).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
                     context.logs.update(records.by_noise("alignment_cosine", cosine, noise_level))
 
-            hidden = alignment.watched(hidden, watch)
+            hidden = alignment.watched(hidden, watch, context.batch_size / context.processes)
         tokens, target = self.projector(hidden), context.features[self.encoder].patch_tokens
         value = alignment.angle(tokens, target) if self.angular else -cosine(tokens, target)
         weight: float | Tensor = self.weight
@@ -184,8 +190,10 @@ class VRPO(REPA):
 
     def _guidance(self, context: Context, weights: Mapping[str, float], noise_level: Tensor) -> Loss:
         """The reward term of score and pathwise: minus the projection of x0_hat on the force."""
-        acting = (noise_level < self.t_max).nonzero()[:, 0]
+        levels = noise_level if context.step_noise_level is None else context.step_noise_level
+        acting = (levels < self.t_max).nonzero()[:, 0]
         acting = acting[: round(self.share * len(acting))]
+        _, own = forces.here(context, acting)
         if self.estimator == "score":
             guidance = forces.score(
                 context,
@@ -205,13 +213,13 @@ class VRPO(REPA):
                 per_patch=self.per_patch,
                 shuffle=self.shuffle,
             )
-        force = torch.zeros_like(context.x0_hat, dtype=torch.float32).index_copy(0, acting, guidance.force)
+        force = torch.zeros_like(context.x0_hat, dtype=torch.float32).index_copy(0, own, guidance.force)
         scale = context.x0_hat_scale.clamp(min=forces.SMALLEST_SCALE)
         unit = 1.0 if self.estimator == "pathwise-raw" else scale * force[0].numel() ** 0.5
         value = -(force * context.x0_hat.float()).flatten(1).sum(1) / unit
         weight = self._reward_weight(context) / self.share
-        if context.logging and len(acting):
-            context.logs |= records.of_guidance(guidance, noise_level[acting])
+        if context.logging and len(own):
+            context.logs |= records.of_guidance(guidance, noise_level[own])
             context.logs |= records.of_force(force, weight * scale / unit, context, noise_level)
         return Loss(value, weight)
 
@@ -226,7 +234,8 @@ class VRPO(REPA):
         advantage = torch.zeros_like(misalignment)
         for name, weight in weights.items():
             reward = forces.regions(rewards[name].float(), per_patch=False, sample_dims=1)[:, 0, 0]
-            advantage += weight * alignment.peer_advantage(reward, noise_level, self.group_size)
+            everyone = context.gather(reward), context.gather(noise_level)
+            advantage += weight * alignment.peer_advantage(*everyone, self.group_size)[context.rows]
             if context.logging:
                 context.logs |= records.by_noise(f"reward/{name}", reward, noise_level)
                 context.logs[f"reward/{name}_spread"] = reward.std()
@@ -234,7 +243,7 @@ class VRPO(REPA):
             context.logs["advantage/spread"] = advantage.std()
             context.logs |= records.histogram(advantage)
         if self.shuffle:
-            advantage = advantage[forces.shuffled(context, len(advantage))]
+            advantage = forces.exchange(context, context.batch_size, context.rows)(advantage)
         return Loss(misalignment, self._reward_weight(context) * (noise_level < self.t_max) * advantage)
 
     def _reward_weight(self, context: Context) -> float:

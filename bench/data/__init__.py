@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 _FOLDER = Path(__file__).parent
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,11 @@ class Data(Protocol):
         """Training records."""
         ...
 
-    def batch(self, index: Tensor, generator: Generator, images: bool = True) -> Batch:
+    def batch(self, index: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
         """The records of these numbers, on the CPU; `generator` draws what is random in them (latents).
 
-        `images`: whether the images are wanted beside x0.
+        `images`: whether the images are wanted beside x0. Only `rows` of the records are read and returned,
+        the same as they are in the whole batch.
         """
         ...
 

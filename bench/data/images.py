@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from bench.data import Batch
+from bench.data import ALL, Batch
 from bench.data.store import REFERENCE, TRAIN, Store
 from bench.data.vae import VAE, revision
 from bench.errors import UserError
@@ -53,7 +53,8 @@ class StoredImages:
     def __len__(self) -> int:
         return self.contents.records[TRAIN]
 
-    def batch(self, index: Tensor, generator: Generator, images: bool = True) -> Batch:
+    def batch(self, index: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
+        records, index = len(index), index[rows]
         label = self.store.read("label", index)
         if label.min() < 0 or label.max() >= self.classes:
             raise UserError(f"the store {self.store.folder} has labels outside 0..{self.classes - 1}.")
@@ -63,7 +64,8 @@ class StoredImages:
             return Batch(image.float() / 127.5 - 1, label, image, index)
         if self.latents.statistic == "posterior":
             mean, std = self.store.read("mean", index), self.store.read("std", index)
-            z = mean + std * torch.randn(mean.shape, generator=generator)
+            drawn = torch.randn((records, *mean.shape[1:]), generator=generator)
+            z = mean + std * drawn[rows]
         else:
             z = self.store.read("z", index)
         return Batch((z - self.bias) * self.scale, label, image, index)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from bench.data import Batch, Shape
+from bench.data import ALL, Batch, Shape
 from bench.data.vae import VAE, weight_file
 from bench.errors import UserError
 
@@ -33,7 +33,7 @@ class Storeless:
     def __len__(self) -> int:
         return 0
 
-    def batch(self, index: Tensor, generator: Generator, images: bool = True) -> Batch:
+    def batch(self, index: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
         raise UserError("there is no store of this data set to train on: python -m bench.prepare")
 
     def to_pixels(self, x0: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class Rewards:
         def rewards(estimate: Tensor, index: Tensor) -> dict[str, Tensor]:
             chosen = Truth(truth.x0[index].float(), truth.scale[index], truth.label[index])
             groups = estimate.shape[:-4]
-            flat = estimate.float().reshape(-1, *chosen.x0.shape)  # [G, n, C, H, W]
+            flat = estimate.float().reshape(groups.numel(), *chosen.x0.shape)  # [G, n, C, H, W]
             with torch.autocast(estimate.device.type, enabled=False):
                 with torch.no_grad():
                     judges = [family.against(chosen) for family in self.families.values()]

@@ -11,7 +11,7 @@ cancels. Cost: two convolutions on the grid of tokens, forward and backward, bes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -41,19 +41,24 @@ class Student:
         self.net.requires_grad_(False)  # but for `learn`: rewards differentiate in the estimate alone
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=LEARNING_RATE)
 
-    def learn(self, x0: Tensor, tokens: Tensor) -> Tensor:
-        """One step towards the teacher's tokens [B, N, D] of clean x0; returns the loss before it."""
+    def learn(
+        self, x0: Tensor, tokens: Tensor, average: Callable[[Tensor], Tensor] = lambda mean: mean
+    ) -> Tensor:
+        """One step towards the teacher's tokens [B, N, D] of clean x0; returns the loss before it.
+
+        `average` is over the processes that share a batch, for loss and gradients.
+        """
         self.net.requires_grad_(True)
         with torch.enable_grad(), torch.autocast(x0.device.type, enabled=False):
             mine = self.net(x0.float()).flatten(2).transpose(1, 2)
             loss = 1 - F.cosine_similarity(mine, tokens.float(), dim=-1).mean()
         gradients = torch.autograd.grad(loss, list(self.net.parameters()))
         for parameter, gradient in zip(self.net.parameters(), gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = average(gradient)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.net.requires_grad_(False)
-        return loss.detach()
+        return average(loss.detach())
 
     def against(self, truth: Truth) -> Judge:
         clean = F.normalize(self.net(truth.x0), dim=1)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,7 +36,7 @@ def bin_of(noise_level: Tensor) -> Tensor:
 def peer_advantage(reward: Tensor, noise_level: Tensor, peers: int) -> Tensor:
     """The reward [B] of each sample standardised among the `peers` nearest in noise level, [B].
 
-    Over the local batch; a batch smaller than `peers` is one group.
+    A batch smaller than `peers` is one group.
     """
     batch, peers = len(reward), min(peers, len(reward))
     order = noise_level.argsort()
@@ -63,11 +62,12 @@ def angle(tokens: Tensor, target: Tensor) -> Tensor:
     return cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos().mean(dim=1)
 
 
-def watched(hidden: Tensor, watch: Watch) -> Tensor:
+def watched(hidden: Tensor, watch: Watch, mean_over: float) -> Tensor:
     """`hidden` [B, ...] for one branch, so that its gradient can be told from that of all others.
 
     When the loss is differentiated, `watch` is told how the two agree: <a, b>, |a|^2, |b|^2 of each sample,
-    with a the gradient through this branch and b that through all others. Nothing is computed twice.
+    with a the gradient through this branch and b that through all others, of a sample's own loss. What is
+    differentiated is the sum of these over `mean_over`. Nothing is computed twice.
     """
     if not hidden.requires_grad:
         return hidden
@@ -75,8 +75,8 @@ def watched(hidden: Tensor, watch: Watch) -> Tensor:
     through_branch: list[Tensor] = []
 
     def compare(total: Tensor) -> None:
-        a = through_branch.pop().flatten(1).float() * len(total)  # the loss is a mean over the batch
-        b = total.flatten(1).float() * len(total) - a
+        a = through_branch.pop().flatten(1).float() * mean_over
+        b = total.flatten(1).float() * mean_over - a
         watch((a * b).sum(1), a.square().sum(1), b.square().sum(1))
 
     branch.register_hook(through_branch.append)
@@ -94,6 +94,7 @@ class CounterfactualGate(nn.Module):
         super().__init__()
         self.gain = gain
         self.register_buffer("sums", torch.zeros(3, BINS))  # <a, b>, |a|^2, |b|^2
+        self._seen: Tensor | None = None  # the same, of this step so far
 
     def agreement(self) -> Tensor:
         """D of each bin, [BINS] in [-1, 1]; 0 before the first update."""
@@ -105,14 +106,14 @@ class CounterfactualGate(nn.Module):
         return (1 + self.gain * self.agreement()).clamp(*GATE_RANGE)[bin_of(noise_level)]
 
     @torch.no_grad()
-    def update(self, moments: Tensor, noise_level: Tensor) -> None:
-        """Add a batch: `moments` [3, B] of its samples, <a, b>, |a|^2 and |b|^2."""
-        batch = torch.zeros_like(self.sums).index_add_(1, bin_of(noise_level), moments)
-        self.sums.mul_(MOMENTUM).add_(_over_all_processes(batch))
+    def see(self, moments: Tensor, noise_level: Tensor) -> None:
+        """Note samples of this step: `moments` [3, B], their <a, b>, |a|^2 and |b|^2."""
+        found = torch.zeros_like(self.sums).index_add_(1, bin_of(noise_level), moments)
+        self._seen = found if self._seen is None else self._seen + found
 
-
-def _over_all_processes(sums: Tensor) -> Tensor:
-    """The sum over processes, so that statistics do not depend on how a batch is split over them."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(sums)
-    return sums
+    @torch.no_grad()
+    def update(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Add what was seen of this step, if anything; `total` sums it over processes."""
+        if self._seen is not None:
+            self.sums.mul_(MOMENTUM).add_(total(self._seen))
+            self._seen = None

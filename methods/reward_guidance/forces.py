@@ -14,7 +14,7 @@ G = 4, 8, 16; for several where a reward of a region depends on that region alon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -46,16 +46,17 @@ def pathwise(
     per_patch: bool,
     shuffle: bool,
 ) -> Guidance:
-    """Reward gradients at x0_hat of the samples `acting` [n] of the batch.
+    """Reward gradients at x0_hat of those samples of this context that are among `acting` of the whole step.
 
     Costs one forward of the reward net and one backward a reward.
     """
     assert context.rewards is not None
-    estimate = context.x0_hat.detach()[acting].float().requires_grad_()
+    place, own = here(context, acting)
+    estimate = context.x0_hat.detach()[own].float().requires_grad_()
     with torch.enable_grad():
-        rewards = context.rewards(estimate, acting)
+        rewards = context.rewards(estimate, own)
     found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    other = shuffled(context, len(acting)) if shuffle else slice(None)
+    of_other = exchange(context, len(acting), place) if shuffle else lambda values: values
     for name, weight in weights.items():
         reward = regions(rewards[name], per_patch, estimate.ndim - 3)  # [n, h, w]
         total = reward.sum() if normalised else reward.mean(dim=(1, 2)).sum()
@@ -66,7 +67,7 @@ def pathwise(
         if normalised:
             inverse = torch.where(length > FLOOR, 1 / length, 0) / size.numel() ** 0.5
             force = gradient * to_pixels(inverse, gradient)
-        found.force.add_(force[other], alpha=weight)
+        found.force.add_(of_other(force), alpha=weight)
         found.reward[name] = reward.detach().mean(dim=(1, 2))
         found.gradient[name] = length.mean(dim=(1, 2))
         found.without_force[name] = (length <= FLOOR).float().mean(dim=(1, 2))
@@ -83,24 +84,25 @@ def score(
     per_patch: bool,
     shuffle: bool,
 ) -> Guidance:
-    """Advantages times directions, of `group_size` draws x0_hat + s_t e around the estimates of `acting` [n].
+    """Advantages times directions, of `group_size` draws x0_hat + s_t e around the estimates of `acting`.
 
     Costs `group_size` forwards of the reward net and no backward; no gradient of a reward is needed.
     """
     assert context.rewards is not None
-    estimate = context.x0_hat.detach()[acting].float()
-    directions = torch.randn((group_size, *estimate.shape), generator=context.generator).to(estimate)
-    deviation = spread * context.x0_hat_scale[acting].clamp(min=SMALLEST_SCALE)  # [n], s_t
+    place, own = here(context, acting)
+    estimate = context.x0_hat.detach()[own].float()
+    drawn = torch.randn((group_size, len(acting), *estimate.shape[1:]), generator=context.generator)
+    directions = drawn[:, place.cpu()].to(estimate)
+    deviation = spread * context.x0_hat_scale[own].clamp(min=SMALLEST_SCALE)  # [n], s_t
     with torch.no_grad():
-        rewards = context.rewards(estimate + deviation.view(-1, 1, 1, 1) * directions, acting)
+        rewards = context.rewards(estimate + deviation.view(-1, 1, 1, 1) * directions, own)
     found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    other = shuffled(context, len(acting)) if shuffle else slice(None)
+    of_other = exchange(context, len(acting), place) if shuffle else lambda values: values
     for name, weight in weights.items():
         reward = regions(rewards[name].float(), per_patch, estimate.ndim - 3 + 1)  # [G, n, h, w]
         advantage = standardise(reward)
-        pixels = to_pixels(advantage[:, other].flatten(0, 1), estimate).view(
-            group_size, -1, 1, *estimate.shape[2:]
-        )
+        applied = of_other(advantage.transpose(0, 1)).transpose(0, 1)
+        pixels = to_pixels(applied.flatten(0, 1), estimate).view(group_size, -1, 1, *estimate.shape[2:])
         force = (pixels * directions).mean(dim=0) / reward.shape[-2:].numel() ** 0.5
         found.force.add_(force, alpha=weight)
         found.reward[name] = reward.mean(dim=(0, 2, 3))
@@ -142,7 +144,18 @@ def to_pixels(values: Tensor, image: Tensor) -> Tensor:
     return F.interpolate(values[:, None], image.shape[-2:], mode="nearest")
 
 
-def shuffled(context: Context, samples: int) -> Tensor:
-    """A permutation, [samples]: the control in which every sample gets another one's advantage."""
-    order = torch.randperm(samples, generator=context.generator)
-    return order.to(context.x0.device)
+def here(context: Context, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `samples` of a step's whole batch, in order, those of this context: their places among `samples`
+    [n], and their rows in the context [n]."""
+    rows = samples - (context.rows.start or 0)
+    place = ((rows >= 0) & (rows < len(context.x0))).nonzero()[:, 0]
+    return place, rows[place]
+
+
+def exchange(context: Context, samples: int, place: Tensor | slice) -> Callable[[Tensor], Tensor]:
+    """The control in which samples get others' values, [n, ...] -> [n, ...].
+
+    By one permutation of `samples` samples of the step, of which this context has those at `place`.
+    """
+    order = torch.randperm(samples, generator=context.generator).to(context.x0.device)[place]
+    return lambda values: context.gather(values)[order]

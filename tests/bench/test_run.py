@@ -181,3 +181,16 @@ def test_a_diverging_run_stops_with_its_state_saved(tmp_path):
     folder = only_run(tmp_path)
     assert json.loads((folder / "status.json").read_text())["state"] == "failed"
     assert list(folder.glob("checkpoints/step-*"))
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch, capfd):
+    def step(_trainer, _step):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("bench.planning.announce", lambda specs, *_: [])
+    monkeypatch.setattr("bench.planning.refuse_what_does_not_fit", lambda *_: None)
+    monkeypatch.setattr("bench.train.Trainer.step", step)
+    monkeypatch.setattr(sys, "argv", ["bench.run", "--method", "baseline", *SHORT, "--output", str(tmp_path)])
+    assert exit_code(main) == 2
+    assert "hold fewer at once with --micro-batch N" in capfd.readouterr().err
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "failed"

@@ -47,6 +47,7 @@ def test_a_half_written_checkpoint_is_ignored_and_removed(run, tmp_path):
     (unfinished / "backbone.safetensors").write_bytes(b"half")
     again = store.Run(tmp_path, run.spec)
     assert again.load_checkpoint()[1]["step"] == 5
+    again.claim().release()
     assert not unfinished.exists()
 
 

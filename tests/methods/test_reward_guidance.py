@@ -50,7 +50,7 @@ def test_the_angle_pulls_a_unit_token_with_a_unit_force():
 def watched_moments(hidden, own, others):
     """What a watch sees of mean(own . h) through the branch and mean(others . h) past it."""
     seen = []
-    branch = alignment.watched(hidden, lambda *moments: seen.append(torch.stack(moments)))
+    branch = alignment.watched(hidden, lambda *moments: seen.append(torch.stack(moments)), len(hidden))
     ((branch * own).sum((1, 2)).mean() + (hidden * others).sum((1, 2)).mean()).backward()
     return seen[0]
 
@@ -71,7 +71,8 @@ def test_the_gate_follows_whether_alignment_and_denoising_agree():
     moments = watched_moments(hidden, own, own * torch.tensor([3.0, -2.0]).view(2, 1, 1))
     level = torch.tensor([0.1, 0.9])
     assert torch.equal(gate.weight(level), torch.ones(2))
-    gate.update(moments, level)
+    gate.see(moments, level)
+    gate.update(lambda sums: sums)
     assert torch.allclose(gate.agreement(), torch.tensor([1.0, 0, 0, -1]), atol=1e-5)
     assert torch.allclose(gate.weight(level), torch.tensor([1.5, 0.5]), atol=1e-5)
     resumed = alignment.CounterfactualGate(gain=0.5)
@@ -79,15 +80,17 @@ def test_the_gate_follows_whether_alignment_and_denoising_agree():
     assert torch.equal(resumed.weight(level), gate.weight(level))
 
 
-def test_two_processes_gate_like_one(monkeypatch):
-    """Each sees half of the batch; all_reduce adds the other's sums."""
+def test_processes_and_micro_batches_gate_like_one_batch():
+    """Each of two processes sees half of the batch, one of them in two micro-batches."""
     moments, level = normal(3, 8).abs(), torch.rand(8, generator=torch.Generator().manual_seed(1))
     alone, other, both = (alignment.CounterfactualGate(1.0) for _ in range(3))
-    alone.update(moments, level)
-    other.update(moments[:, 4:], level[4:])
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.add_(other.sums))
-    both.update(moments[:, :4], level[:4])
+    alone.see(moments, level)
+    alone.update(lambda sums: sums)
+    other.see(moments[:, 4:], level[4:])
+    other.update(lambda sums: sums)
+    both.see(moments[:, :1], level[:1])
+    both.see(moments[:, 1:4], level[1:4])
+    both.update(lambda sums: sums + other.sums)
     assert torch.allclose(both.sums, alone.sums)
 
 

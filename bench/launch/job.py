@@ -1,0 +1,137 @@
+"""What happens on the node. A job is one run; it may be started any number of times, and continues.
+
+signal before the time limit, or preemption   save, requeue through submitit's protocol, go on later
+SIGTERM (scancel, scontrol requeue)           save and end; whether it is queued again is Slurm's to say
+SIGKILL, a node that fails                    what the last periodic checkpoint does not hold is lost
+UserError (NaN, bad data) or a bug            the run is marked as failed, and never queued again
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from submitit.core.utils import DelayedSubmission
+
+    from bench.spec import RunSpec
+
+GRACE = 3  # seconds; after SIGTERM some clusters send the signal that asks to be queued again
+PATIENCE = 3  # turns without a single step, after which a run is given up
+
+
+@dataclass
+class Job:
+    """One run, or one evaluation of it, as submitit keeps it: plain data, and a call."""
+
+    spec: str  # JSON
+    root: str
+    device: str
+    micro_batch: int
+    shard: bool
+    evaluate: Literal["here", "separate"]
+    revision: str  # of the code, when the job was submitted
+    kept: int | None = None  # the step to evaluate; None trains
+    turns_without_progress: int = 0
+    first_step: int = 0  # of this turn
+
+    def run_spec(self) -> RunSpec:
+        from bench.spec import RunSpec
+
+        return RunSpec.model_validate_json(self.spec)
+
+    def __call__(self) -> None:
+        """Run until it is done or a signal comes. Raises UserError where the run cannot be completed."""
+        from bench import environment, processes
+        from bench.experiment import AGAIN, STOP, Stopped
+
+        again = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
+        _meet()
+        self._compare_revisions()
+        try:
+            with processes.together(self.device):
+                device = environment.select_device(self.device)
+                self._work(device, {signal.SIGINT: STOP, signal.SIGTERM: STOP, again: AGAIN})
+        except Stopped as stopped:
+            if stopped.request == AGAIN:
+                signal.raise_signal(again)  # submitit's handler: `checkpoint`, requeue, exit
+                sys.exit(0)  # of the other processes of this job
+            time.sleep(GRACE)
+            sys.exit(128 + signal.SIGTERM)
+
+    def _work(self, device: Any, signals: dict[int, int]) -> None:
+        from bench.evaluation import make_kept
+        from bench.experiment import Experiment
+        from bench.processes import Division
+
+        spec, root = self.run_spec(), Path(self.root)
+        if self.kept is not None:
+            make_kept(spec, root, self.kept, device)
+            return
+        division = Division(self.micro_batch, self.shard)
+        experiment = Experiment(spec, root, device, division, self.evaluate)
+        self.first_step = experiment.run.status.get("step", 0)
+        experiment.complete(signals)
+
+    def checkpoint(self) -> DelayedSubmission | None:
+        """submitit's protocol: what to queue for the next turn; None gives up. The state is saved by then."""
+        from submitit.core.utils import DelayedSubmission
+
+        from bench.store import Run
+
+        run = Run(Path(self.root), self.run_spec())
+        step = run.status.get("step", 0)
+        self.turns_without_progress = 0 if step > self.first_step else self.turns_without_progress + 1
+        if self.kept is None and self.turns_without_progress >= PATIENCE:
+            message = (
+                f"{PATIENCE} turns in a row ended without a step: a turn is too short for a step or an "
+                "evaluation; raise --hours."
+            )
+            run.set_status("failed", step, message)
+            return None
+        return DelayedSubmission(self)
+
+    def _compare_revisions(self) -> None:
+        from bench import environment
+
+        now = environment.revision()
+        if now != self.revision:
+            print(
+                f"warning: the code has changed since this job was submitted: {self.revision or 'unknown'} "
+                f"then, {now or 'unknown'} now.",
+                file=sys.stderr,
+            )
+
+
+def _meet() -> None:
+    """Tell torch.distributed of the other processes of this job, if there are any."""
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    environment = JobEnvironment()
+    if environment.num_tasks > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        if environment.num_nodes == 1:
+            os.environ["MASTER_ADDR"] = "127.0.0.1"  # names of nodes need not resolve
+
+
+def describe(number: str, launcher: str, logs: Path, job: Job) -> dict[str, Any]:
+    """What is written beside a run when it is submitted: where it was, and what to submit again."""
+    where = {"id": number, "launcher": launcher, "host": socket.gethostname(), "logs": str(logs)}
+    return where | {"submitted": time.time(), "job": asdict(job)}
+
+
+def again(description: dict[str, Any]) -> Job:
+    """The job of a description, as on its first turn. Raises UserError for another version's."""
+    try:
+        return Job(**description["job"] | {"turns_without_progress": 0, "first_step": 0})
+    except (KeyError, TypeError):
+        raise UserError("the job was submitted by another version: start it with bench.run.") from None

@@ -1,0 +1,198 @@
+"""What a job asks for: from the command line, else from the user's file, else the defaults below.
+
+The file is `launch.toml` in the user's configuration folder, or where $ALIGNMENT_BENCH_CONFIG says:
+
+    launcher = "slurm"              # what --launcher auto means here
+    [slurm]                         # the options below, with underscores
+    partition = "gpu"
+    hours = 24
+    setup = ["module load cuda"]
+    [evaluation]                    # what differs for the jobs of --evaluate-as separate
+    hours = 2
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+import tyro
+
+from bench.errors import UserError, unknown
+from bench.options import Name, Real, Whole
+
+Lines = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COMMAND...", help_behavior_hint="")]
+
+Launcher = Literal["inline", "local", "slurm"]
+SIGNAL_SHARE, SIGNAL_SECONDS = 0.25, 120  # the signal before a time limit: this part of it, at most so long
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Where runs run, and what each of their jobs gets. Defaults come from the user's launch.toml."""
+
+    launcher: Literal["auto", "inline", "local", "slurm"] = "auto"
+    """inline: here, one after the other; local: as processes of this machine; slurm: as jobs of a cluster;
+    auto: what launch.toml says, else inline"""
+    detach: bool = False
+    """do not wait for the jobs: python -m bench.status watches them"""
+    evaluate_as: Literal["here", "separate"] = "here"
+    """separate: training only keeps the weights, and jobs of their own judge them, many at once"""
+    nodes: Whole = None
+    """machines of a job"""
+    gpus_per_node: Whole = None
+    """0 runs on CPUs; by default 1 where the cluster has GPUs"""
+    tasks_per_node: Whole = None
+    """processes that share a run on each machine; by default one a GPU"""
+    cpus_per_task: Whole = None
+    """cores of a process"""
+    mem_gb: Real = None
+    """memory of a machine, GB"""
+    hours: Real = None
+    """time limit; a job that reaches it saves, and continues in a new turn"""
+    partition: Name = None
+    account: Name = None
+    qos: Name = None
+    constraint: Name = None
+    array_parallelism: Whole = None
+    """jobs at once"""
+    setup: Lines = ()
+    """shell commands before Python starts, e.g. 'module load cuda'"""
+
+    @property
+    def chosen(self) -> Launcher:
+        """Raises UserError for a file that cannot be read, and for slurm where there is none."""
+        chosen = self.launcher
+        if chosen == "auto":
+            wish = _file().get("launcher", "inline")
+            if wish not in ("inline", "local", "slurm"):
+                raise unknown("launcher", wish, ("inline", "local", "slurm"))
+            chosen = "inline" if wish == "slurm" and not shutil.which("sbatch") else wish
+        if chosen == "slurm" and not shutil.which("sbatch"):
+            raise UserError(
+                "--launcher slurm: there is no sbatch on this machine. Start it on a login node of a "
+                "cluster, or use --launcher local."
+            )
+        return chosen
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job gets."""
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    tasks_per_node: int = 0  # 0: one a GPU, at least one
+    cpus_per_task: int = 0  # 0: the cluster's default
+    mem_gb: float = 0.0  # of a node; 0: the cluster's default
+    hours: float = 24.0
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    array_parallelism: int = 0  # jobs at once; 0: all on a cluster, what this machine can carry on local
+    setup: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, options: LaunchOptions, launcher: Launcher, *, gpus: int, evaluation: bool = False
+    ) -> Resources:
+        """`gpus`: a node's, where nobody says. Raises UserError for an unknown or ill-typed setting."""
+        tables = _file()
+        settings: dict[str, Any] = {"gpus_per_node": gpus}
+        settings |= _checked(tables.get(launcher, {}), launcher)
+        settings |= {key: value for key, value in asdict(options).items() if key in _FIELDS and value}
+        if options.gpus_per_node == 0:
+            settings["gpus_per_node"] = 0
+        if evaluation:
+            settings |= _checked(tables.get("evaluation", {}), "evaluation")
+        return cls.stored({"setup": ()} | settings)
+
+    @classmethod
+    def stored(cls, settings: dict[str, Any]) -> Resources:
+        """As they were written beside a run."""
+        listed: dict[str, Any] = {"setup": tuple(settings["setup"])}
+        return cls(**settings | listed)
+
+    @property
+    def tasks(self) -> int:
+        """Processes on a node."""
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def minutes(self) -> int:
+        """The time limit, in the scheduler's unit."""
+        return max(1, round(60 * self.hours))
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """For submitit's executors."""
+        delay = int(min(SIGNAL_SECONDS, SIGNAL_SHARE * 60 * self.minutes))
+        slurm = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "setup": list(self.setup),
+            "array_parallelism": self.array_parallelism,
+            "signal_delay_s": delay,
+            "srun_args": ["--kill-on-bad-exit=1"],
+            "additional_parameters": {"requeue": True},
+        }
+        return {
+            "name": name,
+            "nodes": self.nodes,
+            "tasks_per_node": self.tasks,
+            "timeout_min": self.minutes,
+            **({"gpus_per_node": self.gpus_per_node} if self.gpus_per_node else {}),
+            **({"cpus_per_task": self.cpus_per_task} if self.cpus_per_task else {}),
+            **({"mem_gb": self.mem_gb} if self.mem_gb else {}),
+            **{f"slurm_{key}": value for key, value in slurm.items() if value},
+        }
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.nodes} node{'s' * (self.nodes > 1)}",
+            f"{self.tasks} process{'es' * (self.tasks > 1)}",
+        ]
+        parts += [f"{self.gpus_per_node} GPU{'s' * (self.gpus_per_node > 1)}"] if self.gpus_per_node else []
+        parts += [f"{self.cpus_per_task} cores a process"] if self.cpus_per_task else []
+        parts += [f"{self.mem_gb:g} GB"] if self.mem_gb else []
+        parts += [f"{self.hours:g} h"]
+        named = ("partition", "account", "qos", "constraint")
+        return ", ".join(parts + [f"{name} {getattr(self, name)}" for name in named if getattr(self, name)])
+
+
+_FIELDS = {field: type(getattr(Resources(), field)) for field in Resources.__dataclass_fields__}
+
+
+def file() -> Path:
+    """Where the user's defaults are looked for."""
+    chosen = os.environ.get("ALIGNMENT_BENCH_CONFIG")
+    return Path(chosen) if chosen else platformdirs.user_config_path("alignment-bench") / "launch.toml"
+
+
+def _file() -> dict[str, Any]:
+    path = file()
+    try:
+        tables = tomllib.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    for name in tables:
+        if name not in ("launcher", "local", "slurm", "evaluation"):
+            raise unknown(f"entry of {path}", name, ("launcher", "local", "slurm", "evaluation"))
+    return tables
+
+
+def _checked(table: dict[str, Any], name: str) -> dict[str, Any]:
+    for key, value in table.items():
+        if key not in _FIELDS:
+            raise unknown(f"setting in [{name}] of {file()}", key, _FIELDS)
+        wanted = {float: (int, float), tuple: list}.get(_FIELDS[key], _FIELDS[key])
+        if not isinstance(value, wanted):
+            raise UserError(f"{file()}: {key} = {value!r} in [{name}] should be a {_FIELDS[key].__name__}.")
+    return table

@@ -1,0 +1,73 @@
+"""What Slurm says of jobs, with or without its accounting database."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from typing import NamedTuple
+
+ADVICE = {
+    "OUT_OF_MEMORY": "out of memory: raise --mem-gb, or hold fewer images at once with --micro-batch N",
+    "TIMEOUT": "hit the time limit before it could save: raise --hours",
+    "NODE_FAIL": "its node failed: resubmit it, it continues from the last checkpoint",
+    "CANCELLED": "was cancelled",
+    "BOOT_FAIL": "its node did not start: resubmit it",
+    "DEADLINE": "was not started before its deadline",
+    "PREEMPTED": "was preempted and not queued again: resubmit it",
+}
+
+
+class Queued(NamedTuple):
+    """A job that the scheduler still has."""
+
+    state: str  # PENDING, RUNNING, ...
+    reason: str  # why it waits
+    node: str
+
+
+def queue() -> dict[str, Queued]:
+    """This user's jobs that wait or run, by number (ARRAY_TASK for those of arrays); none without Slurm."""
+    found = {}
+    for line in _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r|%N").splitlines():
+        number, state, reason, node = line.split("|")
+        found[number] = Queued(state, reason, node)
+    return found
+
+
+def fate(number: str) -> str:
+    """The state of a job that waits and runs no more, "" where nobody knows: Slurm forgets within minutes."""
+    known = re.search(r"JobState=(\w+)", _ask("scontrol", "--oneliner", "show", "job", number))
+    if known:
+        return known[1]
+    accounted = _ask(
+        "sacct", "--jobs", number, "--noheader", "--allocations", "--parsable2", "--format=State"
+    )
+    return accounted.split()[0] if accounted.split() else ""
+
+
+def gpus_per_node(partition: str) -> int:
+    """1 where the partition's nodes (all: "") have GPUs, else 0."""
+    where = [f"--partition={partition}"] if partition else []
+    return int("gpu" in _ask("sinfo", "--noheader", "--format=%G", *where))
+
+
+def partitions() -> list[str]:
+    """The cluster's partitions, by name."""
+    return sorted(set(_ask("sinfo", "--noheader", "--format=%R").split()))
+
+
+def cancel(numbers: Iterable[str]) -> None:
+    """End jobs; those that have ended already are left alone."""
+    subprocess.run(["scancel", *numbers], capture_output=True, check=False)
+
+
+def _ask(*command: str) -> str:
+    """A command's output; nothing where it is absent or fails."""
+    if not shutil.which(command[0]):
+        return ""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (subprocess.SubprocessError, OSError):
+        return ""

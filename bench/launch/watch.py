@@ -1,0 +1,216 @@
+"""What runs are at, read off their folders and the scheduler; nothing is asked of the runs themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from bench import owner
+from bench.launch import scheduler
+from bench.launch.scheduler import Queued
+from bench.store import read_rows
+
+WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
+TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One run, as it looks now."""
+
+    folder: Path
+    state: str  # "not started", WAITING, RUNNING, FINISHED, "failed", "interrupted" or "lost"
+    step: int
+    steps: int
+    seconds_per_step: float | None  # of training
+    metric: str  # the last evaluation's first
+    where: str  # node or host
+    job: str  # number
+    message: str  # why it waits, or what went wrong
+    to_evaluate: int  # steps whose separate evaluation is not made yet
+    judged_later: bool  # whether jobs for these are still in the queue
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of training, by the speed of the last logged step."""
+        if self.seconds_per_step is None:
+            return None
+        return (self.steps - self.step) * self.seconds_per_step
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing remains to be made."""
+        return self.state == FINISHED and not self.to_evaluate
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self.state not in ("not started", WAITING, RUNNING) and not (
+            self.to_evaluate and self.judged_later
+        )
+
+
+def look(folders: Sequence[Path]) -> list[Seen]:
+    """Runs, as they look now; the scheduler is asked once."""
+    queue = scheduler.queue()
+    return [look_at(folder, queue) for folder in folders]
+
+
+def look_at(folder: Path, queue: dict[str, Queued]) -> Seen:
+    """One run, given what the scheduler has."""
+    status, job = _json(folder / "status.json"), description(folder)
+    number, alive = job.get("id", ""), owner.working_on(folder)
+    to_evaluate = len(list((folder / "kept").glob("step-*")))
+    rows = read_tail(folder / "train.jsonl")
+    last = rows[-1] if rows else {}
+    state, where, message = status.get("state", "not started"), "", status.get("message", "")
+    if state != FINISHED:
+        if number in queue and queue[number].state == "PENDING":
+            state, message = WAITING, queue[number].reason
+        elif number in queue or alive or _is_starting(job):
+            state, message = RUNNING, ""
+            where = queue[number].node if number in queue else alive.host if alive else ""
+        elif job and state in (RUNNING, "not started"):
+            state, message = "lost", _explain(folder, job)
+        elif state == RUNNING:
+            state, message = "lost", "its process has ended; start it again, it continues"
+    elif to_evaluate:
+        message = f"{to_evaluate} evaluations to be made"
+    steps = status.get("steps") or _json(folder / "spec.json").get("training", {}).get("steps", 0)
+    return Seen(
+        folder=folder,
+        state=state,
+        step=max(status.get("step", 0), last.get("step", 0)),
+        steps=steps,
+        seconds_per_step=last.get("step_seconds"),
+        metric=_metric(folder),
+        where=where,
+        job=number,
+        message=message,
+        to_evaluate=to_evaluate,
+        judged_later=any(number in queue for number in job.get("evaluations", ())),
+    )
+
+
+def description(folder: Path) -> dict[str, Any]:
+    """What was written when the run was submitted; empty for runs that were not."""
+    return _json(folder / "job.json")
+
+
+def logs(folder: Path) -> list[Path]:
+    """What the processes of the run's last job wrote: errors, then the rest; then the run's own log."""
+    job = description(folder)
+    found = []
+    if job:
+        for kind in ("err", "out"):
+            found += sorted(Path(job["logs"]).glob(f"{job['id']}_*_log.{kind}"))
+    return [path for path in (*found, folder / "log.txt") if path.is_file()]
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a text file that are not empty."""
+    return [line for line in _tail(path).splitlines() if line.strip()][-count:]
+
+
+def read_tail(path: Path) -> list[dict[str, Any]]:
+    """The last rows of a `.jsonl` file, however long it is."""
+    rows = []
+    for line in _tail(path).splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # cut off by the tail, or by a kill
+            continue
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def table(seen: list[Seen]) -> Table:
+    """For the terminal: a line a run."""
+    from bench.planning import duration
+
+    found = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    found.add_column("run", overflow="fold")
+    found.add_column("state", no_wrap=True)
+    for column in ("step", "step/s", "left", "metric", "job", "node"):
+        found.add_column(column, justify="right", no_wrap=True)
+    found.add_column("message", overflow="fold")
+    for run in seen:
+        left = run.seconds_left if run.state == RUNNING else None
+        found.add_row(
+            run.folder.name,
+            run.state,
+            f"{run.step}/{run.steps}",
+            f"{1 / run.seconds_per_step:.3g}" if run.seconds_per_step else "",
+            duration(left) if left is not None else "",
+            escape(run.metric),
+            run.job,
+            run.where,
+            escape(run.message),
+        )
+    return found
+
+
+def summary(seen: list[Seen]) -> str:
+    """`"3 finished, 1 running"`."""
+    states = [run.state for run in seen]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def _explain(folder: Path, job: dict[str, Any]) -> str:
+    """Why a job ended without saying so itself."""
+    fate = scheduler.fate(job["id"]) if job["launcher"] == "slurm" else ""
+    errors = Path(job["logs"]) / f"{job['id']}_0_log.err"
+    said = last_lines(errors, 20)
+    if any("oom" in line.lower() and "kill" in line.lower() for line in said):
+        fate = "OUT_OF_MEMORY"
+    if fate in scheduler.ADVICE:
+        return scheduler.ADVICE[fate]
+    missing = [line for line in said if "ModuleNotFoundError" in line or "No such file" in line]
+    if missing and not (folder / "env.json").is_file():
+        return f"{missing[-1].strip()}: the environment is not there on the node; prepare it with --setup"
+    ending = [line for line in said if "error" in line.lower()] or said
+    return (f"{ending[-1].strip()} ({errors})" if ending else "its process was killed") + "; resubmit it"
+
+
+def _is_starting(job: dict[str, Any]) -> bool:
+    """Whether a job of this machine has a process that has not claimed its run yet."""
+    if not job or job["launcher"] != "local" or job["host"] != os.uname().nodename:
+        return False
+    try:
+        process = psutil.Process(int(job["id"]))
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= job["submitted"] + 60
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _metric(folder: Path) -> str:
+    rows = read_rows(folder / "eval.jsonl")
+    rows = sorted((row for row in rows if row.get("metrics")), key=lambda row: row.get("step", 0))
+    if not rows:
+        return ""
+    name, value = next(iter(rows[-1]["metrics"].items()))
+    return f"{name} {value:.4g}"
+
+
+def _tail(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}

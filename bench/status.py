@@ -1,0 +1,126 @@
+"""What runs are at: python -m bench.status quickstart --watch
+
+Reads run folders and asks the scheduler; runs are not disturbed. RUNS is a suite's name or a folder of runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from bench.errors import UserError, exit_code
+
+if TYPE_CHECKING:
+    from bench.launch.watch import Seen
+
+LOG_LINES = 30
+
+
+@dataclass(frozen=True)
+class Options:
+    runs: tyro.conf.Positional[str] = ""
+    """a suite's name or a folder of runs; all suites of RESULTS where nothing is said"""
+    results: Path = Path("results")
+    """where suites are looked for"""
+    only: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
+    """runs whose name contains this"""
+    watch: bool = False
+    """show them until all have ended"""
+    cancel: bool = False
+    """end the jobs of these runs; they save first, and can be submitted again"""
+    resubmit: bool = False
+    """submit those again that failed, were interrupted or lost, with what they had asked for"""
+    log: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
+    """print the end of what this run's processes wrote"""
+
+
+def main() -> None:
+    """Parse, look, and do what was asked."""
+    options = tyro.cli(
+        Options,
+        prog="python -m bench.status",
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    from rich.console import Console
+
+    from bench.launch import watch
+
+    folders = _folders(options)
+    if options.log:
+        _print_logs(folders, options.log)
+        return
+    seen = watch.look(folders)
+    if options.cancel:
+        _cancel(seen)
+        seen = watch.look(folders)
+    if options.resubmit:
+        _resubmit(seen)
+        seen = watch.look(folders)
+    if options.watch:
+        from bench.launch.submit import Display
+
+        with Display(folders) as display:
+            seen = display.until_over()
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(watch.table(seen))
+    console.print(watch.summary(seen), highlight=False)
+
+
+def _folders(options: Options) -> list[Path]:
+    """The chosen run folders. Raises UserError where there are none."""
+    from bench.store import find_runs
+
+    named = Path(options.runs) if Path(options.runs).is_dir() else options.results / options.runs
+    suites = [named] if options.runs else sorted(options.results.glob("*"))
+    found = [run for suite in suites for run in find_runs(suite) if options.only in run.name]
+    if not found:
+        which = f" whose name contains {options.only}" if options.only else ""
+        raise UserError(f"there are no runs{which} in {named}: name a suite or a folder of runs.")
+    return found
+
+
+def _print_logs(folders: list[Path], name: str) -> None:
+    from bench.launch import watch
+
+    chosen = [folder for folder in folders if name in folder.name]
+    if len(chosen) != 1:
+        raise UserError(f"--log {name}: {len(chosen)} runs are called so, name one.")
+    for path in watch.logs(chosen[0]):
+        print(f"==> {path}")
+        print("\n".join(watch.last_lines(path, LOG_LINES)))
+
+
+def _cancel(seen: list[Seen]) -> None:
+    from bench.launch import scheduler, watch
+
+    jobs = [run.job for run in seen if run.job and run.state in (watch.WAITING, watch.RUNNING)]
+    jobs += [
+        number
+        for run in seen
+        if run.judged_later
+        for number in watch.description(run.folder).get("evaluations", ())
+    ]
+    if not jobs:
+        raise UserError("none of these runs has a job that waits or runs.")
+    scheduler.cancel(jobs)
+    print(f"cancelled: {', '.join(jobs)}")
+
+
+def _resubmit(seen: list[Seen]) -> None:
+    from bench.launch.submit import resubmit
+
+    ended = [run for run in seen if run.job and run.over and not run.done]
+    if not ended:
+        raise UserError("none of these runs was a job that ended too early.")
+    resubmit(ended)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
