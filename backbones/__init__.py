@@ -14,9 +14,18 @@ if TYPE_CHECKING:
     from backbones.blocks import Transformer
 
 FAMILIES = ("sit", "dit")
-# Size -> blocks, width, heads: table 1 of the DiT paper. `ti` is ours: small enough that a laptop's two
-# cores train it on 8x8 images at tens of steps a second, deep enough to have an early and a late half.
-SIZES = {"ti": (4, 96, 4), "s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
+# Size -> blocks, width, heads: table 1 of the DiT paper. The first three are ours: `ti` is small enough that
+# a laptop's two cores train it on 8x8 images at tens of steps a second, deep enough to have an early and a
+# late half; the two below it are for scaling curves on the same machine.
+SIZES = {
+    "pico": (2, 32, 2),
+    "nano": (3, 64, 4),
+    "ti": (4, 96, 4),
+    "s": (12, 384, 6),
+    "b": (12, 768, 12),
+    "l": (24, 1024, 16),
+    "xl": (28, 1152, 16),
+}
 PATCHES = (1, 2, 4, 8)
 DEFAULT_PATCH = 2
 OPTIONS = ("learned_variance", "qk_norm", "rms_norm", "rope", "swiglu")

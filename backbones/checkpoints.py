@@ -143,7 +143,7 @@ def read_official(path: str | Path, *, family: str | None = None) -> Weights:
     _refuse_differences(path, architecture, _expected_shapes(architecture, **sizes), state)
     if family is None:
         known = ", ".join(f"'{family}' ({code})" for family, code in OFFICIAL.items())
-        raise ValueError(f"{path} fits several families alike; say which it is: {known}.")
+        raise ValueError(f"{path} fits several families alike; say its family: {known}.")
     predicted = getattr(content.get("args"), "prediction", "velocity")
     if family == "sit" and predicted != "velocity":
         raise ValueError(f"{path} predicts the {predicted}: only a SiT that predicts velocity is read.")

@@ -6,7 +6,12 @@ residual sums are left out, as is customary; attention's two products are in.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from backbones import Architecture
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 TIME_FEATURES = 256
 
@@ -60,3 +65,22 @@ def flops(architecture: Architecture, input_size: int, channels: int) -> int:
     attention = 4 * tokens**2 * architecture.width * architecture.depth  # queries x keys, weights x values
     parts = _parts(architecture, input_size, channels).values()
     return attention + sum(rows * cost for _, rows, cost in parts)
+
+
+def counter() -> FlopCounterMode:
+    """torch's counter of what is executed inside `with`, by the same rules.
+
+    It is taught the fused attention of CPUs, which newer versions of torch take for free.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    def forward(query, key, value, *_, **__):
+        return sdpa_flop_count(query, key, value)
+
+    def backward(gradient, query, key, value, *_, **__):
+        return sdpa_backward_flop_count(gradient, query, key, value)
+
+    name = "_scaled_dot_product_flash_attention_for_cpu"
+    formulas = {getattr(torch.ops.aten, name): forward, getattr(torch.ops.aten, f"{name}_backward"): backward}
+    return FlopCounterMode(display=False, custom_mapping=formulas)

@@ -42,9 +42,11 @@ def main() -> None:
 
     protocol = spec.resolve("baseline", "sit-ti", options.data, seed=0).protocol
     nets = dict.fromkeys((*protocol.feature_nets, *options.nets))
-    findings = list(check(protocol.model_copy(update={"feature_nets": tuple(nets)}), options.reference))
+    protocol = protocol.model_copy(update={"feature_nets": tuple(nets)})
+    findings = list(check(protocol, options.data, options.reference))
     colours = {"ok": "green", "off": "bold red", "not checked": "yellow"}
-    table = Table("stage", "", "what was compared", box=box.SIMPLE_HEAD)
+    table = Table("stage", "", box=box.SIMPLE_HEAD)
+    table.add_column("what was compared", overflow="fold")
     for stage, state, text in findings:
         table.add_row(stage, f"[{colours[state]}]{state}[/]", escape(text))
     Console().print(table)

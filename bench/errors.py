@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
@@ -20,9 +21,14 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def exit_code(main: Callable[[], None]) -> int:
-    """Run a command's main: 0 on success, 2 with one line on a `UserError`, 130 when interrupted."""
+    """Run a command's main: 0 on success, 2 with one line on a `UserError`, 130 when interrupted.
+
+    Warnings are one line, too.
+    """
     try:
-        main()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

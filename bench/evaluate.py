@@ -86,7 +86,6 @@ def main() -> None:
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     if (options.path / "spec.json").is_file():
         evaluate_run(options)
     elif options.run != Run():
@@ -133,7 +132,9 @@ def evaluate_images(options: Options) -> dict[str, float]:
     from bench.metrics.scorer import Choice, Scorer
     from bench.metrics.unfinished import look_at
 
-    images, chosen = open_images(options.path), options.images
+    chosen = options.images
+    _refuse_values(chosen)
+    images = open_images(options.path)
     if chosen.reference is None and chosen.save_reference is None:
         raise UserError("say what to compare with: --reference FILE, or make one with --save-reference FILE.")
     device = environment.select_device(options.device)
@@ -160,6 +161,16 @@ def evaluate_images(options: Options) -> dict[str, float]:
     if chosen.output is not None:
         _write(options.path, chosen, images.count, metrics)
     return metrics
+
+
+def _refuse_values(options: Images) -> None:
+    for name, least in (("neighbours", 1), ("batch_size", 1), ("bootstrap", 0)):
+        if (value := getattr(options, name)) < least:
+            raise UserError(f"--{name.replace('_', '-')} {value} must be at least {least}.")
+    if options.bootstrap == 1:
+        raise UserError("--bootstrap 1: a spread takes 2 resamples or more, 0 leaves it out.")
+    if not options.nets:
+        raise UserError("--nets: name at least one feature net.")
 
 
 def _weight_files(options: Images) -> dict[str, Path]:

@@ -16,6 +16,7 @@ from backbones import checkpoints
 from bench import environment, sample
 from bench.errors import UserError
 from bench.metrics.features import feature_net
+from bench.metrics.reference import reference_of_data
 from bench.metrics.scorer import Scorer
 from bench.progress import progress_bar
 from bench.spec import RunSpec
@@ -111,9 +112,9 @@ class Experiment:
         model = trainer.ema if protocol.weights == "ema" else trainer.backbone
         start = synchronise(self.device)
         if self._scorer is None:
-            images, _ = trainer.data.reference()
             nets = [feature_net(name, self.device) for name in protocol.feature_nets]
-            self._scorer = Scorer(nets, images, neighbours=protocol.neighbours)
+            reference = reference_of_data(self.spec.data, trainer.data, nets)
+            self._scorer = Scorer(nets, reference, neighbours=protocol.neighbours)
         scorer = self._scorer
         scorer.reset()
         index = torch.arange(protocol.samples)
@@ -134,6 +135,7 @@ class Experiment:
             "samples": protocol.samples,
             "protocol": protocol.hash,
             "guidance_scale": protocol.guidance_scale,
+            "guidance_interval": protocol.guidance_interval,
             "weights": protocol.weights,
             "leaky": self.spec.leaky,
             "metrics": to_numbers(scorer.results()),

@@ -11,17 +11,19 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import bench.data
 from backbones import cost
-from bench import environment, named, requirements
+from bench import environment, named, requirements, sample
 from bench.diffusion import samplers
 from bench.errors import UserError
 from bench.spec import RunSpec
@@ -56,7 +58,7 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     forward = cost.flops(architecture, data.size, data.channels)  # of one image
     flops = 3.0 * forward * training.batch_size  # a backward costs two forwards
     step_seconds, measured = flops / (peak * EFFICIENCY), False
-    if flops < MEASURED_BELOW and bench.data.available(spec.data):
+    if flops < MEASURED_BELOW and training.steps and bench.data.available(spec.data):
         flops, step_seconds, measured = *_measure(spec, device), True
     guided = 1 if protocol.guidance_scale == 1 else 2
     calls = (samplers.get(spec.sampler).evaluations or ADAPTIVE_EVALUATIONS) * guided
@@ -65,14 +67,19 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     tokens = (data.size // architecture.patch) ** 2
     value = 2 if training.precision == "bf16" else 4
     activations = 18 * architecture.width * architecture.depth * tokens * training.batch_size * value
+    memory = (26 if training.precision == "bf16" else 24) * parameters + activations
+    disk = 3 * 16 * parameters  # two kept, one being written; weights, EMA, two moments
+    if not training.steps:  # the file, the network and its EMA; one block's activations at a time
+        memory = 12 * parameters + 18 * architecture.width * tokens * sample.BATCH_SIZE * guided * 4
+        disk = 4 * parameters
     return Cost(
         parameters=parameters,
         flops_per_step=flops,
         step_seconds=step_seconds,
         measured=measured,
         total_seconds=training.steps * step_seconds + evaluations * sampling * step_seconds / flops,
-        memory=(26 if training.precision == "bf16" else 24) * parameters + activations,
-        disk=3 * 16 * parameters,  # two kept, one being written; weights, EMA, two moments
+        memory=memory,
+        disk=disk,
         total_flops=training.steps * flops + evaluations * sampling,
     )
 
@@ -90,15 +97,17 @@ def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
     return trainer.flops_per_step, statistics.median(seconds[WARM_UP:])
 
 
-def matrix_product_speed(device: torch.device, precision: str) -> float:
+def matrix_product_speed(
+    device: torch.device, precision: str, clock: Callable[[torch.device], float] = synchronise
+) -> float:
     """FLOP/s of a 2048 x 2048 matrix product here: the fastest of three."""
     size, dtype = 2048, torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     seconds = []
     for _ in range(3):
-        start = synchronise(device)
+        start = clock(device)
         torch.mm(matrix, matrix)
-        seconds.append(synchronise(device) - start)
+        seconds.append(clock(device) - start)
     return 2 * size**3 / min(seconds)
 
 
@@ -125,8 +134,8 @@ def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[C
         remaining += total
         about = "" if found.measured else "~"
         table.add_row(
-            spec.method,
-            spec.backbone,
+            escape(spec.method),
+            escape(spec.backbone),
             str(len(runs)),
             f"{sum(shares) / len(runs):.0%}",
             f"{found.parameters / 1e6:.1f} M",
@@ -140,9 +149,12 @@ def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[C
         console.width = 110
     console.print(table)
     training = specs[0].training
+    work = f"{training.steps} steps of {training.batch_size} images in {training.precision}"
+    if not training.steps:
+        work = f"no training, {specs[0].protocol.samples} samples"
     console.print(
-        f"{training.steps} steps of {training.batch_size} images in {training.precision}; about "
-        f"{duration(remaining)} in all. FLOPs are a step's; ~ is an estimate, the rest was measured.",
+        f"{work}; about {duration(remaining)} in all. "
+        "FLOPs are a step's; ~ is an estimate, the rest was measured.",
         highlight=False,
         soft_wrap=True,
     )

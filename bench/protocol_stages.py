@@ -23,9 +23,9 @@ from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
 from bench.diffusion.pixels import to_uint8
 from bench.encoders.local import RECIPES, accuracy, local_net
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from bench.metrics import frechet
-from bench.metrics.features import feature_net
+from bench.metrics.features import feature_net, names
 from bench.metrics.images import open_archive
 from bench.metrics.inception import AdmInception, CleanFid
 from bench.metrics.precision_recall import precision_recall
@@ -42,18 +42,18 @@ class Finding(NamedTuple):
     text: str
 
 
-def check(protocol: Protocol, reference: Path | None = None) -> Iterator[Finding]:
+def check(protocol: Protocol, data: str, reference: Path | None = None) -> Iterator[Finding]:
     """All findings, stage by stage; a stage that fails does not keep the others from being checked.
 
-    `reference` is a file of statistics to look at, beside the protocol's own data.
+    `data` is the name of the protocol's data set, `reference` a file of statistics to look at beside it.
     """
     stages: dict[str, Callable[[], Iterator[Finding]]] = {
         "numerics": numerics,
         "feature nets": lambda: feature_nets(protocol),
-        "reference": lambda: reference_statistics(protocol, reference),
-        "decoder": lambda: decoder(protocol),
+        "reference": lambda: reference_statistics(data, reference),
+        "decoder": lambda: decoder(data),
         "sampler": lambda: sampler(protocol),
-        "labels and seeds": lambda: labels_and_seeds(protocol),
+        "labels and seeds": lambda: labels_and_seeds(protocol, bench.data.shape(data).classes),
         "rounding": rounding,
     }
     for stage, look in stages.items():
@@ -107,8 +107,10 @@ def feature_nets(protocol: Protocol) -> Iterator[Finding]:
                 yield Finding("feature nets", "not checked", str(error))
         elif name == "pixels":
             yield Finding("feature nets", "ok", "pixels: nothing to go wrong")
-        else:
+        elif name in names() or name.startswith(("timm:", "clip:")):
             yield Finding("feature nets", "not checked", f"{name}: no outputs of it are stored")
+        else:
+            raise unknown("feature net", name, names())
 
 
 # SHA-256 of the reference images and labels of data sets that ship with the suite, the first 16 digits.
@@ -121,17 +123,21 @@ def fingerprint(images: Tensor, labels: Tensor) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def reference_statistics(protocol: Protocol, path: Path | None) -> Iterator[Finding]:
+def reference_statistics(data: str, path: Path | None) -> Iterator[Finding]:
     """The reference images are the pinned ones; a given file holds sound statistics."""
     stage = "reference"
-    images, labels = bench.data.load(protocol.data).reference()
-    if protocol.data in FINGERPRINTS:
-        good = fingerprint(images, labels) == FINGERPRINTS[protocol.data]
-        text = f"{len(images)} images of {protocol.data}, the {'pinned' if good else 'WRONG'} ones"
-        yield Finding(stage, "ok" if good else "off", text)
+    if not bench.data.available(data):
+        yield Finding(stage, "not checked", f"there is no store of {data} here")
     else:
-        yield Finding(stage, "not checked", f"{len(images)} images of {protocol.data}: none are pinned")
-    if path is None:
+        images, labels = bench.data.load(data).reference()
+        if data in FINGERPRINTS:
+            good = fingerprint(images, labels) == FINGERPRINTS[data]
+            text = f"{len(images)} images of {data}, the {'pinned' if good else 'WRONG'} ones"
+            yield Finding(stage, "ok" if good else "off", text)
+        else:
+            yield Finding(stage, "not checked", f"{len(images)} images of {data}: none are pinned")
+    path = path or bench.data.reference_file(data)
+    if path is None or path.suffix != ".npz":
         return
     with open_archive(path) as arrays:
         pairs = [(m, s) for m, s in (("mu", "sigma"), ("mu_s", "sigma_s")) if {m, s} <= set(arrays.files)]
@@ -147,11 +153,15 @@ def reference_statistics(protocol: Protocol, path: Path | None) -> Iterator[Find
             yield _compared(stage, what, own, 0.0, 1e-5 * scale)
 
 
-def decoder(protocol: Protocol) -> Iterator[Finding]:
-    """Images through the model's space and back."""
-    data = bench.data.load(protocol.data)
+def decoder(name: str) -> Iterator[Finding]:
+    """Images of a data set through the model's space and back."""
+    if not bench.data.available(name):
+        yield Finding("decoder", "not checked", f"there is no store of {name} here")
+        return
+    data = bench.data.load(name)
     batch = data.batch(torch.arange(min(64, len(data))), generator(0, "check"))
-    decoded = data.decode(batch.x0, "round")
+    with torch.no_grad():
+        decoded = to_uint8(data.to_pixels(batch.x0), "round")
     if batch.x0.shape == batch.image.shape:
         same = torch.equal(decoded, batch.image)
         yield Finding(
@@ -212,20 +222,21 @@ def _drawn_from_gaussian(sampler: samplers.Sampler, process: Process) -> tuple[f
     return samples.mean().item(), samples.std().item()
 
 
-def labels_and_seeds(protocol: Protocol) -> Iterator[Finding]:
-    """Class balance, and that neither labels nor noise depend on how samples are cut into batches."""
-    stage, classes = "labels and seeds", bench.data.load(protocol.data).classes
+def labels_and_seeds(protocol: Protocol, classes: int) -> Iterator[Finding]:
+    """Class balance, and that labels do not depend on how samples are cut into batches."""
+    stage = "labels and seeds"
     index = torch.arange(protocol.samples)
     labels = sample.requested_labels(index, protocol.labels, classes, seed=0)
     counts = labels.bincount(minlength=classes).double()
-    spread = (counts.max() - counts.min()).item()
     if protocol.labels == "balanced":
-        good, allowed = spread <= 1, "at most 1"
-    else:
-        allowed = f"about {2 * 3 * (protocol.samples / classes) ** 0.5:.0f} at most"
-        good = spread <= 2 * 3 * (protocol.samples / classes) ** 0.5 + 1
-    text = f"{protocol.labels} labels: class counts differ by {spread:.0f}, {allowed} is expected"
-    yield Finding(stage, "ok" if good else "off", text)
+        spread = (counts.max() - counts.min()).item()
+        text = f"balanced labels: class counts differ by {spread:.0f}, at most 1 is expected"
+        yield Finding(stage, "ok" if spread <= 1 else "off", text)
+    else:  # of independent uniform labels it has mean K - 1 and variance 2 (K - 1)
+        expected = protocol.samples / classes
+        found = ((counts - expected) ** 2 / expected).sum().item()
+        what = f"random labels: chi-square of the counts of {classes} classes"
+        yield _compared(stage, what, found, classes - 1, 5 * (2 * (classes - 1)) ** 0.5)
     parts = [sample.requested_labels(part, protocol.labels, classes, seed=0) for part in index.split(7)]
     same = torch.equal(torch.cat(parts), labels)
     yield Finding(stage, "ok" if same else "off", "labels do not depend on the batches they are drawn in")

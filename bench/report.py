@@ -6,8 +6,9 @@ Reads the runs, never changes them.
 from __future__ import annotations
 
 import gc
+import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,19 +39,31 @@ class Report:
     """Print runs of different protocols in one table, with footnotes."""
     with_published: bool = False
     """Add published numbers, in a table of their own, where the protocol agrees."""
+    output: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Where the report goes; the folder report beside the runs by default."""
+
+    @property
+    def command(self) -> str:
+        """What regenerates the report."""
+        given = [field for field in fields(self) if getattr(self, field.name) != field.default]
+        arguments = [self.runs]
+        for field in given[1:]:
+            value = getattr(self, field.name)
+            arguments += [f"--{field.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return f"python -m bench.report {shlex.join(arguments)}"
 
 
 def write(options: Report) -> Path:
-    """Write `<folder>/report/` and return its web page. Raises UserError where there is nothing to report."""
+    """Write the report and return its web page. Raises UserError where there is nothing to report."""
     from bench.reporting import comparison, results
 
     folder = _folder(options)
     found = comparison.compare(
         results.load(folder), options.reference, options.metric, options.confidence, options.allow_mixed
     )
-    report = folder / "report"
+    report = options.output or folder / "report"
     try:
-        report.mkdir(exist_ok=True)
+        report.mkdir(parents=True, exist_ok=True)
         return _write(found, report, options)
     except OSError as error:
         raise UserError(f"cannot write to {report}: {error.strerror or error}.") from None
@@ -73,10 +86,9 @@ def _write(found: Comparison, report: Path, options: Report) -> Path:
         if figure is not None:
             save(figure, report, drawing.name)
             shown.append(drawing)
-    command = f"python -m bench.report {options.runs}"
-    (report / "report.md").write_text(page.markdown(found, tables, shown, command))
+    (report / "report.md").write_text(page.markdown(found, tables, shown, options.command))
     path = report / "report.html"
-    path.write_text(web_page.render(found, tables, command))
+    path.write_text(web_page.render(found, tables, options.command, report))
     return path
 
 
@@ -99,7 +111,7 @@ def _tables(found: Comparison, with_published: bool) -> list[Table]:
     tables += [
         studies.scaling_table(found, family, sizes) for family, sizes in studies.families(found).items()
     ]
-    tables += [studies.aggregate_table(found), summary.speedup_table(found)]
+    tables += [studies.aggregate_table(found), summary.speedup_table(found), summary.equal_cost_table(found)]
     tables += [summary.metrics_table(found), summary.difference_table(found)]
     return [table for table in tables if table.rows or table.title == published.TITLE]
 

@@ -17,6 +17,7 @@ import tyro
 import backbones
 import bench.data
 import methods
+from bench import suites
 from bench.errors import UserError, exit_code
 
 if TYPE_CHECKING:
@@ -44,8 +45,18 @@ class Comparison:
     ] = ()
     seed: Annotated[tuple[int, ...], _listed("seeds; runs of one seed are paired", "N...")] = ()
     data: Annotated[str | None, _listed(f"data set: {', '.join(bench.data.names())}", "NAME")] = None
-    suite: Name = None
-    """a named experiment or a TOML file; what is given beside it overrides it"""
+    suite: Annotated[
+        str | None,
+        _listed(
+            f"a named experiment ({', '.join(suites.names())}) or a TOML file; what is given beside it "
+            "overrides it",
+            "NAME",
+        ),
+    ] = None
+    scale: Annotated[
+        Literal["quick", "full"] | None,
+        _listed("of a suite: quick, on the embedded data (default), or full, for a cluster", "SCALE"),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class Machine:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a CUDA device where there is one"""
     output: Path = Path("results")
-    """results go to OUTPUT/SUITE/RUN"""
+    """results go to OUTPUT/SUITE/RUN, at full scale to OUTPUT/SUITE-full/RUN"""
     dry_run: bool = False
     """print the plan and its cost, run nothing"""
 
@@ -154,8 +165,13 @@ def main() -> None:
 
     from bench.experiment import Experiment
     from bench.planning import announce, refuse_what_does_not_fit
-    from bench.store import Run
+    from bench.store import Run, adopt
 
+    if not options.machine.dry_run:
+        shared = [source for spec in specs if (source := adopt(folder, spec))]
+        if shared:
+            places = ", ".join(sorted({str(source.parent) for source in shared}))
+            print(f"{len(shared)} of {len(specs)} runs were finished in {places} and are copied.")
     costs = announce(specs, folder, device)
     if options.machine.dry_run:
         return
@@ -186,9 +202,12 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
     from bench import named, spec
 
     what = options.comparison
-    suite = spec.suite(what.suite) if what.suite else {}
+    if what.scale and not what.suite:
+        raise UserError(f"--scale {what.scale} is of a suite: give --suite {'|'.join(suites.names())}.")
+    suite = suites.load(what.suite, what.scale) if what.suite else {}
     grids: list[dict[str, Any]] = suite.get("grid", [])
-    weights, architecture = _weights(options.weights)
+    weights, architecture, fitting = _weights(options.weights)
+    data = what.data or suite.get("data") or fitting
     if options.weights.evaluate_only:
         grids = [{"method": ["baseline"], "backbone": [architecture]}]
     elif what.method or what.backbone or not grids:
@@ -202,12 +221,13 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
         training["precision"] = options.training.precision
     if options.weights.evaluate_only:
         training["steps"] = 0
+        _refuse_without_reference(data)
     protocol = suite.get("protocol", {}) | _given(options.protocol)
     specs = [
         spec.resolve(
             method,
             backbone,
-            what.data or suite.get("data", "digits"),
+            data,
             seed,
             native_precision=native_precision,
             process=options.training.process or suite.get("process"),
@@ -223,15 +243,29 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
     ]
     for method in {run.method for run in specs}:
         named.method(method)  # unknown or ill-typed options are found before anything runs
-    folder = options.machine.output / (Path(what.suite).stem if what.suite else "runs")
-    return list(dict.fromkeys(specs)), folder
+    folder = Path(what.suite).stem if what.suite else "runs"
+    folder += "-full" if what.scale == "full" else ""
+    return list(dict.fromkeys(specs)), options.machine.output / folder
 
 
-def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str]:
-    """The weights to start from and the backbone that they are of; (None, "") where none are given."""
+def _refuse_without_reference(data: str) -> None:
+    """Raises UserError where samples of the data set could be compared with nothing that is here."""
+    if not bench.data.available(data) and not bench.data.reference_file(data):
+        name = data.partition("[")[0]
+        raise UserError(
+            f"there is no store of {name} here to compare samples with: name a file of reference statistics "
+            f"or images, --data '{name}[reference=FILE.npz]', or make the store, python -m bench.prepare"
+        )
+
+
+def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str, str]:
+    """The weights to start from, the backbone that they are of and a data set that they fit.
+
+    (None, "", "digits") where none are given.
+    """
     path = options.evaluate_only or options.init_from
     if path is None:
-        return None, ""
+        return None, "", "digits"
     if options.evaluate_only and options.init_from:
         raise UserError("--init-from trains and --evaluate-only does not: give one of them.")
 
@@ -243,7 +277,9 @@ def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str]:
     except ValueError as error:
         raise UserError(str(error)) from None
     print(f"{path}: {found.found}")
-    return InitialWeights.of(path, options.family), found.architecture.name
+    shape = bench.data.Shape(found.num_classes, found.channels, found.input_size)
+    weights = InitialWeights.of(path, options.family)
+    return weights, found.architecture.name, bench.data.of_shape(shape) or "digits"
 
 
 def _expanded(names: Iterable[str]) -> list[str]:

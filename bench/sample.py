@@ -13,6 +13,7 @@ from bench.data import Data
 from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
+from bench.diffusion.pixels import to_uint8
 from bench.progress import progress_bar
 from bench.spec import RunSpec
 from bench.streams import generator
@@ -56,7 +57,7 @@ def stream(
             x0 = sampler.sample(
                 model, draw(), labels.to(device), process=process, guidance=guidance, step_noise=draw
             )
-            yield Samples(data.decode(x0.float(), protocol.rounding).cpu(), labels, numbers)
+            yield Samples(to_uint8(data.to_pixels(x0.float()), protocol.rounding).cpu(), labels, numbers)
             if bar:
                 bar.update(len(numbers))
     model.train(was_training)

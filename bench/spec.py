@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 import bench.data
 from bench import grammar, named
-from bench.errors import UserError, unknown
+from bench.errors import UserError
 
 
 class _Data(BaseModel):
@@ -82,12 +82,7 @@ class InitialWeights(_Data):
     @classmethod
     def of(cls, path: Path, family: Literal["sit", "repa", "dit"] | None) -> InitialWeights:
         """Raises UserError where the file cannot be read."""
-        try:
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        except OSError as error:
-            raise UserError(f"the weights {path} cannot be read: {error.strerror}.") from None
-        return cls(path=str(path), family=family, sha256=digest)
+        return cls(path=str(path), family=family, sha256=_digest(path))
 
 
 class RunSpec(_Data):
@@ -126,16 +121,20 @@ class RunSpec(_Data):
         return tuple(net for net in self.protocol.feature_nets if net in used)
 
 
-def suite(name: str) -> dict[str, Any]:
-    """A suite, by name or by the path of a TOML file. Raises UserError for an unknown or unreadable one."""
-    folder = Path(__file__).parent / "suites"
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    if not path.is_file():
-        raise unknown("suite", name, [path.stem for path in folder.glob("*.toml")])
+@lru_cache
+def _digest(path: Path) -> str:
+    """The first 16 hex digits of a file's SHA-256. Raises UserError where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the suite file {path} cannot be read: {error}.") from None
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _named_reference(data: str) -> dict[str, str]:
+    """The protocol's `reference` where the data set's name brings a file along: the same wherever it lies."""
+    file = bench.data.reference_file(data)
+    return {"reference": f"{file.name}@{_digest(file)}"} if file else {}
 
 
 def resolve(
@@ -161,6 +160,7 @@ def resolve(
     sizes = chosen["training"].pop("sizes", {})
     settings = {"precision": native_precision} | chosen["training"] | sizes.get(built.size, {})
     settings |= training or {}
+    judged = {"data": bench.data.identity(data)} | chosen["protocol"] | _named_reference(data)
     try:
         return RunSpec(
             method=method,
@@ -171,7 +171,7 @@ def resolve(
             teacher=chosen["teacher"],
             reward_net=chosen["reward_net"],
             training=Training(**settings),
-            protocol=Protocol(**{"data": bench.data.identity(data)} | chosen["protocol"] | (protocol or {})),
+            protocol=Protocol(**judged | (protocol or {})),
             **extra,
         )
     except ValidationError as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -47,6 +48,54 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def find_runs(root: Path) -> list[Path]:
     """The run folders directly in `root`, by name."""
     return sorted(path.parent for path in root.glob("*/spec.json"))
+
+
+def adopt(root: Path, spec: RunSpec) -> Path | None:
+    """Copy a run that a sibling of `root`, another suite's folder, has finished, instead of running it again.
+
+    Returns the folder that it was copied from, as `log.txt` says too; None where `root` has the run already,
+    or no sibling has it finished. Weights are not copied but linked where the disk can. Raises UserError
+    where `root` cannot be written.
+    """
+    if (root / spec.run_id).exists():
+        return None
+    for status in sorted(root.parent.glob(f"*/{spec.run_id}/status.json")):
+        source = status.parent
+        if _read_json(status).get("state") == _FINISHED:
+            try:
+                _copy(source, root / spec.run_id)
+            except OSError as error:
+                raise UserError(f"cannot copy {source} to {root}: {error.strerror or error}.") from None
+            return source
+    return None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a run's folder, atomically."""
+
+    def link_weights(old: str, new: str) -> None:
+        if old.endswith(".safetensors"):  # never changed once they are written
+            try:
+                return os.link(old, new)
+            except OSError:  # a disk without links
+                pass
+        shutil.copy2(old, new)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copying-") as unfinished:
+        copy = Path(unfinished) / target.name
+        shutil.copytree(source, copy, copy_function=link_weights)
+        with open(copy / "log.txt", "a") as log:
+            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} copied from {source}\n")
+        copy.replace(target)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A whole file's content; empty where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -104,10 +153,7 @@ class Run:
     @property
     def status(self) -> dict[str, Any]:
         """The last status written; empty before the first."""
-        try:
-            return json.loads((self.folder / "status.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}
+        return _read_json(self.folder / "status.json")
 
     @property
     def finished(self) -> bool:

@@ -18,6 +18,7 @@ from bench import sample, trained
 from bench.errors import UserError
 from bench.metrics.features import feature_net
 from bench.metrics.images import writing
+from bench.metrics.reference import reference_of_data
 from bench.metrics.scorer import Scorer
 from bench.spec import Protocol
 from bench.store import Run, read_rows
@@ -68,8 +69,8 @@ def score_run(folder: Path, sweep: Sweep, device: torch.device) -> list[dict[str
         row = done.get((run.step, protocol.hash))
         if row is None or sweep.copy is not None:
             if scorer is None:
-                reference, _ = run.data.reference()
                 nets = [feature_net(name, device) for name in protocol.feature_nets]
+                reference = reference_of_data(run.spec.data, run.data, nets)
                 scorer = Scorer(nets, reference, neighbours=protocol.neighbours)
             row = _row(run, protocol, scorer, sweep.copy)
             store.append("eval", row)

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
 import bench.data
-from backbones import checkpoints
+from backbones import checkpoints, cost
 from bench import encoders, named
 from bench.data.prefetch import Prefetch
 from bench.encoders.feature_cache import FeatureCache
@@ -46,7 +45,7 @@ class Trainer:
         self.process = named.process(spec.process)
         self.method = named.method(spec.method)
         architecture = named.architecture(spec.backbone)
-        if spec.training.batch_size > len(self.data):
+        if spec.training.steps and spec.training.batch_size > len(self.data):
             raise UserError(
                 f"batch size {spec.training.batch_size} is larger than the data set {spec.data} with its "
                 f"{len(self.data)} training records: choose a smaller --batch-size."
@@ -141,6 +140,7 @@ class Trainer:
         setting = Setting(
             channels=self.data.channels,
             size=self.data.size,
+            to_pixels=self.data.to_pixels,
             grid=self.grid,
             net=self.spec.reward_net if needs.reward_net == REWARD_NET else needs.reward_net,
             teacher=lambda: self._load_encoder(TEACHER),
@@ -240,7 +240,7 @@ class Trainer:
         """
         before = copy.deepcopy(self.method.state_dict())
         student = copy.deepcopy(self.rewards.student)
-        with FlopCounterMode(display=False) as counter:
+        with cost.counter() as counter:
             loss, _ = self._loss(step, needs)
             loss.backward()
         self.optimizer.zero_grad(set_to_none=True)

@@ -51,7 +51,7 @@ def load(folder: Path, device: torch.device) -> Trained:
             f"{folder} is a run of another version: {where} of its spec.json: {first['msg']}."
         ) from None
     saved = sorted((folder / "checkpoints").glob("step-*"))
-    if not saved:
+    if not saved and spec.training.steps:
         raise UserError(f"{folder} has no checkpoint yet: let the run reach one.")
     data = bench.data.load(spec.data)
     model = backbones.build(
@@ -61,10 +61,12 @@ def load(folder: Path, device: torch.device) -> Trained:
         num_classes=data.classes,
     )
     part = "ema" if spec.protocol.weights == "ema" else "backbone"
-    path = saved[-1] / f"{part}.safetensors"
+    path = saved[-1] / f"{part}.safetensors" if saved else folder / "ema.safetensors"
+    state = {"step": 0, "seconds": 0.0, "flops": 0}  # of a run that only evaluates
     try:
         model.load_state_dict(load_file(path))
-        state = json.loads((saved[-1] / "state.json").read_text())
+        if saved:
+            state = json.loads((saved[-1] / "state.json").read_text())
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise UserError(f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from None
     model.eval().requires_grad_(False).to(device)

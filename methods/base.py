@@ -79,9 +79,9 @@ class Context:
     generator: torch.Generator  # the method's own random stream, on the CPU, fresh each step
     hidden: Mapping[int, Tensor] = field(default_factory=dict)  # depth -> [B, N, D], with gradient
     features: Mapping[str, Features] = field(default_factory=dict)  # encoder name -> features
-    # [..., B, C, H, W] estimates of x0 -> reward name -> [..., B], or [..., B, h, w] for a reward of
-    # patches; higher is better, differentiable
-    rewards: Callable[[Tensor], Mapping[str, Tensor]] | None = None
+    # (estimates [..., n, C, H, W] of x0[index], index [n]) -> reward name -> [..., n], or [..., n, h, w] for
+    # a reward of patches; higher is better, differentiable; nothing is computed for other samples
+    rewards: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None
     # [B] noise / (signal + noise), comparable over processes; None: t is that, as on the linear path
     noise_level: Tensor | None = None
     logging: bool = False  # whether this step's logs are kept; must change nothing but the logs

@@ -62,7 +62,8 @@ class VRPO(REPA):
         group_size: draws G of score, peers of likelihood.
         spread: s, the policy's standard deviation in units of the prediction.
         per_patch: normalise rewards of patches per patch instead of per image (credit in space).
-        t_max: rewards act on samples with a noise level below this.
+        t_max: rewards act on samples with a noise level below this; nothing is computed for others.
+        share: of those samples, the part whose rewards are computed; its force grows by the inverse.
         warm_up: the reward term grows linearly from zero over this part of training.
         anneal_from: the reward term falls linearly to zero from this part of training to its end.
         gate_gain: k of the counterfactual gate clip(1 + k D, 0.25, 4).
@@ -79,14 +80,15 @@ class VRPO(REPA):
     perceptual_reward: str = "features"
     semantic_reward: str = "tokens"
     reward_net: str = REWARD_NET
-    strength: float = 0.5
+    strength: float = 2.0
     estimator: Estimator = "pathwise"
     group_size: int = 8
     spread: float = 0.1
     per_patch: bool = False
     t_max: float = 0.7
+    share: float = 1.0
     warm_up: float = 0.0
-    anneal_from: float = 0.7
+    anneal_from: float = 0.9
     gate_gain: float = 100.0
     shuffle: bool = False
     angular: bool = False
@@ -97,7 +99,7 @@ class VRPO(REPA):
         super().build(backbone, encoder)
         if self.estimator in ("score", "likelihood") and self.group_size < 2:
             raise ValueError(f"group_size={self.group_size}: a group needs at least 2 members")
-        for name in ("anneal_from", "align_until"):
+        for name in ("anneal_from", "align_until", "share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in (0, 1]")
         if not 0 <= self.warm_up <= self.anneal_from:
@@ -182,9 +184,12 @@ class VRPO(REPA):
 
     def _guidance(self, context: Context, weights: Mapping[str, float], noise_level: Tensor) -> Loss:
         """The reward term of score and pathwise: minus the projection of x0_hat on the force."""
+        acting = (noise_level < self.t_max).nonzero()[:, 0]
+        acting = acting[: round(self.share * len(acting))]
         if self.estimator == "score":
             guidance = forces.score(
                 context,
+                acting,
                 weights,
                 group_size=self.group_size,
                 spread=self.spread,
@@ -194,17 +199,19 @@ class VRPO(REPA):
         else:
             guidance = forces.pathwise(
                 context,
+                acting,
                 weights,
                 normalised=self.estimator != "pathwise-raw",
                 per_patch=self.per_patch,
                 shuffle=self.shuffle,
             )
-        force, scale = guidance.force, context.x0_hat_scale.clamp(min=forces.SMALLEST_SCALE)
+        force = torch.zeros_like(context.x0_hat, dtype=torch.float32).index_copy(0, acting, guidance.force)
+        scale = context.x0_hat_scale.clamp(min=forces.SMALLEST_SCALE)
         unit = 1.0 if self.estimator == "pathwise-raw" else scale * force[0].numel() ** 0.5
         value = -(force * context.x0_hat.float()).flatten(1).sum(1) / unit
-        weight = self._reward_weight(context, noise_level)
-        if context.logging:
-            context.logs |= records.of_guidance(guidance, noise_level)
+        weight = self._reward_weight(context) / self.share
+        if context.logging and len(acting):
+            context.logs |= records.of_guidance(guidance, noise_level[acting])
             context.logs |= records.of_force(force, weight * scale / unit, context, noise_level)
         return Loss(value, weight)
 
@@ -213,8 +220,9 @@ class VRPO(REPA):
     ) -> Loss:
         """The reward term of likelihood: the teacher's tokens matter more where the estimate is good."""
         assert context.rewards is not None
+        everyone = torch.arange(len(noise_level), device=noise_level.device)
         with torch.no_grad():
-            rewards = context.rewards(context.x0_hat.detach().float())
+            rewards = context.rewards(context.x0_hat.detach().float(), everyone)
         advantage = torch.zeros_like(misalignment)
         for name, weight in weights.items():
             reward = forces.regions(rewards[name].float(), per_patch=False, sample_dims=1)[:, 0, 0]
@@ -226,12 +234,12 @@ class VRPO(REPA):
             context.logs["advantage/spread"] = advantage.std()
             context.logs |= records.histogram(advantage)
         if self.shuffle:
-            advantage = advantage[forces.shuffled(context)]
-        return Loss(misalignment, self._reward_weight(context, noise_level) * advantage)
+            advantage = advantage[forces.shuffled(context, len(advantage))]
+        return Loss(misalignment, self._reward_weight(context) * (noise_level < self.t_max) * advantage)
 
-    def _reward_weight(self, context: Context, noise_level: Tensor) -> Tensor:
-        """Strength, schedule and noise gate, [B]."""
+    def _reward_weight(self, context: Context) -> float:
+        """Strength and schedule."""
         schedule = self.schedule(context.step, context.steps)
         if context.logging:
             context.logs["reward/schedule"] = schedule
-        return self.strength * schedule * (noise_level < self.t_max).float()
+        return self.strength * schedule

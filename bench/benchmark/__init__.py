@@ -6,6 +6,7 @@ Every figure is the median of timed repeats after a warm-up, with the fastest an
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,27 @@ if TYPE_CHECKING:
 
 def seconds_of(work: Callable[[], object], device: torch.device, warm_up: int, repeats: int) -> list[float]:
     """Seconds of each timed call of `work`, the device's queue included."""
-    from bench.train import synchronise
-
     seconds = []
     for _ in range(warm_up + repeats):
-        start = synchronise(device)
+        start = now(device)
         work()
-        seconds.append(synchronise(device) - start)
+        seconds.append(now(device) - start)
     return seconds[warm_up:]
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a monotonic clock, once the device has done its work.
+
+    A process with a single thread on a CPU is timed by the seconds that it has run, which are the same on an
+    idle machine and which other processes disturb little.
+    """
+    import torch
+
+    from bench.train import synchronise
+
+    passed = synchronise(device)
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time() if alone else passed
 
 
 def with_spread(values: list[float]) -> str:

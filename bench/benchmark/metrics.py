@@ -9,7 +9,6 @@ from __future__ import annotations
 import resource
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import tyro
 
-from bench.benchmark import new_table, print_table
+from bench.benchmark import new_table, now, print_table
 from bench.errors import exit_code
 
 if TYPE_CHECKING:
@@ -86,10 +85,12 @@ def _in_fresh_process(work: Callable[[Options, str], Timing], options: Options, 
         return pool.submit(work, options, device).result()
 
 
-def _timed(work: Callable[[], str]) -> Timing:
-    start = time.perf_counter()
+def _timed(work: Callable[[], str], device: str = "cpu") -> Timing:
+    import torch
+
+    start = now(torch.device(device))
     result = work()
-    seconds = time.perf_counter() - start
+    seconds = now(torch.device(device)) - start
     scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return Timing(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9, result)
 
@@ -108,7 +109,7 @@ def our_statistics(options: Options, device: str) -> Timing:
     from bench.metrics.frechet import gaussian_of
 
     samples, _ = _features(options, device)
-    return _timed(lambda: f"{gaussian_of(samples).covariance.trace().item():.6f}")
+    return _timed(lambda: f"{gaussian_of(samples).covariance.trace().item():.6f}", device)
 
 
 def numpy_statistics(options: Options, device: str) -> Timing:
@@ -122,7 +123,7 @@ def our_distance(options: Options, device: str) -> Timing:
     from bench.metrics.frechet import frechet_distance, gaussian_of
 
     seen, known = (gaussian_of(features) for features in _features(options, device))
-    return _timed(lambda: f"{frechet_distance(seen, known):.8f}")
+    return _timed(lambda: f"{frechet_distance(seen, known):.8f}", device)
 
 
 def torch_fidelity_distance(options: Options, device: str) -> Timing:
@@ -156,7 +157,7 @@ def our_neighbours(options: Options, device: str) -> Timing:
     from bench.metrics.precision_recall import precision_recall
 
     samples, reference = _features(options, device)
-    return _timed(lambda: "{:.4f} {:.4f}".format(*precision_recall(samples, reference)))
+    return _timed(lambda: "{:.4f} {:.4f}".format(*precision_recall(samples, reference)), device)
 
 
 def torch_fidelity_neighbours(options: Options, device: str) -> Timing:
@@ -183,7 +184,7 @@ def our_pass(options: Options, device: str) -> Timing:
         return f"{evidence.statistics.mean.mean():.6f}" if evidence.statistics else ""
 
     look(net, images[: options.batch_size])  # warm-up
-    return _timed(work)
+    return _timed(work, device)
 
 
 def torch_fidelity_pass(options: Options, device: str) -> Timing:
@@ -206,7 +207,7 @@ def torch_fidelity_pass(options: Options, device: str) -> Timing:
 
     with torch.no_grad():
         net(images[: options.batch_size].to(device))  # warm-up
-    return _timed(work)
+    return _timed(work, device)
 
 
 WAYS: dict[str, dict[str, Callable[[Options, str], Timing]]] = {

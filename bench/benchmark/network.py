@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from bench.benchmark import new_table, print_table, seconds_of, with_spread
+from bench.benchmark import new_table, now, print_table, seconds_of, with_spread
 from bench.errors import exit_code
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def main() -> None:
             networks["ours, compiled"] = torch.compile(ours)  # type: ignore[assignment]
         flops = 3 * options.batch_size * cost.flops(architecture, options.input_size, options.channels)
         for precision in options.precision:
-            peak = matrix_product_speed(device, precision)
+            peak = matrix_product_speed(device, precision, now)
             for kind, network in networks.items():
                 seconds = time_pass(network, options, device, precision)
                 table.add_row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 import tyro
@@ -49,23 +50,26 @@ def main() -> None:
     table = new_table(
         f"{environment.hardware(device)}, {options.data}",
         ["method", "backbone", "batch", "precision"],
-        ["training step", "training img/s", "sampling img/s"],
+        ["training step", "of the first", "training img/s", "sampling img/s"],
     )
     training: dict[str, object] = {} if options.precision == "auto" else {"precision": options.precision}
     native = environment.native_precision(device)
     if options.batch_size:
         training["batch_size"] = options.batch_size
     for backbone in options.backbone:
+        first = 0.0  # seconds of a step of the first method
         for method in [name for text in options.method for name in grammar.expand(text)]:
             run = spec.resolve(method, backbone, options.data, 0, native_precision=native, training=training)
             step, sampling = time_run(run, device, options.warm_up, options.repeats)
             size = run.training.batch_size
+            first = first or median(step)
             table.add_row(
                 method,
                 run.backbone,
                 str(size),
                 run.training.precision,
                 f"{with_spread([1e3 * seconds for seconds in step])} ms",
+                f"{median(step) / first:.2f} x",
                 with_spread([size / seconds for seconds in step]),
                 with_spread([size / seconds for seconds in sampling]),
             )

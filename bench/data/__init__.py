@@ -3,6 +3,9 @@
 Where the preset has a table `[store]`, the images lie in a store that `python -m bench.prepare` makes: in
 `stores/NAME`, in `$ALIGNMENT_BENCH_STORES/NAME`, or where the name says, `folder[path=stores/mine]`. Other
 data sets are loaded by the module beside their preset.
+
+Samples are compared with images of the data set, or with a file that the name brings along, as in
+`imagenet256[reference=VIRTUAL_imagenet256_labeled.npz]`; then no store is needed to score a network.
 """
 
 from __future__ import annotations
@@ -20,8 +23,6 @@ from bench.errors import unknown
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from bench.diffusion.pixels import Rounding
-
 _FOLDER = Path(__file__).parent
 
 
@@ -29,6 +30,7 @@ _FOLDER = Path(__file__).parent
 class StoreOptions:
     """What rides in brackets behind the name of a data set that lives in a store."""
 
+    reference: str = ""  # a file that samples are compared with, instead of images of the store
     path: str = ""  # of the store
     vae: str = ""  # that made its latents, where it is another than the preset's
     decoder: str = ""  # of its latents, likewise
@@ -70,8 +72,8 @@ class Data(Protocol):
         """
         ...
 
-    def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:
-        """Model space [B, C, H, W] -> images [B, C', R, R] uint8, rounded as the protocol says."""
+    def to_pixels(self, x0: Tensor) -> Tensor:
+        """Model space [B, C, H, W] -> images [B, C', R, R], meant to be in [-1, 1]; differentiable."""
         ...
 
     def reference(self) -> tuple[Tensor, Tensor]:
@@ -102,6 +104,10 @@ def load(text: str) -> Data:
     from bench.data.images import Expected, StoredImages
 
     chosen = grammar.configure(StoreOptions, options, f"data set {name}")
+    if "x0" in store and chosen.reference and not available(text):
+        from bench.data.storeless import Storeless
+
+        return Storeless(shape(text), store | options)
     expected = {key: value for key, value in store.items() if key not in ("x0", "records")}
     expected |= {key: value for key in ("vae", "decoder") if (value := getattr(chosen, key))}
     return StoredImages(store_folder(text), Expected(**expected))
@@ -112,17 +118,26 @@ def identity(text: str) -> str:
     name, _ = grammar.split(text)
     if "store" not in preset(text):
         return name
-    from bench.data.store import MANIFEST, read_manifest
-
-    folder = store_folder(text)
-    if not (folder / MANIFEST).is_file():
+    if not available(text):
         return name
-    return f"{name}@{read_manifest(folder)[0].fingerprint}"
+    from bench.data.store import read_manifest
+
+    return f"{name}@{read_manifest(store_folder(text))[0].fingerprint}"
+
+
+def reference_file(text: str) -> Path | None:
+    """The file that the name brings along for samples to be compared with."""
+    _, options = grammar.split(text)
+    return Path(options["reference"]) if "reference" in options else None
 
 
 def available(text: str) -> bool:
-    """Whether the data set can be loaded: it is embedded, or its store is there."""
-    return "store" not in preset(text) or "@" in identity(text)
+    """Whether the data set can be loaded: it is embedded, or its store is here and finished."""
+    if "store" not in preset(text):
+        return True
+    from bench.data.store import MANIFEST
+
+    return (store_folder(text) / MANIFEST).is_file()
 
 
 def shape(text: str) -> Shape:
@@ -135,6 +150,15 @@ def shape(text: str) -> Shape:
         return Shape(store["classes"], store["x0"]["channels"], store["x0"]["size"])
     data = load(text)
     return Shape(data.classes, data.channels, data.size)
+
+
+def of_shape(wanted: Shape) -> str | None:
+    """The data set whose preset expects x0 of this shape; None where there is none."""
+    for name in names():
+        store = preset(name).get("store", {})
+        if "x0" in store and Shape(store["classes"], **store["x0"]) == wanted:
+            return name
+    return None
 
 
 @dataclass(frozen=True)

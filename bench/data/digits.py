@@ -13,7 +13,6 @@ from sklearn.model_selection import train_test_split
 from torch import Generator, Tensor
 
 from bench.data import Batch
-from bench.diffusion.pixels import Rounding, to_uint8
 
 REFERENCE_IMAGES = 600
 
@@ -43,8 +42,8 @@ class Digits:
         image = self.images[index]
         return Batch(image.float() / 127.5 - 1, self.labels[index], image, index)
 
-    def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:
-        return to_uint8(x0, rounding)
+    def to_pixels(self, x0: Tensor) -> Tensor:
+        return x0
 
     def reference(self) -> tuple[Tensor, Tensor]:
         return self._reference

@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 from bench.data import Batch
 from bench.data.store import REFERENCE, TRAIN, Store
 from bench.data.vae import VAE, revision
-from bench.diffusion.pixels import Rounding, to_uint8
 from bench.errors import UserError
 
 REFERENCE_IMAGES = 10_000  # at most, of the training part, where the source has no other; as in ADM's files
@@ -69,10 +68,10 @@ class StoredImages:
             z = self.store.read("z", index)
         return Batch((z - self.bias) * self.scale, label, image, index)
 
-    def decode(self, x0: Tensor, rounding: Rounding) -> Tensor:
+    def to_pixels(self, x0: Tensor) -> Tensor:
         """Raises UserError where the decoder cannot be had, or is not the one the store names."""
         if not self.latents:
-            return to_uint8(x0, rounding)
+            return x0
         if self._decoder is None:
             name, wanted = self.latents.decoder, self.latents.decoder_weights
             if (found := revision(name)) != wanted:
@@ -82,7 +81,7 @@ class StoredImages:
                 )
             self._decoder = VAE(name, x0.device, self.latents.precision, self.latents.tiled)
         z = x0 / self.scale.to(x0.device) + self.bias.to(x0.device)
-        return to_uint8(self._decoder.decode(z), rounding)
+        return self._decoder.decode(z)
 
     def reference(self) -> tuple[Tensor, Tensor]:
         """The reference part, or evenly spaced training records where the source had none."""

@@ -53,9 +53,8 @@ class VAE:
         mean, std = torch.cat(parts, dim=1)
         return mean, std
 
-    @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """z [B, C, H, W] -> images [B, 3, R, R], meant to be in [-1, 1], on the device of z."""
+        """z [B, C, H, W] -> images [B, 3, R, R], meant to be in [-1, 1], on its device; differentiable."""
         with self._arithmetic():
             return torch.cat([self.net.decode(part).sample.float() for part in z.split(BATCH_SIZE)])
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from backbones import cost
 from bench import cache
 from bench.data import Data
 from bench.data.store import write_shard
@@ -116,7 +116,7 @@ class FeatureCache:
                 f"the feature cache {self.folder} cannot be written ({error.strerror or error}): make room "
                 "and run the same command again; it continues."
             ) from None
-        with FlopCounterMode(display=False) as counter:
+        with cost.counter() as counter:
             self._features(0, 1)
         spent = {"seconds": seconds * len(shards) / max(1, len(missing))}  # of all, where it was continued
         spent["flops"] = counter.get_total_flops() * len(self.data)

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
+
 
 class Activations(NamedTuple):
     """What a feature net sees in images."""
@@ -29,7 +31,21 @@ class FeatureNet(Protocol):
         ...
 
 
+def same_width(a: Tensor, b: Tensor) -> None:
+    """Raises UserError where features [N, D] and [M, E] are of different spaces."""
+    if a.shape[1] != b.shape[1]:
+        raise UserError(
+            f"some images give {a.shape[1]} features and others {b.shape[1]}: they are of several sizes, and "
+            "a net that takes them as they are cannot compare them. Resize them, or leave that net out."
+        )
+
+
 def join(batches: Sequence[Activations]) -> Activations:
-    """The activations of several batches of one net as those of one batch."""
+    """The activations of several batches of one net as those of one batch.
+
+    Raises UserError where they are of different spaces.
+    """
+    for batch in batches:
+        same_width(batches[0].pooled, batch.pooled)
     fields = zip(*batches, strict=True)
     return Activations(*(None if parts[0] is None else torch.cat(parts) for parts in fields))  # type: ignore

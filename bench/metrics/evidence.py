@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.metrics.activations import Activations, FeatureNet
+from bench.metrics.activations import Activations, FeatureNet, same_width
 from bench.metrics.arithmetic import plain_float32
 from bench.metrics.frechet import Gaussian, GaussianStatistics
 from bench.metrics.inception_score import InceptionScore
@@ -25,9 +25,14 @@ class Evidence:
         self.agreed = 0  # of these, the ones that the net puts in it
 
     def update(self, seen: Activations, labels: Tensor | None, index: Tensor) -> None:
-        """Add a batch: its activations, the requested classes [B] and the numbers [B] of its images."""
+        """Add a batch: its activations, the requested classes [B] and the numbers [B] of its images.
+
+        Raises UserError where features are not finite, or not of the space of those before.
+        """
         if not seen.pooled.isfinite().all():
             raise UserError(f"the features of images {index.min()} to {index.max()} hold NaN or infinity.")
+        if self.pooled:
+            same_width(self.pooled[0], seen.pooled)
         self.pooled.append(seen.pooled)
         self.index.append(index)
         if self.statistics is None:

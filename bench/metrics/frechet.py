@@ -91,7 +91,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     eigenvalue beyond rounding.
     """
     if a.mean.shape != b.mean.shape:
-        raise UserError(f"features of {len(a.mean)} and {len(b.mean)} dimensions cannot be compared.")
+        raise UserError(f"features of {len(a.mean)} and {len(b.mean)} dimensions are of different nets.")
     if not all(torch.isfinite(part).all() for gaussian in (a, b) for part in gaussian):
         raise UserError("the feature statistics hold NaN or infinity: an image or a feature net is broken.")
     mean_a, covariance_a = (part.double() for part in a)
@@ -111,7 +111,8 @@ def _factor(covariance: Tensor) -> Tensor:
         return lower
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     _refuse_negative(eigenvalues)
-    positive = eigenvalues > 0
+    noise = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.max()
+    positive = eigenvalues > noise  # as many as there were images, less one: the others are rounding
     return eigenvectors[:, positive] * eigenvalues[positive].sqrt()
 
 

@@ -28,20 +28,23 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in a fixed order, all of one size."""
+    """Images in a fixed order."""
 
     path: Path
     count: int
-    read: Callable[[int, int], Iterator[Tensor]]  # (batch size, first number) -> batches
+    read: Callable[[int, int], Iterator[Tensor]]  # (largest batch, first number) -> batches
     labels: Tensor | None = None  # [N], the classes that were asked for
 
     def batches(self, size: int, start: int = 0) -> Iterator[Tensor]:
-        """Images number `start` to the end, [B, C, H, W] uint8 with C = 1 or 3."""
+        """Images number `start` to the end, [B, C, H, W] uint8 with C = 1 or 3 and B <= `size`.
+
+        A batch ends where the next image has another size or number of channels.
+        """
         return self.read(size, start)
 
 
 def open_images(path: Path) -> ImageSet:
-    """A set of images. Raises UserError where there are none, or not of one size and 8 bits a channel."""
+    """A set of images. Raises UserError where there are none; its batches do, for what is no 8-bit image."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         return _image_files(path, [(str(file.relative_to(path)), file) for file in files])
@@ -70,21 +73,13 @@ class _Member:
 def _image_files(path: Path, files: list[tuple[str, Path | _Member]]) -> ImageSet:
     if not files:
         raise UserError(f"there are no images ({', '.join(sorted(SUFFIXES))}) in {path}.")
-    shape = _decode(path, *files[0]).shape
-
-    def decode(file: tuple[str, Path | _Member]) -> Tensor:
-        image = _decode(path, *file)
-        if image.shape != shape:
-            found, first = (" x ".join(map(str, size)) for size in (image.shape, shape))
-            raise UserError(
-                f"{file[0]} in {path} is {found} (channels, rows, columns), the first image is {first}."
-            )
-        return image
 
     def read(size: int, start: int) -> Iterator[Tensor]:
         with ThreadPoolExecutor() as pool:
             for first in range(start, len(files), size):
-                yield torch.stack(list(pool.map(decode, files[first : first + size])))
+                images = pool.map(lambda file: _decode(path, *file), files[first : first + size])
+                for _, alike in itertools.groupby(images, key=lambda image: image.shape):
+                    yield torch.stack(list(alike))
 
     return ImageSet(path, len(files), read)
 
@@ -104,6 +99,10 @@ def _decode(path: Path, name: str, file: Path | _Member) -> Tensor:
 
 def open_archive(path: Path) -> np.lib.npyio.NpzFile:
     """An `.npz` from which nothing is unpickled. Raises UserError where it cannot be read."""
+    if not path.is_file():
+        raise UserError(f"there is nothing at {path}: give an .npz, a folder or a zip of images.")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} cannot be read as an .npz: it is cut off, or another kind of file.")
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
@@ -180,14 +179,16 @@ def _writing_archive(path: Path, count: int) -> Iterator[Callable[[Tensor], None
 
         def write(batch: Tensor) -> None:
             pixels = batch.permute(0, 2, 3, 1).contiguous().numpy()
-            nonlocal started
-            if not started:
-                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape[1:])}
+            nonlocal shape
+            if not shape:
+                shape = pixels.shape[1:]
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
                 np.lib.format.write_array_header_1_0(file, header)
-                started = True
+            if pixels.shape[1:] != shape:
+                raise UserError("an .npz holds images of one size, these are of several: name a folder.")
             file.write(pixels.tobytes())
 
-        started = False
+        shape: tuple[int, ...] = ()
         yield write
     unfinished.replace(path)
 

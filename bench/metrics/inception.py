@@ -14,6 +14,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
@@ -86,15 +87,13 @@ class CleanFid:
             self.net = lambda x: net(x / 255)[0].flatten(1)
         else:
             path = locate(mode, TORCHSCRIPT_INCEPTION, weights)
-            if path.name != TORCHSCRIPT_INCEPTION.names[0]:
-                raise UserError(
-                    f"clean-fid only reads a file called {TORCHSCRIPT_INCEPTION.names[0]}, not {path}."
-                )
             try:
-                with warnings.catch_warnings():
+                with TemporaryDirectory() as folder, warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # torch's, about TorchScript, which the file is
+                    # clean-fid reads a folder's file of this one name.
+                    Path(folder, TORCHSCRIPT_INCEPTION.names[0]).symlink_to(path.resolve())
                     inside = self.resize is None
-                    self.net = InceptionV3W(str(path.parent), download=False, resize_inside=inside).to(device)
+                    self.net = InceptionV3W(folder, download=False, resize_inside=inside).to(device)
             except RuntimeError as error:
                 raise UserError(f"{path} is not a TorchScript Inception: {_first_line(error)}") from None
 

@@ -71,7 +71,10 @@ def radii(features: Tensor, neighbours: int, arithmetic: Arithmetic = "exact") -
     """
     count = len(features)
     if count <= neighbours:
-        raise UserError(f"precision and recall with k={neighbours} need more than {neighbours} images each.")
+        raise UserError(
+            f"precision and recall with k={neighbours} need more than {neighbours} images of either kind, "
+            f"of one there are {count}."
+        )
     kept = min(neighbours + SPARE, count - 1)
     centred = features - _centre(features, arithmetic)
     nearest = torch.full((count, kept), torch.inf, device=features.device)

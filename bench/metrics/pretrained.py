@@ -56,8 +56,8 @@ class PretrainedEncoder:
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"the encoder {name} ({library} {model}) cannot be loaded: {reason} Without internet, put "
-                f"its weights into the library's cache or give the file: --weights {name}=FILE"
+                f"the encoder {name} ({library} {model}) cannot be loaded: {reason.rstrip('.')}. Without "
+                f"internet, put its weights into the library's cache or give the file: --weights {name}=FILE"
             ) from None
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ def probe(
     count = min(images, len(run.data))
     if count < FEWEST_IMAGES:
         raise UserError(f"{count} images are too few to compare representations: {FEWEST_IMAGES} or more.")
-    if not all(0 < t <= 1 for t in times):
+    if not times or not all(0 < t <= 1 for t in times):
         raise UserError(f"times {' '.join(map(str, times))} must be above 0 (data) and at most 1 (noise).")
     device, seed = next(run.model.parameters()).device, run.spec.seed
     batch = run.data.batch(data_order(seed, len(run.data), 0, count), generator(seed, "probe data"))

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import bench.data
+from bench.data import Data
 from bench.errors import UserError
 from bench.metrics.activations import FeatureNet
 from bench.metrics.evidence import Evidence, look
@@ -57,6 +59,15 @@ def reference_of(
         name: Reference(evidence.gaussian, evidence.spatial and evidence.spatial.gaussian, evidence.features)
         for name, evidence in seen.items()
     }
+
+
+def reference_of_data(name: str, data: Data, nets: Sequence[FeatureNet]) -> dict[str, Reference]:
+    """What samples of a data set are compared with: the file that its name brings along, else its images."""
+    file = bench.data.reference_file(name)
+    if file is not None:
+        return read_reference(file, nets)
+    images, _ = data.reference()
+    return reference_of(nets, [images])
 
 
 def read_reference(path: Path, nets: Sequence[FeatureNet]) -> dict[str, Reference]:

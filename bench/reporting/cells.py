@@ -48,7 +48,7 @@ def interval_cell(low: float, high: float, decimals: int) -> Cell:
 
 
 def speedup_cell(found: Speedup | None, *, interval: bool = False) -> Cell:
-    """`2.30`, `> 3.10` or `not reached`; with its interval, or the bound where it is not reached."""
+    """As `Speedup` is printed; with its interval, or the bound where it is not reached."""
     if found is None:
         return Cell()
     text = str(found)

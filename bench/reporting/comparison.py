@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -170,7 +171,10 @@ def compare(
 
 
 def _entries(results: Results, reference: str) -> list[Entry]:
-    """Protocol by protocol, SiT before DiT, small before large, the reference before the others."""
+    """Protocol by protocol, SiT before DiT, small before large, the reference before the others.
+
+    A method without options comes before its variants, which go option by option, numbers in their order.
+    """
     identity = ["method", "backbone", "protocol"]
     finals, rows = (
         dict(list(table.groupby(identity))) for table in (results.finished, results.own_evaluations)
@@ -188,6 +192,15 @@ def _entries(results: Results, reference: str) -> list[Entry]:
     def order(entry: Entry) -> tuple:
         family = grammar.split(entry.backbone)[0].partition("-")[0]
         place = ("sit", "dit").index(family) if family in ("sit", "dit") else 2
-        return entry.protocol, place, entry.parameters, entry.backbone, entry.method != reference
+        name, options = grammar.split(entry.method)
+        variant = name, tuple(options), tuple(_number_or_text(value) for value in options.values())
+        return entry.protocol, place, entry.parameters, entry.backbone, entry.method != reference, variant
 
     return sorted(entries, key=order)
+
+
+def _number_or_text(value: str) -> tuple[float, str]:
+    try:
+        return float(value), ""
+    except ValueError:
+        return math.inf, value

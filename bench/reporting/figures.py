@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from bench.reporting.results import probe_maps, training_logs
 PANEL_ROWS = 5  # of one figure
 ALIGNMENTS = {"cknna": "CKNNA with the teacher", "linear_probe": "Linear probe accuracy"}
 MOST_BARS = 24  # methods of one figure
+MOST_CURVES = 8  # of one panel; of more methods, those without options are shown
 
 
 class Drawing(NamedTuple):
@@ -31,6 +33,8 @@ class Drawing(NamedTuple):
 def drawings(comparison: Comparison) -> Iterator[Drawing]:
     """All figures that these results allow, in the order of the page."""
     headline, reference = comparison.headline, comparison.reference
+    plain = _without_variants(comparison)
+    left_out = "" if plain is comparison else " Variants are left to the bars."
     distances = [item for item in comparison.measures if item.is_distance]
     costs = [
         cost for cost in ("step", "seconds", "flops") if comparison.results.evaluations[cost].notna().any()
@@ -41,8 +45,8 @@ def drawings(comparison: Comparison) -> Iterator[Drawing]:
             "convergence" if position == 1 else f"convergence-{position}",
             f"Convergence of {headline.label}",
             f"Mean over seeds, band: their range. Dotted: the final value of {reference}; the arrow shows "
-            "how much sooner the fastest method has it.",
-            partial(curves.convergence, comparison, headline, backbones, costs),
+            f"how much sooner the fastest method has it.{left_out}",
+            partial(curves.convergence, plain, headline, backbones, costs),
         )
     compared = [entry for entry in comparison.entries if comparison.reference_of(entry) is not None]
     if compared:
@@ -67,7 +71,8 @@ def drawings(comparison: Comparison) -> Iterator[Drawing]:
         yield Drawing(
             f"ablation-{slug(name)}",
             f"Ablation of {name}",
-            f"Bars: mean; dots: seeds. Dashed: {reference}; dotted: the method without options.",
+            f"Bars: mean; dots: seeds. Lines: other methods, {reference} dashed; dotted: the method without "
+            "options.",
             partial(bars.ablation_bars, comparison, distances[:3], variants),
         )
     for family, sizes in studies.families(comparison).items():
@@ -97,16 +102,17 @@ def drawings(comparison: Comparison) -> Iterator[Drawing]:
                 f"guidance-{slug(backbone)}",
                 f"Guidance sweep on {backbone}",
                 "The last checkpoint at every guidance scale; mean and range over seeds.",
-                partial(curves.guidance_sweep, comparison, comparison.measures[:3], backbone),
+                partial(curves.guidance_sweep, plain, comparison.measures[:3], backbone),
             )
         yield Drawing(
             f"metrics-{slug(backbone)}",
             f"All metrics on {backbone}",
-            "Mean over seeds, band: their range.",
-            partial(curves.all_metrics, comparison, backbone),
+            f"Mean over seeds, band: their range.{left_out}",
+            partial(curves.all_metrics, plain, backbone),
         )
         for measure, label in ALIGNMENTS.items():
-            maps = probe_maps(comparison.results, backbone, measure)
+            found = probe_maps(comparison.results, backbone, measure)
+            maps = {method: found[method] for method in plain.methods if method in found}
             if maps:
                 yield Drawing(
                     f"{slug(measure)}-{slug(backbone)}",
@@ -115,13 +121,24 @@ def drawings(comparison: Comparison) -> Iterator[Drawing]:
                     partial(relations.alignment_maps, maps, label),
                 )
         logs = training_logs(comparison.results, backbone, seed)
+        logs = logs[logs["method"].isin(plain.methods)]
         if len(logs):
             yield Drawing(
                 f"traces-{slug(backbone)}",
                 f"What methods log on {backbone}",
-                f"Seed {seed}; what methods log of themselves during training; thin lines: by noise level.",
+                f"Seed {seed}; what methods log of themselves during training; thin lines: by noise level; "
+                "stacked: a histogram, of the first method that has one.",
                 partial(curves.traces, logs, comparison.methods, reference),
             )
+
+
+def _without_variants(comparison: Comparison) -> Comparison:
+    """The comparison that curves show: all of it, or the methods without options where there are many."""
+    if len(comparison.methods) <= MOST_CURVES:
+        return comparison
+    methods = {name for name in comparison.methods if not grammar.split(name)[1]} | {comparison.reference}
+    shown = [entry for entry in comparison.entries if entry.method in methods]
+    return replace(comparison, entries=shown) if len(methods) > 1 else comparison
 
 
 def largest(comparison: Comparison) -> list[str]:

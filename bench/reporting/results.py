@@ -28,7 +28,8 @@ class Results:
     batch_size, parameters, method_parameters, devices, device, hardware, protocol. Where runs of one method
     or backbone differ in further fields of their specs, its name says so: `sit-ti[learning_rate=0.001]`.
     `evaluations` has one row a run, step and protocol: run, method, backbone, seed, step, seconds, flops,
-    device_hours, samples, protocol, guidance_scale, and one column a metric, named as in the rows.
+    device_hours, samples, protocol, guidance_scale, guidance_interval ("0:0.7") and one column a metric,
+    named as in the rows.
     """
 
     folder: Path
@@ -78,8 +79,9 @@ def load(folder: Path) -> Results:
         raise UserError(
             f"{folder} holds no run that can be read: give a suite's folder, or run a suite first."
         )
-    columns = [*_RUN, "step", "seconds", "flops", "device_hours", "samples", "protocol", "guidance_scale"]
-    table = pd.DataFrame(evaluations, columns=[*columns, *metrics])
+    columns = [*_RUN, "step", "seconds", "flops", "device_hours", "samples", "protocol"]
+    columns += ["guidance_scale", "guidance_interval", *metrics]
+    table = pd.DataFrame(evaluations, columns=columns)
     return Results(folder, pd.DataFrame(runs), table, list(metrics), protocols, leaky, unreadable)
 
 
@@ -165,6 +167,7 @@ def _evaluations(path: Path, run: Mapping[str, Any], metrics: dict[str, None]) -
                 "samples": row.get("samples"),
                 "protocol": row["protocol"],
                 "guidance_scale": row.get("guidance_scale"),
+                "guidance_interval": "{:g}:{:g}".format(*row.get("guidance_interval", (0, 1))),
                 "leaky": row.get("leaky", []),
                 **row["metrics"],
             }

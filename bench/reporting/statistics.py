@@ -5,11 +5,16 @@ the differences d_i within seeds, whose variance is smaller than that of two met
 differences of mean d and standard deviation s (n - 1 in the denominator):
 
     t interval          d +- t_{n-1} s / sqrt(n)                    exact for normal differences, any n >= 2
-    bootstrap interval  quantiles of means of resampled d_i         no normality, but too narrow below n = 8
+    bootstrap interval  expanded quantiles of resampled means       no normality; within the range of the d_i
     sign-flip test      share of the 2^n sign patterns whose |mean| is at least |d|; never below 2 / 2^n
 
-Sources: Efron and Tibshirani 1993 (bootstrap); Fisher 1935 (sign flips); Agarwal et al. 2021
-(arXiv 2108.13264: interquartile mean over settings, stratified bootstrap, performance profiles).
+Plain bootstrap quantiles are too narrow for few seeds: for n = 5 and 95% they cover 84%. `expanded` takes
+quantiles further out, which cover 91% (simulated). No resampled mean leaves the range of the d_i, so that
+1 - 2/2^n is the most that any of them covers: 50% for n = 2, 75% for n = 3.
+
+Sources: Efron and Tibshirani 1993 (bootstrap); Hesterberg 2015 (arXiv 1411.5279: expanded quantiles); Fisher
+1935 (sign flips); Agarwal et al. 2021 (arXiv 2108.13264: interquartile mean over settings, stratified
+bootstrap, performance profiles).
 """
 
 from __future__ import annotations
@@ -74,13 +79,24 @@ def difference(values: pd.Series, reference: pd.Series, confidence: float = 0.95
 
 
 def bootstrap_interval(d: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of d [n]; the same numbers on every call."""
+    """Expanded percentile bootstrap interval of the mean of d [n]; the same numbers on every call."""
     if np.ptp(d) == 0:
         return float(d[0]), float(d[0])
+    level = expanded(confidence, len(d))
     result = stats.bootstrap(
-        (d,), np.mean, n_resamples=RESAMPLES, confidence_level=confidence, method="percentile", rng=0
+        (d,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="percentile", rng=0
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def expanded(confidence: float, n: int) -> float:
+    """The level at which quantiles of resampled means of n values are as far apart as a t interval's ends.
+
+    Resampled means have the standard deviation s sqrt((n-1)/n) / sqrt(n) and not s / sqrt(n), and t quantiles
+    are further out than normal ones. For n = 3, 5, 30 a level of 0.95 becomes 1.000, 0.998, 0.962.
+    """
+    quantile = (n / (n - 1)) ** 0.5 * stats.t.ppf((1 + confidence) / 2, n - 1)
+    return float(2 * stats.norm.cdf(quantile) - 1)
 
 
 def sign_flip(d: np.ndarray) -> float:

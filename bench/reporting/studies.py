@@ -16,10 +16,7 @@ from bench.reporting.tables import Cell, Column, Table
 
 
 def ablations(comparison: Comparison) -> dict[str, list[Entry]]:
-    """Base method -> its variants on one backbone, for methods that come with at least three.
-
-    The variant without options comes first, then option by option, numbers in their order.
-    """
+    """Base method -> its variants on one backbone, for methods that come with at least three."""
     found: dict[str, list[Entry]] = {}
     for group in comparison.groups:
         bases: dict[str, list[Entry]] = {}
@@ -28,25 +25,13 @@ def ablations(comparison: Comparison) -> dict[str, list[Entry]]:
         for base, variants in bases.items():
             if len(variants) >= 3:
                 name = base if base not in found else f"{base} on {group[0].backbone}"
-                found[name] = sorted(variants, key=_variant_order)
+                found[name] = variants
     return found
 
 
 def change(method: str) -> str:
     """`repa[weight=1.0]` -> `weight=1.0`; a method without options -> `default`."""
     return ", ".join(f"{key}={value}" for key, value in grammar.split(method)[1].items()) or "default"
-
-
-def _variant_order(entry: Entry) -> tuple:
-    options = grammar.split(entry.method)[1]
-    return tuple(options), tuple(_number_or_text(value) for value in options.values())
-
-
-def _number_or_text(value: str) -> tuple[float, str]:
-    try:
-        return float(value), ""
-    except ValueError:
-        return math.inf, value
 
 
 def ablation_table(comparison: Comparison, name: str, variants: list[Entry]) -> Table:

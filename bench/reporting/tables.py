@@ -18,7 +18,8 @@ _LATEX = {character: "\\" + character for character in "_%#&${}"}
 _LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
 _LATEX |= {"<": "$<$", ">": "$>$", "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "≤": r"$\le$", "≥": r"$\ge$"}
 _LATEX |= {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "Δ": r"$\Delta$", "ⁿ": "$^n$"}
-_SIUNITX = "uncertainty-mode=separate,table-align-uncertainty=false,group-digits=none,detect-weight"
+_SIUNITX = "uncertainty-mode=separate,retain-zero-uncertainty,table-align-uncertainty=false,"
+_SIUNITX += "group-digits=none,detect-weight"
 _SHRINK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # only where it is too wide
 _NUMBER = re.compile(r"^[−-]?\d+(\.\d+)?( ± \d+(\.\d+)?)?$")
 

@@ -8,7 +8,8 @@ does not exist, as straight. The cost of a target is where the mean curve over s
 
 A crossing is censored where the curve never reaches the target (its cost is more than the last) or is
 there at the first evaluation (its cost is that or less). The speedup then is a bound, and shown as one.
-Intervals resample the seeds, together for both methods, and go through the whole calculation each time.
+Intervals resample the seeds, together for both methods, and go through the whole calculation each time; their
+ends are the quantiles of `statistics.expanded`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from bench.reporting.statistics import expanded
 
 RESAMPLES = 999
 
@@ -59,7 +62,9 @@ class Speedup(NamedTuple):
         return bool(np.isfinite(self.ratio)) and self.side >= 0
 
     def __str__(self) -> str:
-        """`2.30`, `> 3.10` where it is at least that, or `not reached`."""
+        """`2.30`, `> 3.10` where it is at least that, `not reached`, or `undecided`."""
+        if np.isnan(self.ratio):
+            return "undecided"
         if not self.reached:
             return "not reached"
         text = f"{self.ratio:.2f}" if self.ratio < 9.95 else f"{self.ratio:.0f}"
@@ -88,6 +93,20 @@ def first_crossing(
     exact = np.where(first == 0, cost[..., 0], between)
     side = np.where(reached, np.where(first == 0, -1, 0), 1)
     return Crossing(np.where(reached, exact, cost[..., -1]), side)
+
+
+def at_cost(table: Grid, cost: str, metric: str, budget: float) -> np.ndarray:
+    """The metric of each seed where a run, of mean cost over the seeds, has cost `budget`: [seeds].
+
+    NaN before the first evaluation and beyond the last.
+    """
+    costs, values = _curves(table, table.seeds, cost, metric)
+    mean = costs.mean(0)
+    if not mean.size or not mean[0] <= budget <= mean[-1]:
+        return np.full(len(table.seeds), np.nan)
+    if (values > 0).all() and mean[0] > 0:
+        return np.exp([np.interp(np.log(budget), np.log(mean), np.log(own)) for own in values])
+    return np.array([np.interp(budget, mean, own) for own in values])
 
 
 def _ratio(reference: Crossing, method: Crossing) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +156,7 @@ def speedup(
     if n == 1:
         return Speedup(float(ratio), int(side))
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
-    low, high, low_side, high_side = _interval(*ratios(draws), confidence)
+    low, high, low_side, high_side = _interval(*ratios(draws), expanded(confidence, n))
     return Speedup(float(ratio), int(side), low, high, low_side, high_side)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 from PIL import Image
 
 from bench.reporting.caption import caption
@@ -35,13 +37,13 @@ class Strip(NamedTuple):
     image: str  # a data URL
 
 
-def render(comparison: Comparison, tables: Sequence[Table], command: str) -> str:
-    """The page's HTML, to be saved in the folder of the report: its links lead to the runs beside it."""
+def render(comparison: Comparison, tables: Sequence[Table], command: str, report: Path) -> str:
+    """The page's HTML, to be saved in the folder `report`, from where its links lead to the runs."""
     folder = Path(__file__).with_name("html")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"zip": zip, "groups": _groups, "sort_value": _sort_value}
+    environment.filters |= {"zip": zip, "groups": _groups, "sort_value": _sort_value, "breakable": _breakable}
     seed = int(comparison.results.runs["seed"].min())
     data = json.dumps(page_data(comparison), separators=(",", ":")).replace("<", "\\u003c")
     return environment.get_template("page.html").render(
@@ -53,6 +55,7 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str) -> str
         seed=seed,
         strips=[strip for backbone in comparison.backbones for strip in _strips(comparison, backbone, seed)],
         runs=_runs(comparison),
+        root=os.path.relpath(comparison.results.folder, report),
         unreadable=comparison.results.unreadable,
         data=data,
         asset=lambda name: (folder / name).read_text(),
@@ -62,6 +65,11 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str) -> str
 def _sort_value(cell: Cell) -> str:
     """What a cell is sorted by: its unrounded value; empty cells come last."""
     return "" if cell.value is None or pd.isna(cell.value) else str(cell.value)
+
+
+def _breakable(text: str) -> Markup:
+    """With places behind commas where a narrow column may break a method's long name."""
+    return escape(text).replace(",", Markup(",<wbr>"))
 
 
 def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:

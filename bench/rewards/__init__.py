@@ -8,10 +8,12 @@ the reward of the image. Costs are of one estimate with its gradient; what is ne
     velocity         - mean square error of the prediction that x^ implies    (-inf, 0]  yes  none
     features         - distance of a reward net's maps before the last        [-4, 0]    yes  the net, shared
     tokens           cosine with x0 on the reward net's last map              [-1, 1]    yes  the net, shared
-    lpips-NET        - LPIPS, NET alex, vgg or squeeze, on pixels             (-inf, 0]  no   NET at 64 pixels
-    clip-image       cosine of CLIP's image embeddings                        [-1, 1]    no   ViT-B/32 at 224
-    clip-text        cosine with CLIP's embedding of the class prompt         [-1, 1]    no   shared
+    lpips-NET        - LPIPS, NET alex, vgg or squeeze, on pixels             (-inf, 0]  no   NET, 64 pixels*
+    clip-image       cosine of CLIP's image embeddings                        [-1, 1]    no   ViT-B/32, 224*
+    clip-text        cosine with CLIP's embedding of the class prompt         [-1, 1]    no   shared*
     latent           cosine of a small student's tokens with the teacher's    [-1, 1]    yes  the student
+
+* For latents, besides: the decoder of the data set's VAE, forward and backward; see VRPO's option `share`.
 
 All of them are without unit, but for the square errors (model space, and model space over t).
 """
@@ -55,6 +57,7 @@ class Setting(NamedTuple):
 
     channels: int  # of x0
     size: int  # rows and columns of x0
+    to_pixels: Callable[[Tensor], Tensor]  # x0 -> images in [-1, 1], differentiable
     grid: tuple[int, int]  # of patches, for maps
     net: str  # reward net of "features" and "tokens"
     teacher: Callable[[], EncoderInfo]  # loads the teacher that "latent" is distilled from
@@ -78,13 +81,13 @@ def _net(names: Collection[str], setting: Setting) -> Family:
 def _perceptual(names: Collection[str], setting: Setting) -> Family:
     from bench.rewards.perceptual import LPIPS
 
-    return LPIPS(names, setting.channels, setting.device)
+    return LPIPS(names, setting.to_pixels, setting.device)
 
 
 def _clip(names: Collection[str], setting: Setting) -> Family:
     from bench.rewards import clip
 
-    return clip.load(names, setting.channels, setting.prompts, setting.device)
+    return clip.load(names, setting.to_pixels, setting.prompts, setting.device)
 
 
 def _student(names: Collection[str], setting: Setting) -> Family:
@@ -128,17 +131,20 @@ class Rewards:
         """The reward model that learns with the run, if "latent" is among the rewards."""
         return cast("Student | None", self.families.get(_student))
 
-    def against(self, truth: Truth) -> Callable[[Tensor], Mapping[str, Tensor]]:
-        """The rewards of estimates of a batch: a function [..., B, C, H, W] -> name -> [..., B], or
-        [..., B, h, w] for a map reward. It is differentiable in the estimate, in float32."""
-        truth = truth._replace(x0=truth.x0.float())
-        with torch.no_grad(), torch.autocast(truth.x0.device.type, enabled=False):
-            judges = [family.against(truth) for family in self.families.values()]
+    def against(self, truth: Truth) -> Callable[[Tensor, Tensor], Mapping[str, Tensor]]:
+        """The rewards of a batch: a function of estimates [..., n, C, H, W] of x0[index], and index [n].
 
-        def rewards(estimate: Tensor) -> dict[str, Tensor]:
+        It gives name -> [..., n], or [..., n, h, w] for a map reward, differentiable in the estimate, in
+        float32. Only the samples of `index` are computed, their clean images included.
+        """
+
+        def rewards(estimate: Tensor, index: Tensor) -> dict[str, Tensor]:
+            chosen = Truth(truth.x0[index].float(), truth.scale[index], truth.label[index])
             groups = estimate.shape[:-4]
-            flat = estimate.float().reshape(-1, *truth.x0.shape)  # [G, B, C, H, W]
+            flat = estimate.float().reshape(-1, *chosen.x0.shape)  # [G, n, C, H, W]
             with torch.autocast(estimate.device.type, enabled=False):
+                with torch.no_grad():
+                    judges = [family.against(chosen) for family in self.families.values()]
                 found = {name: value for judge in judges for name, value in judge(flat).items()}
             return {name: value.reshape(*groups, *value.shape[1:]) for name, value in found.items()}
 

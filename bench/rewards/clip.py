@@ -3,12 +3,12 @@
     clip-image   cos(E(x^), E(x0)), E the image embedding
     clip-text    cos(E(x^), T(c)), T the embedding of the prompt of x0's class
 
-Images in pixel space are made three-channel and enlarged to the net's 224 pixels.
+Latents are decoded first, with gradient. Images are made three-channel and enlarged to the net's 224 pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -29,9 +29,15 @@ HUB_FILE = (
 class CLIP:
     """Cosines [G, B] in [-1, 1]; no maps, as the embedding is one of the whole image."""
 
-    def __init__(self, names: Collection[str], net: Any, prompts: Tensor | None) -> None:
+    def __init__(
+        self,
+        names: Collection[str],
+        net: Any,
+        prompts: Tensor | None,
+        to_pixels: Callable[[Tensor], Tensor],
+    ) -> None:
         """`net` is a CLIP of open_clip, `prompts` the tokens of each class, [classes, L]."""
-        self.names, self.net = names, net
+        self.names, self.net, self.to_pixels = names, net, to_pixels
         with torch.no_grad():
             self.texts = None if prompts is None else F.normalize(net.encode_text(prompts).float(), dim=-1)
         self.side = net.visual.image_size[0]
@@ -54,19 +60,20 @@ class CLIP:
         return judge
 
     def _embed(self, images: Tensor) -> Tensor:
-        """Images [M, C, H, W] in [-1, 1] -> unit vectors [M, D]."""
+        """x0 or estimates of it, [M, C, H, W] in model space -> unit vectors [M, D]."""
+        images = self.to_pixels(images)
         images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
         return F.normalize(self.net.encode_image(((images + 1) / 2 - self.mean) / self.std).float(), dim=-1)
 
 
-def load(names: Collection[str], channels: int, prompts: Sequence[str], device: torch.device) -> CLIP:
-    """OpenAI's CLIP ViT-B/32, frozen.
-
-    Raises UserError for latents, and where weights or prompts are missing.
-    """
-    if channels not in (1, 3):
-        raise UserError(f"{' and '.join(names)} see pixels, this data set's x0 has {channels} channels.")
+def load(
+    names: Collection[str],
+    to_pixels: Callable[[Tensor], Tensor],
+    prompts: Sequence[str],
+    device: torch.device,
+) -> CLIP:
+    """OpenAI's CLIP ViT-B/32, frozen. Raises UserError where weights or prompts are missing."""
     if "clip-text" in names and not prompts:
         raise UserError(
             "the reward clip-text needs a prompt a class: add `prompts` to the data set's preset."
@@ -84,4 +91,4 @@ def load(names: Collection[str], channels: int, prompts: Sequence[str], device: 
         ) from None
     net.eval().requires_grad_(False).to(device)
     tokens = open_clip.get_tokenizer(MODEL)(list(prompts)).to(device) if "clip-text" in names else None
-    return CLIP(names, net, tokens)
+    return CLIP(names, net, tokens, to_pixels)

@@ -2,14 +2,15 @@
 
     r = -sum_l mean over positions of w_l . (f_l(x^) - f_l(x0))^2,   f_l of unit length at each position
 
-Images are made three-channel and enlarged to 64 pixels where they are smaller, the least that AlexNet takes
-with maps of some size. The package ships the heads; the nets' weights are read from torch's hub folder.
+Latents are decoded first, with gradient. Images are made three-channel and enlarged to 64 pixels where they
+are smaller, the least that AlexNet takes with maps of some size. The package ships the heads; the nets'
+weights are read from torch's hub folder.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,21 @@ WEIGHTS = {  # files of torchvision, under the names that it looks for
 
 
 class LPIPS:
-    """Minus the LPIPS distance to x0, [G, B] in (-inf, 0]; for data in pixel space."""
+    """Minus the LPIPS distance to x0, [G, B] in (-inf, 0]."""
 
-    def __init__(self, names: Collection[str], channels: int, device: torch.device) -> None:
-        """Names are "lpips-" and the net. Raises UserError for latents, and where weights are missing."""
-        self.nets = {name: _load(name, channels, device) for name in names}
+    def __init__(
+        self, names: Collection[str], to_pixels: Callable[[Tensor], Tensor], device: torch.device
+    ) -> None:
+        """Names are "lpips-" and the net. Raises UserError where weights are missing."""
+        self.nets = {name: _load(name, device) for name in names}
+        self.to_pixels = to_pixels
 
     def against(self, truth: Truth) -> Judge:
-        clean = {name: _maps(net, truth.x0) for name, net in self.nets.items()}
+        pixels = self.to_pixels(truth.x0)
+        clean = {name: _maps(net, pixels) for name, net in self.nets.items()}
 
         def judge(estimate: Tensor) -> dict[str, Tensor]:
-            groups, images, found = estimate.shape[:2], estimate.flatten(0, 1), {}
+            groups, images, found = estimate.shape[:2], self.to_pixels(estimate.flatten(0, 1)), {}
             for name, net in self.nets.items():
                 distance = torch.zeros(groups, device=estimate.device)
                 for x, y, head in zip(_maps(net, images), clean[name], net.lins, strict=True):
@@ -52,10 +57,8 @@ class LPIPS:
         return judge
 
 
-def _load(name: str, channels: int, device: torch.device) -> Any:
+def _load(name: str, device: torch.device) -> Any:
     _, _, kind = name.partition("-")
-    if channels not in (1, 3):
-        raise UserError(f"the reward {name} sees pixels, this data set's x0 has {channels} channels.")
     path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS[kind]
     if not path.is_file():
         raise UserError(

@@ -28,27 +28,36 @@ SMALLEST_SCALE = 1e-3  # of d x0_hat / d prediction, where it is divided by
 
 
 class Guidance(NamedTuple):
-    """A force, and what is worth knowing of the rewards behind it, by reward name."""
+    """A force on n samples, and what is worth knowing of the rewards behind it, by reward name."""
 
-    force: Tensor  # [B, C, H, W], the weighted sum over rewards
-    reward: dict[str, Tensor]  # [B], raw; mean over a group
-    gradient: dict[str, Tensor]  # [B], |grad r|; of a group, its spread / s_t; mean over regions
-    without_force: dict[str, Tensor]  # [B], share of regions whose gradient or spread counts as zero
-    advantage: dict[str, Tensor]  # [G, B, h, w]; none for pathwise
+    force: Tensor  # [n, C, H, W], the weighted sum over rewards
+    reward: dict[str, Tensor]  # [n], raw; mean over a group
+    gradient: dict[str, Tensor]  # [n], |grad r|; of a group, its spread / s_t; mean over regions
+    without_force: dict[str, Tensor]  # [n], share of regions whose gradient or spread counts as zero
+    advantage: dict[str, Tensor]  # [G, n, h, w]; none for pathwise
 
 
 def pathwise(
-    context: Context, weights: Mapping[str, float], *, normalised: bool, per_patch: bool, shuffle: bool
+    context: Context,
+    acting: Tensor,
+    weights: Mapping[str, float],
+    *,
+    normalised: bool,
+    per_patch: bool,
+    shuffle: bool,
 ) -> Guidance:
-    """Reward gradients at x0_hat. Costs one forward of the reward net and one backward a reward."""
+    """Reward gradients at x0_hat of the samples `acting` [n] of the batch.
+
+    Costs one forward of the reward net and one backward a reward.
+    """
     assert context.rewards is not None
-    estimate = context.x0_hat.detach().float().requires_grad_()
+    estimate = context.x0_hat.detach()[acting].float().requires_grad_()
     with torch.enable_grad():
-        rewards = context.rewards(estimate)
+        rewards = context.rewards(estimate, acting)
     found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    other = shuffled(context) if shuffle else slice(None)
+    other = shuffled(context, len(acting)) if shuffle else slice(None)
     for name, weight in weights.items():
-        reward = regions(rewards[name], per_patch, estimate.ndim - 3)  # [B, h, w]
+        reward = regions(rewards[name], per_patch, estimate.ndim - 3)  # [n, h, w]
         total = reward.sum() if normalised else reward.mean(dim=(1, 2)).sum()
         (gradient,) = torch.autograd.grad(total, estimate, retain_graph=True)
         size = reward.shape[-2:]
@@ -66,6 +75,7 @@ def pathwise(
 
 def score(
     context: Context,
+    acting: Tensor,
     weights: Mapping[str, float],
     *,
     group_size: int,
@@ -73,20 +83,20 @@ def score(
     per_patch: bool,
     shuffle: bool,
 ) -> Guidance:
-    """Advantages times directions, of `group_size` draws x0_hat + s_t e around each sample's own estimate.
+    """Advantages times directions, of `group_size` draws x0_hat + s_t e around the estimates of `acting` [n].
 
     Costs `group_size` forwards of the reward net and no backward; no gradient of a reward is needed.
     """
     assert context.rewards is not None
-    estimate = context.x0_hat.detach().float()
+    estimate = context.x0_hat.detach()[acting].float()
     directions = torch.randn((group_size, *estimate.shape), generator=context.generator).to(estimate)
-    deviation = spread * context.x0_hat_scale.clamp(min=SMALLEST_SCALE)  # [B], s_t
+    deviation = spread * context.x0_hat_scale[acting].clamp(min=SMALLEST_SCALE)  # [n], s_t
     with torch.no_grad():
-        rewards = context.rewards(estimate + deviation.view(-1, 1, 1, 1) * directions)
+        rewards = context.rewards(estimate + deviation.view(-1, 1, 1, 1) * directions, acting)
     found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    other = shuffled(context) if shuffle else slice(None)
+    other = shuffled(context, len(acting)) if shuffle else slice(None)
     for name, weight in weights.items():
-        reward = regions(rewards[name].float(), per_patch, estimate.ndim - 3 + 1)  # [G, B, h, w]
+        reward = regions(rewards[name].float(), per_patch, estimate.ndim - 3 + 1)  # [G, n, h, w]
         advantage = standardise(reward)
         pixels = to_pixels(advantage[:, other].flatten(0, 1), estimate).view(
             group_size, -1, 1, *estimate.shape[2:]
@@ -132,7 +142,7 @@ def to_pixels(values: Tensor, image: Tensor) -> Tensor:
     return F.interpolate(values[:, None], image.shape[-2:], mode="nearest")
 
 
-def shuffled(context: Context) -> Tensor:
-    """A permutation of the batch, [B]: the control in which every sample gets another one's advantage."""
-    order = torch.randperm(len(context.x0), generator=context.generator)
+def shuffled(context: Context, samples: int) -> Tensor:
+    """A permutation, [samples]: the control in which every sample gets another one's advantage."""
+    order = torch.randperm(samples, generator=context.generator)
     return order.to(context.x0.device)

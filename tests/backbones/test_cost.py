@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
 from backbones import cost
@@ -47,6 +46,6 @@ def test_parameters_of_every_variant_are_those_of_the_built_network(name, option
 def test_flops_are_those_torch_counts(name, options):
     architecture = backbones.architecture(name, **options)
     network = backbones.build(architecture, input_size=16, channels=3, num_classes=7)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with cost.counter() as counter, torch.no_grad():
         network(torch.randn(2, 3, 16, 16), torch.rand(2), torch.zeros(2, dtype=torch.long))
     assert 2 * cost.flops(architecture, 16, 3) == counter.get_total_flops()

@@ -18,7 +18,7 @@ PROTOCOL = spec.resolve("baseline", "sit-ti", "digits", seed=0).protocol
 
 
 def stages_off(reference: Path | None = None) -> set[str]:
-    return {finding.stage for finding in check(PROTOCOL, reference) if finding.state == "off"}
+    return {finding.stage for finding in check(PROTOCOL, "digits", reference) if finding.state == "off"}
 
 
 def break_numerics(patch: pytest.MonkeyPatch) -> None:
@@ -38,8 +38,7 @@ def break_reference(patch: pytest.MonkeyPatch) -> None:
 
 
 def break_decoder(patch: pytest.MonkeyPatch) -> None:
-    honest = Digits.decode
-    patch.setattr(Digits, "decode", lambda self, x0, rounding: honest(self, x0 * 0.9, rounding))
+    patch.setattr(Digits, "to_pixels", lambda self, x0: x0 * 0.9)
 
 
 def break_sampler(patch: pytest.MonkeyPatch) -> None:
@@ -103,6 +102,27 @@ def test_what_cannot_be_checked_is_said_and_not_passed(tmp_path: Path, monkeypat
     protocol = PROTOCOL.model_copy(update={"feature_nets": ("inception",)})
     (finding,) = protocol_stages.feature_nets(protocol)
     assert finding.state == "not checked" and "curl" in finding.text
+
+
+def test_a_data_set_that_is_not_here_is_not_called_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ALIGNMENT_BENCH_STORES", str(tmp_path))
+    findings = [
+        *protocol_stages.reference_statistics("imagenet256", None),
+        *protocol_stages.decoder("imagenet256"),
+    ]
+    assert [finding.state for finding in findings] == ["not checked"] * 2
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(2000, 1000), (5000, 10)])
+def test_random_labels_are_told_from_skewed_ones(samples: int, classes: int, monkeypatch: pytest.MonkeyPatch):
+    protocol = PROTOCOL.model_copy(update={"labels": "random", "samples": samples})
+    assert {finding.state for finding in protocol_stages.labels_and_seeds(protocol, classes)} == {"ok"}
+    honest = sample.requested_labels
+    monkeypatch.setattr(
+        sample, "requested_labels", lambda *a, **k: honest(*a, **k) * 4 // 5
+    )  # a fifth is never
+    first, second = protocol_stages.labels_and_seeds(protocol, classes)
+    assert (first.state, second.state) == ("off", "ok")
 
 
 def test_every_sampler_passes_in_many_steps():

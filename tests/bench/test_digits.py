@@ -5,6 +5,7 @@ import torch
 
 import bench.data
 from bench import encoders
+from bench.diffusion.pixels import to_uint8
 from bench.encoders.local import RECIPES, accuracy, local_net
 
 
@@ -27,7 +28,7 @@ def test_it_is_the_published_data_set_split_without_overlap(digits):
 def test_images_survive_the_way_to_model_space_and_back(digits):
     batch = digits.batch(torch.arange(100), torch.Generator())
     assert batch.x0.min() >= -1 and batch.x0.max() <= 1
-    assert torch.equal(digits.decode(batch.x0, "round"), batch.image)
+    assert torch.equal(to_uint8(digits.to_pixels(batch.x0), "round"), batch.image)
 
 
 @pytest.mark.parametrize("name", ["digits-teacher", "digits-cnn"])

@@ -105,6 +105,10 @@ def test_an_interrupted_scoring_goes_on_where_it_stopped(
         (["samples", "--reference", "reference", "--weights", "clean=x"], "write NET=FILE"),
         (["samples", "--reference", "reference", "--device", "cuda"], "no usable CUDA"),
         (["samples", "--guidance", "1.5"], "are for a run"),
+        (["samples", "--reference", "reference", "--neighbours", "0"], "--neighbours 0 must be at least 1"),
+        (["samples", "--reference", "reference", "--batch-size", "0"], "--batch-size 0 must be at least 1"),
+        (["samples", "--reference", "reference", "--bootstrap", "1"], "2 resamples or more"),
+        (["samples", "--reference", "reference", "--nets"], "at least one feature net"),
     ],
 )
 def test_what_cannot_be_scored_is_said_in_one_line(

@@ -9,7 +9,7 @@ import torch
 from backbones import cost
 from bench import environment, named, spec
 from bench.errors import UserError
-from bench.planning import duration, estimate, refuse_what_does_not_fit
+from bench.planning import announce, duration, estimate, refuse_what_does_not_fit
 from bench.train import Trainer
 
 CPU = torch.device("cpu")
@@ -50,6 +50,11 @@ def test_checkpoints_larger_than_the_disk_are_refused(large, tmp_path, monkeypat
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, GIGA))
     with pytest.raises(UserError, match=r"has 1\.0 GB free"):
         refuse_what_does_not_fit([large], tmp_path / "not" / "yet" / "there", CPU)
+
+
+def test_the_plan_prints_names_as_they_are_typed(tmp_path, capsys):
+    announce([spec.resolve("repa[weight=2.0]", "sit-ti", "digits", 0)], tmp_path, CPU)
+    assert "repa[weight=2.0]" in capsys.readouterr().out.replace("\n", "")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 import backbones
 from backbones import checkpoints
+from bench import trained
+from bench.data.storeless import Storeless
 from bench.errors import exit_code
 from bench.run import main
 from bench.store import find_runs, read_rows
+from bench.sweep import Sweep, score_run
 
 SHORT = ["--batch-size", "16", "--samples", "30", "--sampler-sit", "euler[steps=3]"]
 
@@ -55,6 +59,51 @@ def test_an_official_file_is_scored_with_one_command(bench_run, tmp_path):
     assert read_rows(run / "eval.jsonl")[0]["step"] == 0
 
 
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    """An official SiT file of ImageNet's shape, a reference file in ADM's layout and a VAE; no store."""
+    from diffusers import AutoencoderKL
+
+    monkeypatch.setenv("ALIGNMENT_BENCH_STORES", str(tmp_path / "stores"))
+    architecture = backbones.architecture("sit-ti/8", learned_variance=True)
+    network = backbones.build(architecture, input_size=32, channels=4, num_classes=1000)
+    torch.save({"ema": network.state_dict()}, tmp_path / "official.pt")
+    levels = {"down": "DownEncoderBlock2D", "up": "UpDecoderBlock2D"}
+    AutoencoderKL(
+        block_out_channels=(4,) * 4,
+        down_block_types=(levels["down"],) * 4,
+        up_block_types=(levels["up"],) * 4,
+        latent_channels=4,
+        norm_num_groups=2,
+    ).save_pretrained(tmp_path / "vae")
+    np.savez(tmp_path / "reference.npz", np.random.default_rng(0).integers(0, 256, (5, 256, 256, 3), "uint8"))
+    return tmp_path
+
+
+def test_a_released_checkpoint_is_scored_without_a_store_and_swept_over_guidance(released, bench_run):
+    data = f"imagenet256[reference={released / 'reference.npz'},vae={released / 'vae'}]"
+    run = bench_run(
+        *("--evaluate-only", released / "official.pt", "--family", "sit", "--data", data),
+        *("--feature-nets", "random-conv"),
+    )
+    (row,) = read_rows(run / "eval.jsonl")
+    assert {"fd[random-conv]", "precision[random-conv]"} <= set(row["metrics"])
+    found = trained.load(run, torch.device("cpu"))
+    assert isinstance(found.data, Storeless) and found.step == 0
+    assert found.spec.protocol.reference.startswith("reference.npz@")
+    assert str(released) not in found.spec.protocol.model_dump_json()  # comparable wherever the files lie
+    sweep = score_run(run, Sweep((1.5,), samples=4), torch.device("cpu"))
+    assert sweep[0]["guidance_scale"] == 1.5 and len(read_rows(run / "eval.jsonl")) == 2
+
+
+def test_a_released_checkpoint_finds_its_data_set_and_asks_for_a_reference(released, monkeypatch, capfd):
+    arguments = ["bench.run", "--evaluate-only", str(released / "official.pt"), "--family", "sit"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert exit_code(main) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "no store of imagenet256" in line and "--data 'imagenet256[reference=FILE.npz]'" in line
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
@@ -66,7 +115,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch, capfd, sizes
     path = tmp_path / "weights.safetensors"
     if sizes:
         checkpoints.save(path, backbones.build(backbones.architecture("sit-ti"), **sizes))
-    arguments = ["bench.run", "--evaluate-only", str(path), "--output", str(tmp_path)]
+    arguments = ["bench.run", "--evaluate-only", str(path), "--data", "digits", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
     assert exit_code(main) == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]

@@ -111,7 +111,7 @@ def state(method, batch=4, step=0):
         generator=torch.Generator().manual_seed(0),
         hidden={2: normal(batch, 4, 8, seed=2).requires_grad_()},
         features={"teacher": Features(tokens, tokens.mean(1))},
-        rewards=lambda x: {"features": -x.square().mean((-3, -2, -1)), "tokens": x.mean((-3, -2, -1))},
+        rewards=lambda x, _: {"features": -x.square().mean((-3, -2, -1)), "tokens": x.mean((-3, -2, -1))},
     )
 
 
@@ -119,7 +119,8 @@ def test_likelihood_weighs_the_alignment_by_the_advantage():
     method = VRPO(estimator="likelihood", semantic=0.0, group_size=4, strength=0.5, t_max=1.0)
     context = state(method)
     losses = method.losses(context)
-    advantage = alignment.peer_advantage(context.rewards(context.x0_hat)["features"], context.t, 4)
+    rewards = context.rewards(context.x0_hat, torch.arange(4))
+    advantage = alignment.peer_advantage(rewards["features"], context.t, 4)
     assert torch.equal(losses["reward"].value, losses["repa"].value)
     assert torch.allclose(losses["reward"].weight, 0.5 * advantage)
 

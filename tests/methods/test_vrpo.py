@@ -29,7 +29,7 @@ def context(rewards, batch=3, seed=0, t=0.5):
         step=0,
         steps=100,
         generator=draw,
-        rewards=rewards,
+        rewards=lambda estimate, _index: rewards(estimate),
     )
 
 
@@ -40,12 +40,12 @@ def linear(direction):
 
 def unit_force(state, **options):
     defaults = {"normalised": True, "per_patch": False, "shuffle": False}
-    return pathwise(state, {"tokens": 1.0}, **defaults | options).force
+    return pathwise(state, torch.arange(len(state.t)), {"tokens": 1.0}, **defaults | options).force
 
 
 def group_force(state, **options):
     defaults = {"group_size": 8, "spread": 0.1, "per_patch": False, "shuffle": False}
-    return score(state, {"tokens": 1.0}, **defaults | options).force
+    return score(state, torch.arange(len(state.t)), {"tokens": 1.0}, **defaults | options).force
 
 
 def test_pathwise_force_is_the_unit_gradient():
@@ -123,8 +123,8 @@ def test_advantages_ignore_scale_offset_and_order():
 
 
 def test_shuffled_forces_belong_to_other_samples():
-    state = context(lambda x: {"tokens": x.square().flatten(-3).sum(-1)}, batch=16)
-    own, other = (unit_force(context(state.rewards, batch=16), shuffle=shuffle) for shuffle in (False, True))
+    reward = lambda x: {"tokens": x.square().flatten(-3).sum(-1)}  # noqa: E731
+    own, other = (unit_force(context(reward, batch=16), shuffle=shuffle) for shuffle in (False, True))
     assert not torch.allclose(own, other)
     by_first_value = lambda x: x[x[:, 0, 0, 0].argsort()]  # noqa: E731
     assert torch.equal(by_first_value(own), by_first_value(other))
@@ -148,13 +148,28 @@ def test_rewards_act_below_t_max_and_end_with_training():
     direction = torch.ones(P)
     method = VRPO(weight=0.0, perceptual=0.0, t_max=0.7, warm_up=0.2, anneal_from=0.7)
     late = context(linear(direction), t=0.71)
-    assert method.losses(late)["reward"].weight.eq(0).all()
+    assert method.losses(late)["reward"].value.eq(0).all()
     below = context(linear(direction), t=0.69)
     below.step = 50
-    assert method.losses(below)["reward"].weight.eq(method.strength).all()
+    acting = method.losses(below)["reward"]
+    assert acting.weight == method.strength and acting.value.ne(0).all()
     assert [round(method.schedule(step, 100), 6) for step in (0, 9, 19, 70, 85, 100)] == [
         0.05, 0.5, 1, 1, 0.5, 0,
     ]  # fmt: skip
+
+
+def test_a_share_of_the_samples_carries_the_force_of_all():
+    """With share 1/2 half of the acting samples are pulled, twice as hard; the others are not computed."""
+    judged = []
+    reward = linear(torch.ones(P))
+    losses = {}
+    for share in (1.0, 0.5):
+        state = context(reward, batch=8)
+        state.rewards = lambda x, index: judged.append(index) or reward(x)
+        losses[share] = VRPO(weight=0.0, perceptual=0.0, share=share).losses(state)["reward"]
+    assert [len(index) for index in judged] == [8, 4]
+    all_, half = (losses[share].weight * losses[share].value for share in (1.0, 0.5))
+    assert torch.allclose(half[:4], 2 * all_[:4]) and half[4:].eq(0).all()
 
 
 def test_the_kl_of_policy_and_reference_is_flow_matching_plus_repa():

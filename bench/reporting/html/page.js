@@ -121,7 +121,7 @@ function draw(canvas, chart) {
   const [bar, scatter] = [chart.kind === "bar", chart.kind === "scatter"];
   const labels = chart.x.labels;
   const x = bar
-    ? { type: "category", grid: { display: false }, ticks: { autoSkip: false, maxRotation: 60 } }
+    ? { type: "category", grid: { display: false }, ticks: { autoSkip: false, maxRotation: 60, callback: (i) => labels[i].split(", ") } }
     : axis(chart.x, scatter ? { grace: "8%" } : {});
   const points = chart.series.flatMap((series) => series.points).filter((point) => point.y !== null);
   const room = {

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.figure import Figure
 
+from bench import grammar
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.measures import Measure
-from bench.reporting.plots.style import COLOURS, COLUMN, COST_LABELS, PAGE, REFERENCE, legend, paper
+from bench.reporting.plots.style import COLOURS, COLUMN, COST_LABELS, PAGE, REFERENCE, legend, looks, paper
 from bench.reporting.studies import change
 
 
@@ -19,7 +21,7 @@ def speedup_bars(
 ) -> Figure:
     """How many times sooner each entry is as good as its reference at the end, with bootstrap intervals."""
     several = len({entry.backbone for entry in entries}) > 1
-    labels = [f"{entry.method}\n{entry.backbone}" if several else entry.method for entry in entries]
+    labels = [_lines(entry.method) + (f"\n{entry.backbone}" if several else "") for entry in entries]
     height = 0.8 / len(costs)
     widest = 1.0
     with paper():
@@ -31,23 +33,24 @@ def speedup_bars(
                 found = comparison.speedup(entry, cost, measure.key)
                 y = place + (index - (len(costs) - 1) / 2) * height
                 if found is None or not found.reached:
-                    panel.text(0.03, y, "not reached", va="center", fontsize=6, color=COLOURS[index])
+                    panel.text(0.03, y, str(found or "–"), va="center", fontsize=6, color=COLOURS[index])
                     continue
                 panel.barh(y, found.ratio, height * 0.9, color=COLOURS[index])
                 end = found.ratio
                 if np.isfinite(found.low):
                     end = max(end, found.high)
                     panel.plot([found.low, found.high], [y, y], color="black", lw=0.9, solid_capstyle="butt")
-                panel.annotate(
+                text = panel.annotate(
                     f"{found}×", (end, y), (3, 0), textcoords="offset points", va="center", fontsize=6
                 )
+                text.set_path_effects([patheffects.withStroke(linewidth=1.5, foreground="white")])
                 widest = max(widest, end)
         panel.set_xlim(0, 1.22 * widest)
         panel.set_yticks(range(len(entries)), labels)
         panel.set_ylim(len(entries) - 0.5, -0.5)
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="y", visible=False)
-        panel.set_xlabel(f"speedup to the final {measure.label} of {comparison.reference}")
+        figure.supxlabel(f"speedup to the final {measure.label} of {comparison.reference}", fontsize=8)
         legend(figure, [panel])
     return figure
 
@@ -55,9 +58,15 @@ def speedup_bars(
 def ablation_bars(comparison: Comparison, measures: Sequence[Measure], variants: Sequence[Entry]) -> Figure:
     """Variants of one method: bars for the mean, dots for the seeds, one panel a distance.
 
-    The dashed line is the reference, the dotted one the variant without options.
+    Lines are the other methods without options, dashed for the reference, and dotted the variant without.
     """
-    reference = comparison.reference_of(variants[0])
+    others = [
+        entry
+        for entry in comparison.entries
+        if entry.group == variants[0].group and entry not in variants and len(entry.final)
+        if entry.method == comparison.reference or not grammar.split(entry.method)[1]
+    ]
+    look = looks(comparison.methods, comparison.reference)
     places = np.arange(len(variants))
     with paper():
         size = (PAGE if len(measures) > 1 else COLUMN, 0.6 + 0.22 * len(variants))
@@ -72,14 +81,24 @@ def ablation_bars(comparison: Comparison, measures: Sequence[Measure], variants:
                 panel.plot(seeds, [place] * len(seeds), "o", color="black", ms=2, alpha=0.7)
                 if plain:
                     panel.axvline(entry.at_end(measure.key).mean, color=COLOURS[0], lw=0.8, ls=":")
-            if reference is not None:
-                mean = reference.at_end(measure.key).mean
-                panel.axvline(mean, color=REFERENCE, lw=0.8, ls="--", label=comparison.reference)
+            for entry in others:
+                style = {"color": look[entry.method]["color"], "ls": look[entry.method]["linestyle"]}
+                panel.axvline(entry.at_end(measure.key).mean, lw=0.8, label=entry.method, **style)
             panel.set_xlabel(f"{measure.label} {measure.arrow}")
             panel.grid(axis="y", visible=False)
             panel.tick_params(axis="y", length=0)
         panels[0][0].set_yticks(places, [change(entry.method) for entry in variants])
         panels[0][0].set_ylim(len(variants) - 0.5, -0.5)
-        if reference is not None:
+        if others:
             legend(figure, panels.flat)
     return figure
+
+
+def _lines(method: str, width: int = 22) -> str:
+    """A method's name on lines of about so many letters, broken behind commas."""
+    lines = [""]
+    for part in method.replace(",", ",\n").split("\n"):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)

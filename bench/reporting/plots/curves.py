@@ -112,10 +112,13 @@ def all_metrics(comparison: Comparison, backbone: str) -> Figure:
 def traces(rows: pd.DataFrame, methods: Sequence[str], reference: str) -> Figure:
     """What methods log of themselves (rewards, advantages, gates) along training, one panel a quantity.
 
-    `rows` is what `training_logs` gives. Noise bins, thin, are shown where one method alone logs a quantity.
+    `rows` is what `training_logs` gives. Noise bins, thin, are shown where one method alone logs a quantity;
+    the shares of a histogram, `advantage/-1..0`, are stacked, for the first method that logs them.
     """
     look = looks(methods, reference)
-    names = list(dict.fromkeys(rows["name"]))
+    is_share = rows["name"].str.contains("..", regex=False)
+    shares, rows = rows[is_share], rows[~is_share]
+    names = list(dict.fromkeys(rows["name"])) + list(shares["method"].unique()[:1])
     bins = sorted(set(rows["t"]) - {""})
     shades = dict(zip(bins, plt.get_cmap("viridis")(np.linspace(0.15, 0.9, len(bins))), strict=True))
     columns = min(4, len(names))
@@ -123,6 +126,9 @@ def traces(rows: pd.DataFrame, methods: Sequence[str], reference: str) -> Figure
     with paper():
         figure, panels = plt.subplots(height, columns, figsize=(PAGE, 0.5 + 1.15 * height), squeeze=False)
         for panel, name in zip(panels.flat, names, strict=False):
+            if name in set(shares["method"]):
+                _histogram(panel, shares[shares["method"] == name])
+                continue
             quantity = rows[rows["name"] == name]
             for (method, t), own in quantity.groupby(["method", "t"], sort=False):
                 if t == "":
@@ -144,10 +150,26 @@ def traces(rows: pd.DataFrame, methods: Sequence[str], reference: str) -> Figure
     return figure
 
 
+def _histogram(panel: Axes, shares: pd.DataFrame) -> None:
+    """Shares of one quantity's bins along training, stacked; bins as in their names, `what/low..high`."""
+    table = shares.pivot(index="step", columns="name", values="value")
+    names = sorted(map(str, table), key=lambda name: float(name.partition("/")[2].partition("..")[0]))
+    what = names[0].partition("/")[0]
+    labels = [f"{what} in {name.partition('/')[2]}" for name in names]
+    colours = plt.get_cmap("PuOr")(np.linspace(0.1, 0.9, len(labels)))
+    panel.stackplot(table.index, table[names].to_numpy().T, labels=labels, colors=colours, lw=0)
+    panel.set_title(f"{what} shares")
+    panel.set_ylim(0, 1)
+    cost_axis(panel, "step")
+    panel.set_xlabel("")
+
+
 def guidance_sweep(comparison: Comparison, measures: Sequence[Measure], backbone: str) -> Figure:
     """Metrics of the last checkpoint against the guidance scale: a panel a metric, a line a method."""
     look = looks(comparison.methods, comparison.reference)
     last = last_by_guidance(comparison, backbone)
+    low, high = last["guidance_interval"].iloc[0].split(":")
+    where = "" if (low, high) == ("0", "1") else f", t in [{low}, {high}]"
     with paper():
         figure, panels = plt.subplots(1, len(measures), figsize=(PAGE, 1.9), squeeze=False)
         for panel, measure in zip(panels.flat, measures, strict=True):
@@ -156,15 +178,23 @@ def guidance_sweep(comparison: Comparison, measures: Sequence[Measure], backbone
                 panel.plot(rows.mean().index, rows.mean(), label=method, **look[method])
                 colour = look[method]["color"]
                 panel.fill_between(rows.mean().index, rows.min(), rows.max(), color=colour, alpha=0.18, lw=0)
-            panel.set_xlabel("guidance scale")
+            panel.set_xlabel(f"guidance scale{where}")
             panel.set_title(f"{measure.label} {measure.arrow}")
         legend(figure, panels.flat)
     return figure
 
 
 def last_by_guidance(comparison: Comparison, backbone: str) -> pd.DataFrame:
-    """The last evaluation of every finished run on a backbone at every guidance scale."""
+    """The last evaluation of every finished run on a backbone at every guidance scale.
+
+    All of one interval and sample count, those that most scales were tried with: a line joins no others.
+    """
     runs, rows = comparison.results.runs, comparison.results.evaluations
     finished = runs[(runs["state"] == "finished") & (runs["backbone"] == backbone)]
     rows = rows[rows["run"].isin(finished["run"]) & rows["guidance_scale"].notna()]
-    return rows.sort_values("step").groupby(["run", "guidance_scale"], sort=False).tail(1)
+    settings = ["guidance_interval", "samples"]
+    rows = rows.sort_values("step").groupby(["run", "guidance_scale", *settings], sort=False).tail(1)
+    if rows.empty:
+        return rows
+    most = rows.groupby(settings)["guidance_scale"].nunique().idxmax()
+    return rows[(rows[settings] == list(most)).all(axis=1)]

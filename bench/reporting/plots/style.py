@@ -47,7 +47,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 def looks(methods: Sequence[str], reference: str) -> dict[str, dict[str, Any]]:
     """Colour, marker and line of every method, the same in all figures; the reference is grey and dashed."""
-    others = [method for method in methods if method != reference]
+    others = sorted((method for method in methods if method != reference), key=lambda method: "[" in method)
     found = {
         method: {
             "color": COLOURS[index % len(COLOURS)],
@@ -64,9 +64,11 @@ def distance_axis(panel: Axes, values: Iterable[float]) -> None:
     positive = [value for value in values if value > 0]
     if not positive or max(positive) < 2.5 * min(positive):
         return
-    few = max(positive) < 30 * min(positive)
+    span = max(positive) / min(positive)
+    steps = {300: (1,), 30: (1, 3), 8: (1, 2, 5), 0: (1, 1.5, 2, 3, 4, 5, 7)}  # for spans above so much
+    ticks = next(found for least, found in steps.items() if span > least)
     panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    panel.yaxis.set_major_locator(LogLocator(subs=ticks))
     panel.yaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

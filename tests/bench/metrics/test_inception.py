@@ -8,6 +8,7 @@ import torch
 import torch_fidelity
 from cleanfid import features
 from cleanfid import fid as clean_fid
+from PIL import Image
 from random_inception import save_parameters, save_torchscript
 
 from bench.errors import UserError
@@ -106,6 +107,20 @@ def test_clean_metrics_equal_those_of_clean_fid(files: Path):
     assert ours["fid[clean]"] == pytest.approx(clean_fid.compute_fid(*paths, mode="clean", **how), rel=1e-4)
     np.random.seed(0)
     assert ours["kid[clean]"] == pytest.approx(clean_fid.compute_kid(*paths, mode="clean", **how), rel=1e-4)
+
+
+@pytest.mark.usefixtures("clean_fid_reads_our_file")
+def test_photographs_of_several_sizes_score_as_with_clean_fid(files: Path, tmp_path: Path):
+    draw = np.random.default_rng(0)
+    for number, shape in enumerate([(40, 30, 3), (40, 30, 3), (70, 90, 3), (50, 50), (30, 40, 3)]):
+        Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / f"{number}.jpg")
+    net = CleanFid("clean", weights=files / "inception-2015-12-05.pt")
+    ours = Scorer([net], read_reference(files / "reference", [net]))
+    for batch in open_images(tmp_path).batches(4):
+        ours.update(batch)
+    how = {"device": CPU, "use_dataparallel": False, "num_workers": 0, "verbose": False}
+    theirs = clean_fid.compute_fid(str(tmp_path), str(files / "reference"), mode="clean", batch_size=1, **how)
+    assert ours.results()["fid[clean]"] == pytest.approx(theirs, rel=1e-4)
 
 
 @pytest.mark.usefixtures("clean_fid_reads_our_file")

@@ -8,6 +8,7 @@ from bench.metrics.activations import Activations
 from bench.metrics.features import feature_net
 from bench.metrics.frechet import frechet_distance, gaussian_of
 from bench.metrics.precision_recall import precision_recall
+from bench.metrics.reference import reference_of
 from bench.metrics.scorer import Choice, Scorer
 
 
@@ -55,6 +56,14 @@ def test_fewer_samples_than_dimensions_are_warned_about():
     scorer.update(random_images(5, seed=1))
     with pytest.warns(UserWarning, match="5 samples for the 6 dimensions"):
         scorer.results()
+
+
+def test_images_of_several_sizes_are_refused_where_their_pixels_are_compared():
+    with pytest.raises(UserError, match="give 16 features and others 25"):
+        reference_of([feature_net("pixels")], [random_images(4, seed=0), torch.zeros(4, 1, 5, 5).byte()])
+    assert reference_of(
+        [feature_net("random-conv")], [random_images(4, seed=0), torch.zeros(4, 1, 5, 5).byte()]
+    )
 
 
 def test_features_that_are_not_finite_are_refused():

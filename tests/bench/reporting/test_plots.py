@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 
 from bench.reporting.comparison import Comparison, compare
-from bench.reporting.figures import drawings, slug
+from bench.reporting.figures import MOST_CURVES, drawings, slug
 from bench.reporting.plots import bars, curves, relations, samples
 from bench.reporting.plots.style import looks, save
 from bench.reporting.results import load, probe_maps, training_logs
@@ -110,6 +110,38 @@ def test_ablation_bars_have_a_bar_a_variant_and_a_dot_a_seed(tmp_path: Path) -> 
     figure = bars.ablation_bars(found, [found.headline], variants)
     means = [entry.at_end(found.headline.key).mean for entry in variants]
     assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx(means)
+    lines = {line.get_label(): line.get_xdata()[0] for line in figure.axes[0].lines}
+    assert lines["baseline"] == found.entries[0].at_end(found.headline.key).mean
+    others = bars.ablation_bars(found, [found.headline], variants[1:])
+    assert {"baseline", "repa"} <= {line.get_label() for line in others.axes[0].lines}
+
+
+def test_of_many_methods_curves_show_those_without_options_in_the_same_colours(tmp_path: Path) -> None:
+    weights = [f"repa[weight={weight}]" for weight in range(1, MOST_CURVES)]
+    for method in ("baseline", "repa", *weights):
+        write_run(tmp_path, method)
+    found = compare(load(tmp_path), "baseline", None, 0.95, allow_mixed=False)
+    figure = next(iter(drawings(found))).draw()
+    assert figure is not None
+    lines = {line.get_label(): line for line in figure.axes[0].lines if line.get_label()[0] != "_"}
+    assert set(lines) == {"baseline", "repa"}
+    assert lines["repa"].get_color() == looks(found.methods, "baseline")["repa"]["color"]
+
+
+def test_shares_of_a_histogram_are_stacked_in_order_up_to_one() -> None:
+    shares = {"advantage/-inf..-1": 0.25, "advantage/-1..1": 0.5, "advantage/1..inf": 0.25}
+    rows = [("vrpo", step, name, "", share) for step in (1, 2) for name, share in shares.items()]
+    table = pd.DataFrame(rows, columns=["method", "step", "name", "t", "value"])
+    (panel,) = curves.traces(table, ["baseline", "vrpo"], "baseline").axes
+    tops = [area.get_paths()[0].vertices[:, 1].max() for area in panel.collections]
+    assert tops == pytest.approx([0.25, 0.75, 1.0])
+
+
+def test_long_names_are_broken_behind_commas() -> None:
+    name = "vrpo[fidelity=1.0,perceptual=0,semantic=0]"
+    lines = bars._lines(name).split("\n")
+    assert "".join(lines) == name and len(lines) == 3
+    assert bars._lines("repa[weight=1.0]") == "repa[weight=1.0]"
 
 
 def test_alignment_maps_share_one_scale() -> None:
@@ -148,3 +180,19 @@ def test_logs_are_those_of_methods_that_log_split_into_quantity_and_noise_bin(co
 
 def test_slug_is_a_file_name() -> None:
     assert slug("sit-ti/2[qk_norm=true]") == "sit-tip2-qk_norm-true"
+
+
+def test_a_guidance_sweep_joins_scales_of_one_interval_and_sample_count(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    own = json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
+    sweeps = [((0.0, 0.7), own["samples"], (1.5, 2.0, 3.0)), ((0.0, 1.0), 10, (1.5, 2.0))]
+    with (run / "eval.jsonl").open("a") as file:
+        for interval, count, scales in sweeps:
+            for scale in scales:
+                change = {"guidance_scale": scale, "guidance_interval": interval, "samples": count}
+                file.write(json.dumps(own | change | {"protocol": f"{scale}{interval}"}) + "\n")
+    found = curves.last_by_guidance(
+        compare(load(tmp_path), "baseline", None, 0.95, allow_mixed=False), "sit-ti/2"
+    )
+    assert found["guidance_scale"].tolist() == [1.5, 2.0, 3.0]
+    assert set(found["guidance_interval"]) == {"0:0.7"}

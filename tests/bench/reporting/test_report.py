@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 from bench.errors import UserError
 from bench.report import Report, write
@@ -21,7 +23,7 @@ def test_report_writes_tables_and_plots_and_leaves_runs_alone(suite: Path) -> No
     before = contents(suite)
     report = write(Report("simulated", results=suite.parent)).parent
     page = (report / "report.md").read_text()
-    for name in ("main", "metrics", "differences", "speedup"):
+    for name in ("main", "metrics", "differences", "speedup", "equal-cost"):
         assert {path.suffix for path in report.glob(f"{name}.*")} >= {".csv", ".md", ".tex"}
     for name in ("convergence", "speedup", "samples-sit-tip2", "metrics-dit-tip2"):
         assert (report / f"{name}.pdf").stat().st_size > 1000
@@ -65,3 +67,17 @@ def test_another_reference_is_what_differences_refer_to(suite: Path) -> None:
     assert "Paired differences from repa" in (report / "report.md").read_text()
     with pytest.raises(UserError, match="Did you mean 'repa'"):
         write(Report(str(suite), reference="rep"))
+
+
+def test_a_report_elsewhere_says_the_whole_command_and_links_to_the_runs(suite: Path, tmp_path: Path) -> None:
+    report = tmp_path / "deep" / "against-repa"
+    page = write(Report("simulated", results=suite.parent, reference="repa", output=report))
+    assert page.parent == report and not (suite / "report").exists()
+    html = page.read_text()
+    link = next(part for part in html.split('"') if part.endswith("/spec.json"))
+    assert (report / link).samefile(suite / Path(link).parent.name / "spec.json")
+    (said,) = [line for line in (report / "report.md").read_text().splitlines() if "Regenerated" in line]
+    command = shlex.split(said.split("`")[1])
+    assert tyro.cli(Report, args=command[3:]) == Report(
+        "simulated", results=suite.parent, reference="repa", output=report
+    )

@@ -70,6 +70,19 @@ def test_bootstrap_interval_covers_the_truth_with_many_seeds() -> None:
     assert 0.86 < covered <= 1
 
 
+def test_bootstrap_interval_of_five_seeds_covers_nearly_as_often_as_it_says() -> None:
+    samples = np.random.default_rng(0).normal(1.0, 3.0, (300, 5))
+    covered = np.mean([low < 1.0 < high for low, high in map(statistics.bootstrap_interval, samples)])
+    assert covered == pytest.approx(0.91, abs=0.04)  # plain quantiles: 0.84
+
+
+def test_expanded_quantiles_of_normal_means_are_the_ends_of_the_t_interval() -> None:
+    d = np.random.default_rng(0).normal(0, 1, 6)
+    deviation = d.std() / len(d) ** 0.5  # of resampled means
+    half = stats.norm.ppf((1 + statistics.expanded(0.9, 6)) / 2) * deviation
+    assert half == pytest.approx(statistics.estimate(d, 0.9).high - d.mean())
+
+
 def test_bootstrap_of_equal_differences_is_a_point() -> None:
     assert statistics.bootstrap_interval(np.full(4, 0.5)) == (0.5, 0.5)
 

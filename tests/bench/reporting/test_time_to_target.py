@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.reporting.time_to_target import Speedup, first_crossing, grid
+from bench.reporting.time_to_target import Speedup, at_cost, first_crossing, grid
 from bench.reporting.time_to_target import speedup as speedup_of_grids
 
 STEPS = np.array([100, 200, 400, 800, 1600])
@@ -85,6 +85,13 @@ def test_a_method_that_is_better_at_its_first_evaluation_is_faster_than() -> Non
     assert found.reached and str(found) == "> 4.00"
 
 
+def test_what_both_have_at_their_first_evaluation_is_undecided() -> None:
+    reference = curves(1.0, 2)
+    reference.loc[reference["step"] == 1600, "fid"] = 1.0  # it ends worse than it begins
+    found = speedup(curves(2.0, 2), reference, "step", "fid", True)
+    assert np.isnan(found.ratio) and str(found) == "undecided"
+
+
 def test_seeds_of_one_method_alone_are_left_out() -> None:
     method, reference = curves(2.0, 4), curves(1.0, 3)
     method.loc[method["seed"] == 3, "fid"] = 1e6
@@ -104,13 +111,23 @@ def test_steps_that_not_all_seeds_reached_are_left_out() -> None:
     assert speedup(torn, curves(1.0, 2), "step", "fid", True).ratio == pytest.approx(2.0)
 
 
-def test_interval_covers_the_true_speedup() -> None:
+@pytest.mark.parametrize("metric", ["fid", "precision"])
+def test_metric_at_a_cost_between_evaluations_is_that_of_the_power_law(metric: str) -> None:
+    value = 500.0**-0.5
+    found = at_cost(grid(curves(1.0, 2)), "seconds", metric, 1000.0)
+    assert found == pytest.approx([value if metric == "fid" else 1 / value] * 2)
+    assert np.isnan(at_cost(grid(curves(1.0, 2)), "step", metric, 1601.0)).all()
+    assert np.isnan(at_cost(grid(curves(1.0, 2)), "step", metric, 99.0)).all()
+
+
+@pytest.mark.parametrize("seeds, at_least", [(5, 0.86), (8, 0.9)])
+def test_interval_covers_the_true_speedup(seeds: int, at_least: float) -> None:
     covered = []
     for draw in range(100):
-        reference, method = curves(1.0, 8, 0.05, start=2 * draw), curves(2.0, 8, 0.05, start=2 * draw + 1)
-        found = speedup(method, reference, "step", "fid", True)
+        reference = curves(1.0, seeds, 0.05, start=2 * draw)
+        found = speedup(curves(2.0, seeds, 0.05, start=2 * draw + 1), reference, "step", "fid", True)
         covered.append(found.low <= 2.0 <= found.high)
-    assert np.mean(covered) > 0.85
+    assert np.mean(covered) >= at_least
 
 
 def test_an_end_of_the_interval_that_is_censored_is_marked() -> None:
