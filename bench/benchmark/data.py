@@ -61,7 +61,7 @@ def main() -> None:
     table = new_table(
         f"{environment.hardware(device)}, {options.workers} workers, {options.records} records",
         ["layout"],
-        ["files", "shuffled, cold", "shuffled, warm", "in order, warm", "memory"],
+        ["files", "shuffled, cold", "shuffled, warm", "in order, warm", "per CPU second", "memory"],
     )
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
@@ -74,7 +74,10 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     print_table(table)
-    print("records/s; memory is what three epochs added to this process, mapped files apart.")
+    print(
+        "records/s; per CPU second of the warm shuffle, which other work on the machine does not change; "
+        "memory is what three epochs added to this process, mapped files apart."
+    )
 
 
 def layouts() -> dict[str, tuple[Callable[[Path, Records], None], Open]]:
@@ -91,13 +94,14 @@ def _measure(folder: Path, read: Open, options: Options) -> list[str]:
     in_order = torch.arange(options.records)
     shuffled = torch.randperm(options.records, generator=torch.Generator().manual_seed(0))
     forget(folder)
-    before, rates = _private_memory(), []
+    before, rates, work = _private_memory(), [], []
     for order in (shuffled, shuffled, in_order):
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), _cpu_seconds()
         for _ in read(folder, order, options.batch_size, options.workers):
             pass
         rates.append(f"{options.records / (time.perf_counter() - start):,.0f}")
-    return [*rates, f"{_private_memory() - before:.0f} MiB"]
+        work.append(f"{options.records / (_cpu_seconds() - worked):,.0f}")
+    return [*rates, work[1], f"{_private_memory() - before:.0f} MiB"]
 
 
 def forget(folder: Path) -> None:
@@ -106,6 +110,12 @@ def forget(folder: Path) -> None:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the workers that ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _private_memory() -> float:

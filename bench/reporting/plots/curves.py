@@ -196,5 +196,6 @@ def last_by_guidance(comparison: Comparison, backbone: str) -> pd.DataFrame:
     rows = rows.sort_values("step").groupby(["run", "guidance_scale", *settings], sort=False).tail(1)
     if rows.empty:
         return rows
-    most = rows.groupby(settings)["guidance_scale"].nunique().idxmax()
+    scales = rows.groupby(settings)["guidance_scale"].nunique()
+    most = scales.index[int(scales.argmax())]
     return rows[(rows[settings] == list(most)).all(axis=1)]

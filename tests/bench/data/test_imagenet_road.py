@@ -4,6 +4,7 @@ import json
 import sys
 
 import imagenet_stand_in
+import numpy as np
 import pytest
 
 from bench import evaluate, prepare, run
@@ -49,8 +50,10 @@ def test_from_a_folder_of_images_to_scored_samples(stand_in, tmp_path, monkeypat
     trained = [json.loads((folder / "train.jsonl").read_text().splitlines()[0]) for folder in folders]
     assert trained[0]["raw"]["denoise"] == pytest.approx(trained[1]["raw"]["denoise"])  # paired
     assert -1 <= trained[1]["raw"]["repa"] <= 1
-    command(evaluate.main, monkeypatch, folders[1], "--guidance", 1.8, "--interval", "0:0.7", "--samples", 4)
+    guided = ("--guidance", 1.8, "--interval", "0:0.7", "--samples", 4, "--copy", tmp_path / "samples.npz")
+    command(evaluate.main, monkeypatch, folders[1], *guided)
     assert "1.8" in capsys.readouterr().out
+    assert np.load(tmp_path / "samples.npz")["arr_0"].shape == (4, 256, 256, 3)
 
 
 def test_the_plan_says_what_must_be_fetched_made_and_paid(tmp_path, monkeypatch, capsys):
