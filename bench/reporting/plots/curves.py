@@ -81,8 +81,8 @@ def _target(
     panel.annotate("", xy=(end / ratio, value), xytext=(end, value), arrowprops=arrow, zorder=5)
     # Below the target and before its crossing no curve has been yet.
     place = {"xycoords": ("axes fraction", "data"), "xytext": (0, -3), "textcoords": "offset points"}
-    said = f"{fastest.method}: {ratio:.1f}× sooner"
-    text = panel.annotate(said, (0.02, value), fontsize=6.5, va="top", **place)
+    said = f"{ratio:.1f}× sooner"  # whose colour it has
+    text = panel.annotate(said, (0.02, value), fontsize=6.5, va="top", color=colour, **place)
     text.set_path_effects([patheffects.withStroke(linewidth=1.5, foreground="white")])
 
 
