@@ -21,9 +21,11 @@ def missing(specs: list[RunSpec]) -> list[str]:
 
 
 def _missing(spec: RunSpec) -> Iterator[str]:
-    if not bench.data.available(spec.data):
+    # Scoring weights against a file takes no images of the data set.
+    storeless = not spec.training.steps and bench.data.reference_file(spec.data) is not None
+    if not storeless and not bench.data.available(spec.data):
         yield f"the store of {spec.data}. Make it: {_prepare(spec.data)}"
-    for name in _autoencoders(spec.data):
+    for name in _autoencoders(spec.data, storeless):
         yield from _refusal(lambda name=name: vae.weight_file(name))
     for name in _encoders(spec):
         yield from _refusal(lambda name=name: encoders.require(name))
@@ -39,13 +41,15 @@ def _refusal(look: Callable[[], object]) -> Iterator[str]:
         yield str(error)
 
 
-def _autoencoders(data: str) -> list[str]:
-    """What the store needs to be made; of one that is there, what decodes its latents."""
+def _autoencoders(data: str, storeless: bool) -> list[str]:
+    """What the store needs to be made; of one that is there, or does without, what decodes its latents."""
     store = bench.data.preset(data).get("store")
     if store and bench.data.available(data):
         latents = read_manifest(bench.data.store_folder(data)).contents.latents
         return [latents.decoder] if latents else []
     named_by = (store or {}) | grammar.split(data)[1]
+    if storeless and named_by.get("decoder"):
+        return [named_by["decoder"]]
     return [named_by[key] for key in ("vae", "decoder") if named_by.get(key)]
 
 

@@ -80,14 +80,15 @@ def released(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_released_checkpoint_is_scored_without_a_store_and_swept_over_guidance(released, bench_run):
-    data = f"imagenet256[reference={released / 'reference.npz'},vae={released / 'vae'}]"
+def test_a_released_checkpoint_is_scored_without_a_store_and_swept_over_guidance(released, bench_run, capfd):
+    data = f"imagenet256[reference={released / 'reference.npz'},decoder={released / 'vae'}]"
     run = bench_run(
         *("--evaluate-only", released / "official.pt", "--family", "sit", "--data", data),
         *("--feature-nets", "random-conv"),
     )
     (row,) = read_rows(run / "eval.jsonl")
     assert {"fd[random-conv]", "precision[random-conv]"} <= set(row["metrics"])
+    assert "missing" not in capfd.readouterr().out
     found = trained.load(run, torch.device("cpu"))
     assert isinstance(found.data, Storeless) and found.step == 0
     assert found.spec.protocol.reference.startswith("reference.npz@")

@@ -52,7 +52,7 @@ def test_processes_of_this_machine_yield_the_same_with_evaluations_apart(tmp_pat
 
 @pytest.mark.timeout(900)
 def test_torchrun_yields_what_one_process_yields(tmp_path, inline):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
     code, words = run(tmp_path, "--method", "vrpo", *SHORT, "--shard", before=torchrun)
     assert code == 0 and words.count("done: 1 runs") == 1, words
     (folder,) = find_runs(tmp_path / "runs")
