@@ -47,12 +47,15 @@ class Experiment:
         device: torch.device,
         division: Division = UNDIVIDED,
         evaluate: Literal["here", "separate"] = "here",
+        when_kept: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """Open the run's folder. `separate` keeps the weights to be judged for jobs of their own.
+        """Open the run's folder. `separate` keeps the weights to be judged for jobs of their own, and tells
+        `when_kept` the step.
 
         Raises UserError where the folder cannot be written.
         """
         self.spec, self.device, self.division, self.evaluate = spec, device, division, evaluate
+        self.when_kept = when_kept
         self.run = processes.by_first(lambda: Run(root, spec))
         self.claim: Claim | None = None  # of the first process
         self.step, self.seconds, self.flops = 0, 0.0, 0
@@ -174,6 +177,7 @@ class Experiment:
         if self.evaluate == "separate":
             parts = {which: model.state_dict()}
             processes.by_first(lambda: self.run.keep(self.step, parts, self._counters()))
+            processes.by_first(lambda: self.when_kept(self.step))
         elif request := self.evaluation.make(model, self._counters(), stop_asked):
             self._stop(request)  # the state is saved; the evaluation starts anew
 

@@ -46,6 +46,11 @@ class Training(_Data):
     checkpoint_every: int = Field(10_000, gt=0)  # steps
     log_every: int = Field(100, gt=0)  # steps
 
+    @property
+    def evaluation_steps(self) -> list[int]:
+        """The steps that are evaluated."""
+        return [*range(self.evaluate_every, self.steps, self.evaluate_every), self.steps]
+
 
 class Protocol(_Data):
     """How samples are made and judged. Two rows are comparable where their protocols' hashes agree."""
@@ -117,7 +122,11 @@ class RunSpec(_Data):
     def leaky(self) -> tuple[str, ...]:
         """Metric nets that also teach or reward: their numbers cannot be trusted for this run."""
         named_in_method = grammar.split(self.method)[1].values()
-        used = {grammar.split(net)[0] for net in (self.teacher, self.reward_net, *named_in_method)}
+        used = {
+            grammar.split(net)[0]
+            for value in (self.teacher, self.reward_net, *named_in_method)
+            for net in value.split("+")  # several encoders
+        }
         return tuple(net for net in self.protocol.feature_nets if net in used)
 
 

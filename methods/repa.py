@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,7 +29,8 @@ class REPA(Method):
         weight: of the alignment loss.
         depth: align after this block, 1-based; 0 takes the paper's, or for other sizes the block at a third
             of the network, rounded up.
-        encoder: name of the frozen encoder; "teacher" takes the one the data set recommends.
+        encoder: name of the frozen encoder; "teacher" takes the one the data set recommends. Several,
+            joined by "+", get a projector each and share the weight, as in the authors' code.
         projector_width: hidden width of phi; 0 takes the paper's 2048, or twice the width below 384.
     """
 
@@ -43,24 +45,41 @@ class REPA(Method):
             raise ValueError(f"depth={self.depth} is outside the backbone's blocks 1..{backbone.depth}")
         if self.weight == 0:
             return  # no encoder is loaded, no projector made: exactly the baseline
-        target = encoder(self.encoder)
-        if target.grid != backbone.grid:
-            raise ValueError(
-                f"encoder {target.name} gives {target.grid} tokens, the backbone has {backbone.grid}"
-            )
+        targets = [encoder(name) for name in self.encoders]
+        for target in targets:
+            if target.grid != backbone.grid:
+                raise ValueError(
+                    f"encoder {target.name} gives {target.grid} tokens, the backbone has {backbone.grid}"
+                )
         usual_width = PAPER_PROJECTOR_WIDTH if backbone.width >= 384 else 2 * backbone.width
-        self.projector = projector(backbone.width, self.projector_width or usual_width, target.width)
+        hidden_width = self.projector_width or usual_width
+        self.projectors = nn.ModuleList(
+            projector(backbone.width, hidden_width, target.width) for target in targets
+        )
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the frozen encoders."""
+        return tuple(self.encoder.split("+"))
 
     def needs(self, step: int, steps: int) -> Needs:
         if self.weight == 0:
             return Needs()
-        return Needs(hidden_depths=(self.alignment_depth,), encoders=(self.encoder,))
+        return Needs(hidden_depths=(self.alignment_depth,), encoders=self.encoders)
 
     def losses(self, context: Context) -> dict[str, Loss]:
         if self.weight == 0:
             return {}
-        tokens = self.projector(context.hidden[self.alignment_depth])
-        return {"repa": Loss(-cosine(tokens, context.features[self.encoder].patch_tokens), self.weight)}
+        similarity = self.compare(cosine, context.hidden[self.alignment_depth], context)
+        return {"repa": Loss(-similarity, self.weight)}
+
+    def compare(
+        self, measure: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, context: Context
+    ) -> Tensor:
+        """`measure(projected, patch_tokens)` of a hidden state [B, N, D], mean over encoders: [B]."""
+        pairs = zip(self.projectors, self.encoders, strict=True)
+        values = [measure(phi(hidden), context.features[name].patch_tokens) for phi, name in pairs]
+        return torch.stack(values).mean(dim=0)
 
 
 def projector(width: int, hidden_width: int, target_width: int) -> nn.Sequential:

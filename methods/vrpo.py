@@ -176,8 +176,10 @@ class VRPO(REPA):
                     context.logs.update(records.by_noise("alignment_cosine", cosine, noise_level))
 
             hidden = alignment.watched(hidden, watch, context.batch_size / context.processes)
-        tokens, target = self.projector(hidden), context.features[self.encoder].patch_tokens
-        value = alignment.angle(tokens, target) if self.angular else -cosine(tokens, target)
+        if self.angular:
+            value = self.compare(alignment.angle, hidden, context)
+        else:
+            value = -self.compare(cosine, hidden, context)
         weight: float | Tensor = self.weight
         if self.gated:
             gate = self.gate.weight(noise_level)

@@ -77,9 +77,19 @@ class Job:
             make_kept(spec, root, self.kept, device)
             return
         division = Division(self.micro_batch, self.shard)
-        experiment = Experiment(spec, root, device, division, self.evaluate)
+        experiment = Experiment(spec, root, device, division, self.evaluate, self._start_evaluation)
         self.first_step = experiment.run.status.get("step", 0)
         experiment.complete(signals)
+
+    def _start_evaluation(self, step: int) -> None:
+        """The weights of this step are kept: its job need not wait for the end of training any longer."""
+        from bench.launch import scheduler, watch
+        from bench.store import Run
+
+        spec = self.run_spec()
+        jobs = watch.description(Run(Path(self.root), spec).folder).get("evaluations", [])
+        if jobs:
+            scheduler.release(jobs[spec.training.evaluation_steps.index(step)])
 
     def checkpoint(self) -> DelayedSubmission | None:
         """submitit's protocol: what to queue for the next turn; None gives up. The state is saved by then."""

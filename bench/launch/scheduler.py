@@ -63,6 +63,11 @@ def cancel(numbers: Iterable[str]) -> None:
     subprocess.run(["scancel", *numbers], capture_output=True, check=False)
 
 
+def release(number: str) -> None:
+    """Let a waiting job start without the jobs that it depends on."""
+    _ask("scontrol", "update", f"JobId={number}", "Dependency=")
+
+
 def _ask(*command: str) -> str:
     """A command's output; nothing where it is absent or fails."""
     if not shutil.which(command[0]):

@@ -113,19 +113,13 @@ def explain(jobs: Sequence[Job], resources: Resources, judging: Resources | None
     for job in jobs:
         print(f"  {job.run_spec().run_id}")
     if judging:
-        count = sum(len(evaluation_steps(job.run_spec())) for job in jobs)
-        print(f"then {count} evaluation jobs, each: {judging}")
-
-
-def evaluation_steps(spec: RunSpec) -> list[int]:
-    """The steps that are evaluated."""
-    training = spec.training
-    steps = range(training.evaluate_every, training.steps, training.evaluate_every)
-    return [*steps, training.steps]
+        count = sum(len(job.run_spec().training.evaluation_steps) for job in jobs)
+        print(f"and {count} evaluation jobs, each: {judging}")
 
 
 def to_slurm(jobs: Sequence[Job], resources: Resources, judging: Resources | None) -> None:
-    """Submit one array, and for each of its jobs an array of evaluations that starts when it has ended.
+    """Submit one array, and for each of its jobs an array of evaluations; each starts when training has kept
+    its weights (`Job`), or at the latest when it has ended.
 
     Raises UserError where Slurm refuses.
     """
@@ -134,7 +128,7 @@ def to_slurm(jobs: Sequence[Job], resources: Resources, judging: Resources | Non
     for job, number in zip(jobs, submitted, strict=True):
         _note(number, "slurm", job, resources)
         if judging:
-            kept = [replace(job, kept=step) for step in evaluation_steps(job.run_spec())]
+            kept = [replace(job, kept=step) for step in job.run_spec().training.evaluation_steps]
             evaluations = _submit_array(kept, root, judging, {"dependency": f"afterany:{number}"})
             _note(number, "slurm", job, resources, judging, evaluations)
     print(f"submitted: {', '.join(submitted)}; logs in {root / 'jobs'}")

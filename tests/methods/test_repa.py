@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from methods.base import BackboneInfo, EncoderInfo
+from methods.base import BackboneInfo, Context, EncoderInfo, Features
 from methods.repa import REPA, cosine
 
 
@@ -31,3 +31,24 @@ def test_a_depth_outside_the_backbone_and_another_grid_are_refused():
         REPA(depth=7).build(info, lambda name: EncoderInfo(name, 96, (4, 4)))
     with pytest.raises(ValueError, match=r"\(2, 2\) tokens"):
         REPA().build(info, lambda name: EncoderInfo(name, 96, (2, 2)))
+
+
+def test_several_encoders_have_a_projector_each_and_share_the_weight():
+    widths, random = {"dino": 8, "clip": 5}, torch.Generator().manual_seed(0)
+    method = REPA(encoder="dino+clip", weight=0.7)
+    method.build(BackboneInfo("sit", 6, 12, (2, 2)), lambda name: EncoderInfo(name, widths[name], (2, 2)))
+    assert method.needs(0, 10).encoders == ("dino", "clip")
+    hidden = torch.randn(3, 4, 12, generator=random)
+    targets = {name: torch.randn(3, 4, width, generator=random) for name, width in widths.items()}
+    nothing = torch.zeros(3, 1, 4, 4)
+    context = Context(
+        *[nothing] * 2, torch.zeros(3), *[nothing] * 4, torch.ones(3), torch.zeros(3), 0, 10, random,
+        hidden={2: hidden},
+        features={name: Features(target, target.mean(dim=1)) for name, target in targets.items()},
+    )  # fmt: skip
+    (loss,) = method.losses(context).values()
+    expected = torch.zeros(3)
+    for phi, target in zip(method.projectors, targets.values(), strict=True):
+        unit, aim = (x / x.norm(dim=-1, keepdim=True) for x in (phi(hidden), target))
+        expected -= (unit * aim).sum(dim=-1).mean(dim=-1) / 2
+    assert torch.allclose(loss.value, expected, atol=1e-6) and loss.weight == 0.7

@@ -211,6 +211,16 @@ def test_thirty_evaluation_jobs_at_once_lose_no_row(commands, submitted):
     assert not list((there / "kept").iterdir())
 
 
+@pytest.mark.timeout(900)
+def test_an_evaluation_of_its_own_starts_while_training_goes_on(commands):
+    separate = ("--method", f"{SLOW}[pause=4.0]", *ONE, "--evaluate-as", "separate")
+    run, job = commands.submit("judged early", separate)
+    wait_for(lambda: read_rows(run / "eval.jsonl"))
+    assert list(numbers(run)["eval"]) == [8] and steps_done(run) < 16
+    said = commands.run(run.parent, "--cancel", module="bench.status")
+    assert f"cancelled: {job}" in said, said
+
+
 def test_a_run_that_diverges_fails_for_good(commands, submitted):
     run = run_in(commands.folder / "diverged")
     assert "failed: " in submitted["diverged"] and "the loss diverged" in submitted["diverged"]
@@ -231,5 +241,5 @@ def test_a_dry_run_prints_the_jobs_and_submits_none(commands):
         "--suite", "quickstart", "--launcher", "slurm", "--dry-run", "--hours", "2", "--mem-gb", "8",
         "--evaluate-as", "separate", "--output", commands.folder / "dry",
     )  # fmt: skip
-    assert "8 jobs, each: 1 node, 1 process, 8 GB, 2 h" in words and "then 32 evaluation jobs" in words
+    assert "8 jobs, each: 1 node, 1 process, 8 GB, 2 h" in words and "and 32 evaluation jobs" in words
     assert not (commands.folder / "dry").exists()
