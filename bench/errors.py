@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -35,4 +36,7 @@ def exit_code(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall the last flush complain
+        return 0
     return 0

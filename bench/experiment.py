@@ -101,7 +101,7 @@ class Experiment:
         if processes.is_first():
             self._write_environment()
         self._set_status("running")
-        for cache in self.trainer.feature_caches:
+        for cache in self.trainer.targets.feature_caches:
             processes.by_first(cache.fill)
             if self.step == 0:  # what filling took is part of the cost of every run that uses it
                 self.seconds, self.flops = self.seconds + cache.cost[0], self.flops + cache.cost[1]

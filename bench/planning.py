@@ -88,7 +88,7 @@ def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
     """FLOPs and median seconds of a training step, at a learning rate at which nothing can diverge."""
     training = spec.training.model_copy(update={"learning_rate": 1e-12})
     trainer, seconds = Trainer(spec.model_copy(update={"training": training}), device), []
-    for cache in trainer.feature_caches:
+    for cache in trainer.targets.feature_caches:
         cache.pretend()
     for step in range(WARM_UP + TIMED):
         start = synchronise(device)

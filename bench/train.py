@@ -22,16 +22,16 @@ import backbones
 import bench.data
 from backbones import checkpoints, cost
 from backbones.blocks import Transformer
-from bench import encoders, named, processes
+from bench import named, processes
 from bench.data.prefetch import Prefetch
-from bench.encoders.feature_cache import FeatureCache
 from bench.errors import UserError
 from bench.inputs import Inputs, draw
 from bench.processes import UNDIVIDED, Division
-from bench.rewards import Rewards, Setting, Truth
+from bench.rewards import Truth
 from bench.spec import InitialWeights, RunSpec
 from bench.streams import data_order, generator, seed_of
-from methods.base import REWARD_NET, TEACHER, BackboneInfo, Context, EncoderInfo, Features, Loss, Needs
+from bench.targets import Targets
+from methods.base import BackboneInfo, Context, Features, Loss, Needs
 
 DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
 
@@ -60,12 +60,11 @@ class Trainer:
             torch.manual_seed(seed_of(spec.seed, "init backbone"))
             try:
                 self.backbone = self._build_backbone()
-                self.encoders: dict[str, encoders.Encoder | FeatureCache] = {}
                 torch.manual_seed(seed_of(spec.seed, "init method"))
                 side = self.data.size // architecture.patch
-                self.grid = (side, side)
-                info = BackboneInfo(architecture.family, architecture.depth, architecture.width, self.grid)
-                self.method.build(info, self._load_encoder)
+                info = BackboneInfo(architecture.family, architecture.depth, architecture.width, (side, side))
+                self.targets = Targets(spec, self.data, info.grid, device)
+                self.method.build(info, self.targets.load_encoder)
             except ValueError as error:
                 raise UserError(f"{spec.method} on {spec.backbone} with {spec.data}: {error}.") from None
         if spec.weights:
@@ -93,7 +92,7 @@ class Trainer:
             weight_decay=training.weight_decay,
         )
         self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
-        self.rewards = self._load_rewards(self.method.needs(0, training.steps))
+        self.targets.load_rewards(self.method.needs(0, training.steps))
         self.batches = Prefetch(self._read)
         self._needs: Needs | None = None  # of the step before
         self.flops_per_step = 0
@@ -123,53 +122,14 @@ class Trainer:
             )
         self.backbone.load_state_dict(found.state)
 
-    def _load_encoder(self, name: str) -> EncoderInfo:
-        if name not in self.encoders:
-            encoder = encoders.load(
-                self.spec.teacher if name == TEACHER else name,
-                self.data.image_size,
-                self.device,
-                grid=self.grid,
-                precision=self.spec.training.precision,
-            )
-            data = bench.data.identity(self.spec.data)
-            self.encoders[name] = FeatureCache(encoder, self.data, data) if encoder.cache else encoder
-        return self.encoders[name].info
-
-    @property
-    def feature_caches(self) -> list[FeatureCache]:
-        """Of the encoders with `cache=true`; to be filled before the first step."""
-        return [encoder for encoder in self.encoders.values() if isinstance(encoder, FeatureCache)]
-
-    def _features(self, name: str, image: Tensor, index: Tensor) -> Features:
-        encoder = self.encoders[name]
-        if isinstance(encoder, FeatureCache):
-            return Features(*(value.to(self.device) for value in encoder(index)))
-        return encoder(image)
-
     def _read(self, step: int, needs: Needs | None = None) -> bench.data.Batch:
         """This process's part of the batch of a step, with images where an encoder will see them."""
         seed, size, steps = self.spec.seed, self.spec.training.batch_size, self.spec.training.steps
         index = data_order(seed, len(self.data), step * size, size)
         needs = needs or self.method.needs(step, steps)
-        asked = (*needs.encoders, TEACHER) if needs.rewards and self.rewards.student else needs.encoders
-        images = any(not isinstance(self.encoders[name], FeatureCache) for name in asked)
-        return self.data.batch(index, generator(seed, "data", step), images, self.part)
-
-    def _load_rewards(self, needs: Needs) -> Rewards:
-        setting = Setting(
-            channels=self.data.channels,
-            size=self.data.size,
-            to_pixels=self.data.to_pixels,
-            grid=self.grid,
-            net=self.spec.reward_net if needs.reward_net == REWARD_NET else needs.reward_net,
-            teacher=lambda: self._load_encoder(TEACHER),
-            prompts=bench.data.preset(self.spec.data).get("prompts", ()),
-            device=self.device,
+        return self.data.batch(
+            index, generator(seed, "data", step), self.targets.see_images(needs), self.part
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.spec.seed, "init rewards"))
-            return Rewards(needs.rewards, setting)
 
     def prepare(self, step: int) -> Needs:
         """What the method needs at this step; where that changed, the FLOPs of a step are counted."""
@@ -192,7 +152,7 @@ class Trainer:
         needs = self.prepare(step)
         training = self.spec.training
         inputs = self._inputs(step, self.batches(step))
-        features, logs = self._targets(inputs, needs)
+        features, logs = self._features(inputs, needs)
         self.optimizer.zero_grad(set_to_none=True)
         rows = []
         for portion in self.portions:
@@ -218,24 +178,10 @@ class Trainer:
     def _inputs(self, step: int, batch: bench.data.Batch) -> Inputs:
         return draw(self.spec, self.data, self.process, step, self.part, batch, self.device)
 
-    def _targets(self, inputs: Inputs, needs: Needs) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
-        """What encoders say about the images, a micro-batch at a time; a student of it learns."""
-        student = self.rewards.student if needs.rewards else None
-        asked = dict.fromkeys((*needs.encoders, TEACHER) if student else needs.encoders)
-        local = [self._local(portion) for portion in self.portions]
-        features = {}
-        for name in asked:
-            seen = [self._features(name, inputs.image[rows], inputs.index[rows]) for rows in local]
-            features[name] = (
-                seen[0] if len(seen) == 1 else Features(*(torch.cat(x) for x in zip(*seen, strict=True)))
-            )
-        logs: dict[str, float | Tensor] = {}
-        if student:
-            share = len(inputs.x0) / self.spec.training.batch_size
-            logs["reward/student_loss"] = student.learn(
-                inputs.x0, features[TEACHER].patch_tokens, lambda mean: processes.total(mean * share)
-            )
-        return features, logs
+    def _features(
+        self, inputs: Inputs, needs: Needs
+    ) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
+        return self.targets.features(inputs, needs, [self._local(portion) for portion in self.portions])
 
     def _local(self, portion: slice) -> slice:
         """Rows of the batch as rows of this process's part."""
@@ -270,7 +216,7 @@ class Trainer:
                     name: Features(*(tensor[self._local(portion)] for tensor in of_part))
                     for name, of_part in features.items()
                 },
-                rewards=self.rewards.against(truth) if needs.rewards else None,
+                rewards=self.targets.rewards.against(truth) if needs.rewards else None,
                 noise_level=self.process.noise_level(t),
                 logging=step == 0 or (step + 1) % training.log_every == 0,
                 step_noise_level=self.process.noise_level(part.step_t),
@@ -297,18 +243,18 @@ class Trainer:
         this process's part.
         """
         before = copy.deepcopy(self.method.state_dict())
-        student = copy.deepcopy(self.rewards.student)
+        student = copy.deepcopy(self.targets.rewards.student)
         # The first batch, wherever a run is continued: methods may compute less for some batches.
         inputs = self._inputs(0, self._read(0, needs))
         with cost.counter() as counter:
-            features, _ = self._targets(inputs, needs)
+            features, _ = self._features(inputs, needs)
             for portion in self.portions:
                 self._loss(step, needs, portion, inputs, features)[0].backward()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_backward(processes.total)
         self.method.load_state_dict(before)
-        if self.rewards.student and student:
-            self.rewards.student.load_state(student.state())
+        if self.targets.rewards.student and student:
+            self.targets.rewards.student.load_state(student.state())
         return round(counter.get_total_flops() * self.spec.training.batch_size / len(inputs.x0))
 
     def state(self) -> dict[str, dict[str, Tensor]]:
@@ -325,7 +271,7 @@ class Trainer:
             "backbone": self.backbone.state_dict(),
             "ema": self.ema.state_dict(),
             "method": self.method.state_dict(),
-            "rewards": self.rewards.student.state() if self.rewards.student else {},
+            "rewards": self.targets.rewards.student.state() if self.targets.rewards.student else {},
             "optimizer": moments,
         }
         return {name: processes.whole_state(part) for name, part in parts.items()}
@@ -335,8 +281,8 @@ class Trainer:
         processes.load(self.backbone, parts["backbone"])
         processes.load(self.ema, parts["ema"])
         self.method.load_state_dict(parts["method"])
-        if self.rewards.student:
-            self.rewards.student.load_state(parts["rewards"])
+        if self.targets.rewards.student:
+            self.targets.rewards.student.load_state(parts["rewards"])
         for name, parameter in self.trained.items():
             self.optimizer.state[parameter] = {
                 # The step count stays where AdamW keeps it, on the CPU.

@@ -86,7 +86,7 @@ def time_run(
     from bench.train import Trainer
 
     trainer = Trainer(run, device)
-    for cache in trainer.feature_caches:
+    for cache in trainer.targets.feature_caches:
         cache.pretend()
     steps = iter(range(10**9))
     index = torch.arange(run.training.batch_size)
