@@ -32,17 +32,21 @@ class REPA(Method):
         encoder: name of the frozen encoder; "teacher" takes the one the data set recommends. Several,
             joined by "+", get a projector each and share the weight, as in the authors' code.
         projector_width: hidden width of phi; 0 takes the paper's 2048, or twice the width below 384.
+        align_until: alignment ends after this part of training; 1 in the paper, less in HASTE (2505.16792).
     """
 
     weight: float = 0.5
     depth: int = 0
     encoder: str = TEACHER
     projector_width: int = 0
+    align_until: float = 1.0
 
     def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
         self.alignment_depth = self.depth or PAPER_DEPTHS.get(backbone.depth, -(-backbone.depth // 3))
         if not 1 <= self.alignment_depth <= backbone.depth:
             raise ValueError(f"depth={self.depth} is outside the backbone's blocks 1..{backbone.depth}")
+        if not 0 < self.align_until <= 1:
+            raise ValueError(f"align_until={self.align_until} must lie in (0, 1]")
         if self.weight == 0:
             return  # no encoder is loaded, no projector made: exactly the baseline
         targets = [encoder(name) for name in self.encoders]
@@ -62,13 +66,17 @@ class REPA(Method):
         """Names of the frozen encoders."""
         return tuple(self.encoder.split("+"))
 
+    def aligns(self, step: int, steps: int) -> bool:
+        """Whether there is an alignment loss at `step` of `steps`."""
+        return self.weight != 0 and step < self.align_until * steps
+
     def needs(self, step: int, steps: int) -> Needs:
-        if self.weight == 0:
+        if not self.aligns(step, steps):
             return Needs()
         return Needs(hidden_depths=(self.alignment_depth,), encoders=self.encoders)
 
     def losses(self, context: Context) -> dict[str, Loss]:
-        if self.weight == 0:
+        if not self.aligns(context.step, context.steps):
             return {}
         similarity = self.compare(cosine, context.hidden[self.alignment_depth], context)
         return {"repa": Loss(-similarity, self.weight)}

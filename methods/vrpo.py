@@ -11,7 +11,8 @@ which is flow matching + REPA (constants go into the weights), so that maximisin
 
     E[sum_k w_k r_k(x^)] - KL      is to minimise      denoising + weight * REPA + strength * L_reward.
 
-All reward weights 0 is REPA, and with REPA's weight 0 the baseline, to the last bit. Estimators, with F a
+All reward weights 0 is REPA of the same options, and with REPA's weight 0 the baseline, to the last bit.
+Estimators, with F a
 force on x0_hat (`reward_guidance/forces.py`) and P the number of values of an image:
 
     pathwise        L = -<F, x0_hat> / (|d x0_hat / d prediction| sqrt(P)),
@@ -51,8 +52,8 @@ Estimator = Literal[
 class VRPO(REPA):
     """REPA, plus a reward-guided term on the clean-image estimate.
 
-    Options, beside those of REPA:
-        fidelity, perceptual, semantic: reward weights w_k; 0 switches a reward off. All 0 is REPA exactly.
+    Options, beside those of REPA, whose `weight` and `align_until` have other defaults here:
+        fidelity, perceptual, semantic: reward weights w_k; 0 switches a reward off. All 0 is REPA.
         fidelity_reward: "x0" or "velocity"; they differ for pathwise-raw only.
         perceptual_reward: "features", "lpips-alex", "lpips-vgg" or "lpips-squeeze".
         semantic_reward: "tokens", "latent", "clip-image" or "clip-text".
@@ -70,9 +71,10 @@ class VRPO(REPA):
         shuffle: control; advantages (pathwise: forces) go to other samples of the batch.
         angular: control; REPA's loss is the angle instead of the cosine (a force of unit length).
         align_below: control; tau of the alignment's weight sigmoid(10 (tau - t)), 0 for none (VA-REPA).
-        align_until: control; alignment ends after this part of training (HASTE).
     """
 
+    weight: float = 4.0
+    align_until: float = 0.5
     fidelity: float = 0.0
     perceptual: float = 1.0
     semantic: float = 1.0
@@ -80,7 +82,7 @@ class VRPO(REPA):
     perceptual_reward: str = "features"
     semantic_reward: str = "tokens"
     reward_net: str = REWARD_NET
-    strength: float = 2.0
+    strength: float = 4.0
     estimator: Estimator = "pathwise"
     group_size: int = 8
     spread: float = 0.1
@@ -88,18 +90,17 @@ class VRPO(REPA):
     t_max: float = 0.7
     share: float = 1.0
     warm_up: float = 0.0
-    anneal_from: float = 0.9
+    anneal_from: float = 0.4
     gate_gain: float = 100.0
     shuffle: bool = False
     angular: bool = False
     align_below: float = 0.0
-    align_until: float = 1.0
 
     def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
         super().build(backbone, encoder)
         if self.estimator in ("score", "likelihood") and self.group_size < 2:
             raise ValueError(f"group_size={self.group_size}: a group needs at least 2 members")
-        for name in ("anneal_from", "align_until", "share"):
+        for name in ("anneal_from", "share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in (0, 1]")
         if not 0 <= self.warm_up <= self.anneal_from:
@@ -135,8 +136,6 @@ class VRPO(REPA):
 
     def needs(self, step: int, steps: int) -> Needs:
         needs = super().needs(step, steps)
-        if step >= self.align_until * steps:
-            needs = Needs()
         rewards = tuple(self.reward_weights())
         compares = bool(rewards) and (self.estimator == "likelihood" or self.shuffle)
         return replace(needs, rewards=rewards, reward_net=self.reward_net, whole_batch=compares)
@@ -144,7 +143,7 @@ class VRPO(REPA):
     def losses(self, context: Context) -> dict[str, Loss]:
         noise_level = context.t if context.noise_level is None else context.noise_level
         losses: dict[str, Loss] = {}
-        if self.weight != 0 and context.step < self.align_until * context.steps:
+        if self.aligns(context.step, context.steps):
             losses["repa"] = self._alignment(context, noise_level)
         weights = self.reward_weights()
         if weights and self.estimator == "likelihood":

@@ -36,11 +36,12 @@ def assert_equal_weights(first, second):
 @pytest.mark.parametrize(
     ("method", "same", "backbone"),
     [
-        ("vrpo[perceptual=0,semantic=0]", "repa", "sit-ti"),
-        ("vrpo[perceptual=0,semantic=0]", "repa", "dit-ti"),
-        ("vrpo[strength=0,estimator=score]", "repa", "sit-ti"),
-        ("vrpo[strength=0,estimator=likelihood]", "repa", "sit-ti"),
-        ("vrpo[gate_gain=0,estimator=counterfactual]", "repa", "sit-ti"),
+        ("vrpo[perceptual=0,semantic=0]", "repa[weight=4.0,align_until=0.5]", "sit-ti"),
+        ("vrpo[perceptual=0,semantic=0,weight=0.5,align_until=1.0]", "repa", "sit-ti"),
+        ("vrpo[perceptual=0,semantic=0,weight=0.5,align_until=1.0]", "repa", "dit-ti"),
+        ("vrpo[strength=0,estimator=score,align_until=1.0]", "repa[weight=4.0]", "sit-ti"),
+        ("vrpo[strength=0,estimator=likelihood,align_until=1.0]", "repa[weight=4.0]", "sit-ti"),
+        ("vrpo[gate_gain=0,estimator=counterfactual,align_until=1.0]", "repa[weight=4.0]", "sit-ti"),
         ("vrpo[perceptual=0,semantic=0,weight=0]", "baseline", "sit-ti"),
         ("vrpo[perceptual=0,semantic=0,weight=0]", "baseline", "dit-ti"),
         ("vrpo[weight=0,estimator=counterfactual]", "baseline", "sit-ti"),

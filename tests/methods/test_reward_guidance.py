@@ -130,14 +130,14 @@ def test_likelihood_weighs_the_alignment_by_the_advantage():
 
 def test_controls_change_the_alignment_as_they_say():
     torch.manual_seed(0)
-    repa, late = REPA(), VRPO(strength=0.0, align_below=0.5)
+    repa, late = REPA(), VRPO(strength=0.0, align_below=0.5, weight=0.5)
     expected = repa.losses(state(repa))["repa"]
     torch.manual_seed(0)
     context = state(late)
     found = late.losses(context)["repa"]
     assert torch.equal(found.value, expected.value)
     assert torch.allclose(found.weight, 0.5 / (1 + torch.exp(-10 * (0.5 - context.t))))
-    stopped = VRPO(strength=0.0, align_until=0.4)
+    stopped = REPA(align_until=0.4)
     assert stopped.losses(state(stopped, step=40)) == {}
     assert stopped.needs(39, 100).encoders and not stopped.needs(40, 100).encoders
 

@@ -52,7 +52,7 @@ function dataset(series, kind, labels) {
   return {
     series,
     label: series.method + (series.backbone ? ` · ${series.backbone}` : ""),
-    data: kind === "bar" ? series.points.map((point) => ({ ...point, x: labels[point.x] })) : series.points,
+    data: kind === "bar" ? series.points.map((point) => ({ ...point, x: point.y, y: labels[point.x] })) : series.points,
     borderColor: look.colour,
     backgroundColor: look.colour,
     borderDash: look.dashed && kind === "line" ? [5, 3] : [],
@@ -64,19 +64,20 @@ function dataset(series, kind, labels) {
   };
 }
 
-// Intervals: a band behind a line, a whisker on a bar or point.
+// Intervals: a band behind a line, a whisker on a point or along a bar, which lies: names are long, phones narrow.
 const intervals = {
   id: "intervals",
   beforeDatasetsDraw(chart, _, { kind }) {
     if (kind === "line") drawIntervals(chart, band);
   },
   afterDatasetsDraw(chart, _, { kind }) {
-    if (kind !== "line") drawIntervals(chart, whiskers);
+    if (kind !== "line") drawIntervals(chart, whiskers, kind === "bar");
   },
 };
 
-function drawIntervals(chart, shape) {
+function drawIntervals(chart, shape, lying) {
   const { ctx, chartArea: area, scales } = chart;
+  const value = lying ? scales.x : scales.y;
   ctx.save();
   ctx.beginPath();
   ctx.rect(area.left, area.top, area.width, area.height);
@@ -85,25 +86,25 @@ function drawIntervals(chart, shape) {
     if (!chart.isDatasetVisible(index)) return;
     const places = chart.getDatasetMeta(index).data;
     const ends = drawn.data
-      .map(({ low, high }, i) => ({ x: places[i].x, low: scales.y.getPixelForValue(low), high: scales.y.getPixelForValue(high) }))
+      .map(({ low, high }, i) => ({ at: lying ? places[i].y : places[i].x, low: value.getPixelForValue(low), high: value.getPixelForValue(high) }))
       .filter((end) => Number.isFinite(end.low) && Number.isFinite(end.high));
     ctx.beginPath();
-    shape(ctx, ends, drawn.borderColor);
+    shape(ctx, ends, lying, drawn.borderColor);
   });
   ctx.restore();
 }
 
-function band(ctx, ends, colour) {
-  for (const end of ends) ctx.lineTo(end.x, end.high);
-  for (const end of ends.toReversed()) ctx.lineTo(end.x, end.low);
+function band(ctx, ends, _lying, colour) {
+  for (const end of ends) ctx.lineTo(end.at, end.high);
+  for (const end of ends.toReversed()) ctx.lineTo(end.at, end.low);
   ctx.fillStyle = colour + "26";
   ctx.fill();
 }
 
-function whiskers(ctx, ends) {
-  for (const end of ends) {
-    ctx.moveTo(end.x, end.low);
-    ctx.lineTo(end.x, end.high);
+function whiskers(ctx, ends, lying) {
+  for (const { at, low, high } of ends) {
+    ctx.moveTo(...(lying ? [low, at] : [at, low]));
+    ctx.lineTo(...(lying ? [high, at] : [at, high]));
   }
   ctx.strokeStyle = "#1c1f24";
   ctx.lineWidth = 1.2;
@@ -111,24 +112,24 @@ function whiskers(ctx, ends) {
 }
 
 function hoverText(item) {
-  const point = item.raw;
-  const interval = "low" in point ? ` [${short(point.low)}, ${short(point.high)}]` : "";
-  const name = item.dataset.label;
-  return `${name}: ${point.note && point.y === null ? point.note : short(point.y)}${interval}`;
+  const { low, high, note } = item.raw;
+  const value = item.raw[item.chart.options.indexAxis === "y" ? "x" : "y"];
+  const interval = low === undefined ? "" : ` [${short(low)}, ${short(high)}]`;
+  return `${item.dataset.label}: ${note && value === null ? note : short(value)}${interval}`;
 }
 
 function draw(canvas, chart) {
   const [bar, scatter] = [chart.kind === "bar", chart.kind === "scatter"];
   const labels = chart.x.labels;
-  const x = bar
-    ? { type: "category", grid: { display: false }, ticks: { autoSkip: false, maxRotation: 60, callback: (i) => labels[i].split(", ") } }
-    : axis(chart.x, scatter ? { grace: "8%" } : {});
+  const names = { type: "category", grid: { display: false }, ticks: { autoSkip: false, callback: (i) => labels[i].split(", ") } };
   const points = chart.series.flatMap((series) => series.points).filter((point) => point.y !== null);
   const room = {
     suggestedMin: bar ? 0 : Math.min(...points.map((point) => point.low ?? point.y)),
     suggestedMax: Math.max(...points.map((point) => point.high ?? point.y)),
   };
   const logarithmic = chart.y.logarithmic && room.suggestedMax > 2.5 * room.suggestedMin;
+  const values = axis({ ...chart.y, logarithmic }, room);
+  if (bar) canvas.parentElement.style.height = `${60 + 22 * Math.max(8, points.length)}px`;
   const drawn = new Chart(canvas, {
     type: bar ? "bar" : "line",
     data: { labels, datasets: chart.series.map((series) => dataset(series, chart.kind, labels)) },
@@ -136,8 +137,9 @@ function draw(canvas, chart) {
     options: {
       maintainAspectRatio: false,
       parsing: bar && {},
+      indexAxis: bar ? "y" : "x",
       interaction: { mode: "nearest", intersect: false },
-      scales: { x, y: axis({ ...chart.y, logarithmic }, room) },
+      scales: bar ? { x: values, y: names } : { x: axis(chart.x, scatter ? { grace: "8%" } : {}), y: values },
       plugins: {
         legend: { display: false },
         intervals: { kind: chart.kind },
