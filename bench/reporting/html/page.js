@@ -118,10 +118,15 @@ function hoverText(item) {
   return `${item.dataset.label}: ${note && value === null ? note : short(value)}${interval}`;
 }
 
+// An option a line; a long one is broken once more.
+function lines(label) {
+  return label.split(", ").flatMap((option) => (option.length > 22 ? option.split(/(?<==)/) : option));
+}
+
 function draw(canvas, chart) {
   const [bar, scatter] = [chart.kind === "bar", chart.kind === "scatter"];
   const labels = chart.x.labels;
-  const names = { type: "category", grid: { display: false }, ticks: { autoSkip: false, callback: (i) => labels[i].split(", ") } };
+  const names = { type: "category", grid: { display: false }, ticks: { autoSkip: false, callback: (i) => lines(labels[i]) } };
   const points = chart.series.flatMap((series) => series.points).filter((point) => point.y !== null);
   const room = {
     suggestedMin: bar ? 0 : Math.min(...points.map((point) => point.low ?? point.y)),
@@ -129,7 +134,10 @@ function draw(canvas, chart) {
   };
   const logarithmic = chart.y.logarithmic && room.suggestedMax > 2.5 * room.suggestedMin;
   const values = axis({ ...chart.y, logarithmic }, room);
-  if (bar) canvas.parentElement.style.height = `${60 + 22 * Math.max(8, points.length)}px`;
+  if (bar) {
+    const room = 10 + 15 * Math.max(...labels.map((label) => lines(label).length));
+    canvas.parentElement.style.height = `${60 + Math.max(180, 22 * points.length, room * labels.length)}px`;
+  }
   const drawn = new Chart(canvas, {
     type: bar ? "bar" : "line",
     data: { labels, datasets: chart.series.map((series) => dataset(series, chart.kind, labels)) },

@@ -22,10 +22,11 @@ def speedup_bars(
     """How many times sooner each entry is as good as its reference at the end, with bootstrap intervals."""
     several = len({entry.backbone for entry in entries}) > 1
     labels = [_lines(entry.method) + (f"\n{entry.backbone}" if several else "") for entry in entries]
+    room = max(0.4, 0.15 * max(label.count("\n") + 1 for label in labels))  # inches for each of them
     height = 0.8 / len(costs)
     widest = 1.0
     with paper():
-        figure, panel = plt.subplots(figsize=(COLUMN, 0.75 + 0.4 * len(entries)))
+        figure, panel = plt.subplots(figsize=(COLUMN, 0.75 + room * len(entries)))
         panel.axvline(1, color=REFERENCE, lw=0.8, ls="--", zorder=0)
         for index, cost in enumerate(costs):
             panel.barh([0], [0], height, color=COLOURS[index], label=COST_LABELS[cost].partition(" (")[0])
@@ -94,7 +95,7 @@ def ablation_bars(comparison: Comparison, measures: Sequence[Measure], variants:
     return figure
 
 
-def _lines(method: str, width: int = 22) -> str:
+def _lines(method: str, width: int = 28) -> str:
     """A method's name on lines of about so many letters, broken behind commas."""
     lines = [""]
     for part in method.replace(",", ",\n").split("\n"):
