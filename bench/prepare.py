@@ -84,7 +84,7 @@ def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None) 
     Raises UserError where an image is damaged, the disk is full, or `out` holds a store of other contents.
     """
     from bench.data.making import make
-    from bench.data.sources import open_source
+    from bench.data.published import open_source
     from bench.data.store import MANIFEST, UNFINISHED, read_manifest
     from bench.progress import progress_bar
     from bench.store import write_json

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data.sources import Member, Source, open_source
+from bench.data.published import open_source
+from bench.data.sources import Member, Source
 from bench.data.store import Contents, Shard, write_shard
 from bench.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Data sets that others publish, as sources: Hugging Face's by id or folder, and CIFAR-10 by download."""
+"""Sources of images by name: files, and data sets that others publish: `hf:ID`, `hf:FOLDER`, `cifar10`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.data.sources import Member, Source
+from bench.data.sources import Member, Source, open_files
 from bench.data.store import REFERENCE, TRAIN
 from bench.errors import UserError
 
 _REFERENCE_SPLITS = ("validation", "valid", "val", "test")  # the first that is there
+
+
+def open_source(text: str) -> Source:
+    """The images at a path, or of a published data set. Raises UserError where there are none, or they
+    cannot be read."""
+    if text == "cifar10":
+        return cifar10()
+    return hugging_face(text[3:]) if text.startswith("hf:") else open_files(Path(text))
 
 
 def hugging_face(name: str) -> Source:

@@ -1,9 +1,9 @@
-"""Where images come from: a folder, a zip or a tar with a folder for each class, or a published data set.
+"""Where images come from: a folder, a zip or a tar with a folder for each class.
 
 The folder that holds an image is its class; labels are the ranks of the sorted class names, as everywhere
 in the field. Where some images lie under a folder `train`, these are the training part and those under
 `test`, `val` or `validation` the reference; otherwise all are the training part. Published data sets
-(`hf:ID`, `hf:FOLDER`, `cifar10`) bring their own splits and classes: see published.py.
+bring their own splits and classes: see published.py.
 """
 
 from __future__ import annotations
@@ -90,14 +90,8 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
 RESIZES: dict[Resize, Callable[[Image.Image, int], Image.Image]] = {"adm": centre_crop, "area": area_average}
 
 
-def open_source(text: str) -> Source:
-    """The images at a path, or of a published data set. Raises UserError where there are none, or they
-    cannot be read."""
-    path = Path(text)
-    if text == "cifar10" or text.startswith("hf:"):
-        from bench.data import published
-
-        return published.cifar10() if text == "cifar10" else published.hugging_face(text[3:])
+def open_files(path: Path) -> Source:
+    """The images of a folder, zip or tar. Raises UserError where there are none, or they cannot be read."""
     if path.is_dir():
         keys = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         return _source(path, keys, lambda key: (path / key).read_bytes())

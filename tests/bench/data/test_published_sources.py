@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10
 
 import bench.data
 from bench import prepare as command
-from bench.data.sources import open_source
+from bench.data.published import open_source
 from bench.errors import UserError
 
 CLASSES = ["eel", "ant"]  # not in alphabetical order: the data set's own numbers count

@@ -14,7 +14,8 @@ from bench import prepare as command
 from bench.data import making
 from bench.data import store as stores
 from bench.data.images import Expected, StoredImages
-from bench.data.sources import area_average, centre_crop, open_source
+from bench.data.published import open_source
+from bench.data.sources import area_average, centre_crop
 from bench.data.store import Contents, Store, read_manifest
 from bench.data.vae import VAE, describe
 from bench.diffusion.pixels import to_uint8
