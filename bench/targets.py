@@ -41,14 +41,18 @@ class Targets:
         return self.encoders[name].info
 
     def load_rewards(self, needs: Needs) -> None:
-        """The rewards named by the `needs` of step 0. Raises UserError for those that cannot be computed."""
+        """The rewards named by the `needs` of step 0; a student learns from the method's first encoder.
+
+        Raises UserError for rewards that cannot be computed.
+        """
+        self.teacher = next(iter(needs.encoders), TEACHER)
         setting = Setting(
             channels=self.data.channels,
             size=self.data.size,
             to_pixels=self.data.to_pixels,
             grid=self.grid,
             net=self.spec.reward_net if needs.reward_net == REWARD_NET else needs.reward_net,
-            teacher=lambda: self.load_encoder(TEACHER),
+            teacher=lambda: self.load_encoder(self.teacher),
             prompts=bench.data.preset(self.spec.data).get("prompts", ()),
             device=self.device,
         )
@@ -65,7 +69,7 @@ class Targets:
         """Names of the encoders that see a batch: the method's, and the one that a reward's student learns
         from."""
         student = needs.rewards and self.rewards.student
-        return list(dict.fromkeys((*needs.encoders, TEACHER) if student else needs.encoders))
+        return list(dict.fromkeys((*needs.encoders, self.teacher) if student else needs.encoders))
 
     def see_images(self, needs: Needs) -> bool:
         """Whether an encoder will look at images, rather than read what it said of them before."""
@@ -88,7 +92,7 @@ class Targets:
         if needs.rewards and self.rewards.student:
             share = len(inputs.x0) / self.spec.training.batch_size
             logs["reward/student_loss"] = self.rewards.student.learn(
-                inputs.x0, found[TEACHER].patch_tokens, lambda mean: processes.total(mean * share)
+                inputs.x0, found[self.teacher].patch_tokens, lambda mean: processes.total(mean * share)
             )
         return found, logs
 

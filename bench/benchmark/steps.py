@@ -38,6 +38,8 @@ class Options:
     """untimed repeats"""
     repeats: int = 15
     """timed repeats"""
+    sampling: bool = True
+    """time sampling, too: by the protocol, which can be 250 steps"""
 
 
 def main() -> None:
@@ -50,7 +52,7 @@ def main() -> None:
     table = new_table(
         f"{environment.hardware(device)}, {options.data}",
         ["method", "backbone", "batch", "precision"],
-        ["training step", "of the first", "training img/s", "sampling img/s"],
+        ["FLOPs", "training step", "of the first", "training img/s", "sampling img/s"],
     )
     training: dict[str, object] = {} if options.precision == "auto" else {"precision": options.precision}
     native = environment.native_precision(device)
@@ -60,7 +62,7 @@ def main() -> None:
         first = 0.0  # seconds of a step of the first method
         for method in [name for text in options.method for name in grammar.expand(text)]:
             run = spec.resolve(method, backbone, options.data, 0, native_precision=native, training=training)
-            step, sampling = time_run(run, device, options.warm_up, options.repeats)
+            flops, step, sampling = time_run(run, device, options.warm_up, options.repeats, options.sampling)
             size = run.training.batch_size
             first = first or median(step)
             table.add_row(
@@ -68,18 +70,20 @@ def main() -> None:
                 run.backbone,
                 str(size),
                 run.training.precision,
+                f"{flops:.4g}",
                 f"{with_spread([1e3 * seconds for seconds in step])} ms",
                 f"{median(step) / first:.2f} x",
                 with_spread([size / seconds for seconds in step]),
-                with_spread([size / seconds for seconds in sampling]),
+                with_spread([size / seconds for seconds in sampling]) if sampling else "",
             )
     print_table(table)
 
 
 def time_run(
-    run: RunSpec, device: torch.device, warm_up: int, repeats: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of each training step, and of each sampled batch of the same size by the run's protocol."""
+    run: RunSpec, device: torch.device, warm_up: int, repeats: int, sampling: bool = True
+) -> tuple[int, list[float], list[float]]:
+    """FLOPs of a training step, seconds of each, and of each sampled batch of the same size by the run's
+    protocol; none without `sampling`."""
     import torch
 
     from bench import sample
@@ -91,10 +95,13 @@ def time_run(
     steps = iter(range(10**9))
     index = torch.arange(run.training.batch_size)
     training = seconds_of(lambda: trainer.step(next(steps)), device, warm_up, repeats)
-    sampling = seconds_of(
-        lambda: list(sample.stream(trainer.ema, trainer.process, run, trainer.data, index)), device, 1, 3
-    )
-    return training, sampling
+    if not sampling:
+        return trainer.flops_per_step, training, []
+
+    def draw() -> None:
+        list(sample.stream(trainer.ema, trainer.process, run, trainer.data, index))
+
+    return trainer.flops_per_step, training, seconds_of(draw, device, 1, 3)
 
 
 if __name__ == "__main__":

@@ -121,3 +121,9 @@ def test_labels_are_dropped_at_the_given_rate(monkeypatch):
         trainer.step(step)
     share = (torch.cat(seen) == 10).float().mean().item()
     assert share == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / 1600) ** 0.5)
+
+
+def test_a_student_learns_from_the_encoder_that_the_method_aligns_with():
+    trainer, rows = trained("vrpo[encoder=digits-untrained,perceptual=0,semantic_reward=latent]", steps=1)
+    assert set(trainer.targets.encoders) == {"digits-untrained"}
+    assert 0 < rows[0]["logs"]["reward/student_loss"] < 2
