@@ -82,7 +82,7 @@ class VRPO(REPA):
     perceptual_reward: str = "features"
     semantic_reward: str = "tokens"
     reward_net: str = REWARD_NET
-    strength: float = 4.0
+    strength: float = 2.0
     estimator: Estimator = "pathwise"
     group_size: int = 8
     spread: float = 0.1
