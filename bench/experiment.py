@@ -91,7 +91,13 @@ class Experiment:
         restored = self.run.load_checkpoint()
         if restored:
             parts, counters = restored
-            self.trainer.load_state(parts)
+            try:
+                self.trainer.load_state(parts)
+            except (KeyError, RuntimeError):  # other names or shapes of tensors
+                raise UserError(
+                    f"the checkpoint of {self.run.folder} was written by another version of the code or "
+                    "of the method: move the folder away to train anew."
+                ) from None
             self.step, self.seconds, self.flops = counters["step"], counters["seconds"], counters["flops"]
         data, process = self.trainer.data, self.trainer.process
         self.evaluation = Evaluation(self.spec, self.run, data, process, self.device)

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 import backbones
-from bench.errors import exit_code
+from bench import spec
+from bench.errors import UserError, exit_code
+from bench.experiment import Experiment
 from bench.run import main
-from bench.store import read_rows
+from bench.store import Run, read_rows
+from bench.train import Trainer
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--backbone", "sit-ti", "--steps", "12", "--batch-size", "16", "--checkpoint-every", "4"]
@@ -105,6 +108,15 @@ def test_an_interrupted_run_saves_and_continues(tmp_path, undisturbed):
         assert list(only_run(tmp_path).glob("checkpoints/step-*"))
     assert run(*arguments).returncode == 0
     assert numbers(only_run(tmp_path)) == undisturbed
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path):
+    run_spec = spec.resolve("repa", "sit-pico", "digits", 0, training={"steps": 2, "batch_size": 4})
+    parts = Trainer(run_spec, torch.device("cpu")).state()
+    parts["method"] = {f"renamed.{name}": tensor for name, tensor in parts["method"].items()}
+    Run(tmp_path, run_spec).save_checkpoint(1, parts, {"step": 1, "seconds": 1.0, "flops": 1})
+    with pytest.raises(UserError, match=r"another version of the code .* move the folder away"):
+        Experiment(run_spec, tmp_path, torch.device("cpu")).complete()
 
 
 def test_a_finished_run_costs_nothing_again(tmp_path):
