@@ -12,7 +12,17 @@ from matplotlib.figure import Figure
 from bench import grammar
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.measures import Measure
-from bench.reporting.plots.style import COLOURS, COLUMN, COST_LABELS, PAGE, REFERENCE, legend, looks, paper
+from bench.reporting.plots.style import (
+    COLOURS,
+    COLUMN,
+    COST_LABELS,
+    PAGE,
+    REFERENCE,
+    legend,
+    looks,
+    on_lines,
+    paper,
+)
 from bench.reporting.studies import change
 
 
@@ -21,7 +31,7 @@ def speedup_bars(
 ) -> Figure:
     """How many times sooner each entry is as good as its reference at the end, with bootstrap intervals."""
     several = len({entry.backbone for entry in entries}) > 1
-    labels = [_lines(entry.method) + (f"\n{entry.backbone}" if several else "") for entry in entries]
+    labels = [on_lines(entry.method, 28) + (f"\n{entry.backbone}" if several else "") for entry in entries]
     room = max(0.4, 0.15 * max(label.count("\n") + 1 for label in labels))  # inches for each of them
     height = 0.8 / len(costs)
     widest = 1.0
@@ -93,13 +103,3 @@ def ablation_bars(comparison: Comparison, measures: Sequence[Measure], variants:
         if others:
             legend(figure, panels.flat)
     return figure
-
-
-def _lines(method: str, width: int = 28) -> str:
-    """A method's name on lines of about so many letters, broken behind commas."""
-    lines = [""]
-    for part in method.replace(",", ",\n").split("\n"):
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines)

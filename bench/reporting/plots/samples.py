@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.reporting.comparison import Comparison, Entry
-from bench.reporting.plots.style import PAGE, paper
+from bench.reporting.plots.style import PAGE, on_lines, paper
 
 GRID_COLUMNS, MARGIN = 10, 2  # images in a row of a run's sample grid, and pixels around each
 
@@ -20,7 +20,7 @@ def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure | No
         return None
     height, width = strips[0][1].shape[:2]
     with paper():
-        label = 1.1  # inches, for the method's name
+        label = 1.3  # inches, for the method's name
         strip = (PAGE - label) * height / width
         size = (PAGE, len(strips) * (strip + 0.02))
         figure, panels = plt.subplots(len(strips), 1, figsize=size, squeeze=False, layout="none")
@@ -28,8 +28,8 @@ def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure | No
         for panel, (entry, image) in zip(panels.flat, strips, strict=True):
             panel.imshow(image, interpolation="antialiased", aspect="auto")
             panel.axis("off")
-            name = entry.method + ("\n(unfinished)" if entry.final.empty else "")
-            panel.text(-0.01, 0.5, name, transform=panel.transAxes, ha="right", va="center", fontsize=7.5)
+            name = on_lines(entry.method, 24) + ("\n(unfinished)" if entry.final.empty else "")
+            panel.text(-0.01, 0.5, name, transform=panel.transAxes, ha="right", va="center", fontsize=6.5)
     return figure
 
 

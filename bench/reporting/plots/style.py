@@ -59,6 +59,17 @@ def looks(methods: Sequence[str], reference: str) -> dict[str, dict[str, Any]]:
     return {reference: {"color": REFERENCE, "marker": "o", "linestyle": "--"}} | found
 
 
+def on_lines(method: str, width: int) -> str:
+    """A method's name on lines of about `width` letters, broken behind commas; longer options, behind "="."""
+    lines = [""]
+    for option in method.replace(",", ",\n").split("\n"):
+        for part in option.replace("=", "=\n").split("\n") if len(option) > width else [option]:
+            if lines[-1] and len(lines[-1]) + len(part) > width:
+                lines.append("")
+            lines[-1] += part
+    return "\n".join(lines)
+
+
 def distance_axis(panel: Axes, values: Iterable[float]) -> None:
     """A logarithmic y axis with plain numbers, where the values span enough for one."""
     positive = [value for value in values if value > 0]
