@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-STUDIES := vrpo-vs-repa main convergence scaling reward-ablation estimator-ablation group-ablation controls \
+STUDIES := tuning vrpo-vs-repa main convergence scaling reward-ablation estimator-ablation group-ablation controls \
 	encoder-ablation depth-ablation
 
 .PHONY: quickstart paper test lint clean
@@ -18,6 +18,7 @@ paper: .venv/installed
 	set -e; for run in results/main/*-seed100-*; do \
 		$(BIN)/python -m bench.evaluate $$run --guidance 1.0 1.5 2.0 3.0; $(BIN)/python -m bench.probe $$run; done
 	set -e; for suite in $(STUDIES); do $(BIN)/python -m bench.report $$suite; done
+	$(BIN)/python -m bench.report vrpo-vs-repa --reference repa --output results/vrpo-vs-repa/report/against-repa
 
 test: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[test]'

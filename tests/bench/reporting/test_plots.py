@@ -16,7 +16,7 @@ from torchvision.utils import make_grid
 from bench.reporting.comparison import Comparison, compare
 from bench.reporting.figures import MOST_CURVES, drawings, slug
 from bench.reporting.plots import bars, curves, relations, samples
-from bench.reporting.plots.style import looks, save
+from bench.reporting.plots.style import looks, on_lines, save
 from bench.reporting.results import load, probe_maps, training_logs
 from bench.reporting.simulation import SPEEDS, frechet, sample_grid, write_run
 
@@ -137,11 +137,11 @@ def test_shares_of_a_histogram_are_stacked_in_order_up_to_one() -> None:
     assert tops == pytest.approx([0.25, 0.75, 1.0])
 
 
-def test_long_names_are_broken_behind_commas() -> None:
-    name = "vrpo[fidelity=1.0,perceptual=0,semantic=0]"
-    lines = bars._lines(name).split("\n")
-    assert "".join(lines) == name and len(lines) == 3
-    assert bars._lines("repa[weight=1.0]") == "repa[weight=1.0]"
+def test_long_names_are_broken_behind_commas_and_long_options_behind_their_name() -> None:
+    name = "vrpo[estimator=pathwise+counterfactual,perceptual=0,semantic=0]"
+    lines = on_lines(name, 24).split("\n")
+    assert lines == ["vrpo[estimator=", "pathwise+counterfactual,", "perceptual=0,semantic=0]"]
+    assert on_lines("repa[weight=1.0]", 24) == "repa[weight=1.0]"
 
 
 def test_alignment_maps_share_one_scale() -> None:
