@@ -219,6 +219,7 @@ def test_an_evaluation_of_its_own_starts_while_training_goes_on(commands):
     assert list(numbers(run)["eval"]) == [8] and steps_done(run) < 16
     said = commands.run(run.parent, "--cancel", module="bench.status")
     assert f"cancelled: {job}" in said, said
+    wait_for(lambda: state(run) == "interrupted" and job not in commands.states())
 
 
 def test_a_run_that_diverges_fails_for_good(commands, submitted):
