@@ -41,9 +41,9 @@ def scaling(comparison: Comparison, measure: Measure, backbones: Sequence[str]) 
             shown += means.tolist()
             sizes |= {entry.parameters: entry.backbone for entry in own}
         panel.set_xscale("log")
-        panel.set_xticks(
-            list(sizes), [f"{name}\n{EngFormatter(sep='')(size)}" for size, name in sizes.items()]
-        )
+        count = EngFormatter(sep="")
+        labels = [f"{name}\n{count(float(f'{size:.3g}'))}" for size, name in sizes.items()]
+        panel.set_xticks(list(sizes), labels)
         panel.xaxis.set_minor_locator(NullLocator())
         panel.margins(x=0.15)
         panel.set_xlabel("backbone and its parameters")
