@@ -76,11 +76,6 @@ def metrics_table(comparison: Comparison) -> Table:
         for entry, metrics in metric_cells(comparison, comparison.measures)
     ]
     notes = [*reading(comparison), *protocol_notes(comparison)]
-    notes += [
-        f"Leaky: {method} was taught or rewarded by {', '.join(sorted(nets))}; its numbers there say little."
-        for method, nets in comparison.results.leaky.items()
-        if nets
-    ]
     return Table("metrics", "All metrics", columns, rows, notes, breaks(comparison))
 
 
@@ -221,12 +216,18 @@ def metric_cells(comparison: Comparison, measures: Sequence[Measure]) -> list[tu
 
 
 def reading(comparison: Comparison) -> list[str]:
-    """How to read means and marks."""
+    """How to read means and marks, and whose numbers not to trust."""
     several = comparison.results.finished.groupby(["method", "backbone"])["seed"].nunique().max() > 1
     spread = "Mean ± standard deviation over seeds. " if several else "One seed. "
     return [
         f"{spread}Bold: best mean on a backbone. Underlined: second best, only where its paired "
-        f"{comparison.confidence:.0%} t intervals against the best and the third exclude zero."
+        f"{comparison.confidence:.0%} t intervals against the best and the third exclude zero.",
+        *(
+            f"Leaky: {method} was taught or rewarded by {', '.join(sorted(nets))}: its numbers there say "
+            "little."
+            for method, nets in comparison.results.leaky.items()
+            if nets
+        ),
     ]
 
 

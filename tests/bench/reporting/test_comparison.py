@@ -78,6 +78,15 @@ def test_mixed_protocols_are_refused_by_name_and_footnoted_on_demand(tmp_path: P
     assert any("500 samples" in note and "guidance 1.5" in note for note in table.notes)
 
 
+def test_a_judge_that_taught_is_named_below_every_table_of_its_numbers(suite: Path) -> None:
+    for path in suite.glob("vrpo-*/eval.jsonl"):
+        path.write_text(path.read_text().replace('"leaky": []', '"leaky": ["digits-cnn"]'))
+    found = compare(load(suite), "baseline", None, 0.95, allow_mixed=False)
+    for table in (summary.main_table(found), summary.metrics_table(found)):
+        (note,) = [note for note in table.notes if note.startswith("Leaky")]
+        assert note == "Leaky: vrpo was taught or rewarded by digits-cnn: its numbers there say little."
+
+
 def test_runs_that_differ_in_training_are_named_apart_and_not_averaged(tmp_path: Path) -> None:
     for name, steps in (("short", 500), ("long", 1000)):
         folder = write_run(tmp_path / name, "repa", steps=steps)
