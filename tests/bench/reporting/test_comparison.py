@@ -81,7 +81,7 @@ def test_mixed_protocols_are_refused_by_name_and_footnoted_on_demand(tmp_path: P
 def test_a_judge_that_taught_is_named_below_every_table_of_its_numbers(suite: Path) -> None:
     for path in suite.glob("vrpo-*/eval.jsonl"):
         path.write_text(path.read_text().replace('"leaky": []', '"leaky": ["digits-cnn"]'))
-    found = compare(load(suite), "baseline", None, 0.95, allow_mixed=False)
+    found = comparison(suite)
     for table in (summary.main_table(found), summary.metrics_table(found)):
         (note,) = [note for note in table.notes if note.startswith("Leaky")]
         assert note == "Leaky: vrpo was taught or rewarded by digits-cnn: its numbers there say little."
