@@ -93,11 +93,21 @@ def cost_axis(panel: Axes, cost: str) -> None:
 
 
 def legend(figure: Figure, panels: Iterable[Axes], columns: int = 5) -> None:
-    """One legend for all panels, above them."""
+    """One legend for all panels, above them, in at most so many columns as the figure has room for."""
     handles: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    rows = -(-len(handles) // columns)
-    columns = -(-len(handles) // max(rows, 1))
-    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=max(columns, 1))
+    labels = list(handles)
+    while columns > 1 and _legend_width(labels, columns) > figure.get_figwidth():
+        columns -= 1
+    rows = max(1, -(-len(labels) // columns))
+    columns = max(1, -(-len(labels) // rows))
+    figure.legend(list(handles.values()), labels, loc="outside upper center", ncols=columns)
+
+
+def _legend_width(labels: Sequence[str], columns: int) -> float:
+    """In inches, of labels that fill column after column: about 0.06 a letter, and 0.4 for their signs."""
+    rows = max(1, -(-len(labels) // columns))
+    longest = [max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
+    return sum(0.4 + 0.06 * letters for letters in longest)
