@@ -33,7 +33,7 @@ def of_guidance(guidance: Guidance, noise_level: Tensor) -> dict[str, Tensor]:
     logs: dict[str, Tensor] = {}
     for name, reward in guidance.reward.items():
         logs |= by_noise(f"reward/{name}", reward, noise_level)
-        logs[f"reward/{name}_spread"] = reward.std()
+        logs[f"reward/{name}_spread"] = reward.std(correction=0)  # of one sample: 0
     for name, length in guidance.gradient.items():
         logs |= by_noise(f"gradient/{name}", length, noise_level)
         logs[f"gradient/{name}_zero_share"] = guidance.without_force[name].mean()
