@@ -11,7 +11,6 @@ from bench.errors import UserError
 from bench.launch import scheduler, watch
 from bench.launch.job import Job
 from bench.launch.resources import LaunchOptions, Resources
-from bench.launch.submit import evaluation_steps
 from bench.store import Run
 
 
@@ -120,9 +119,9 @@ def test_a_changed_revision_is_warned_about(capsys, monkeypatch):
 
 def test_every_evaluated_step_gets_an_evaluation_job():
     training = {"steps": 25, "evaluate_every": 10}
-    assert evaluation_steps(spec.resolve("repa", "sit-ti", "digits", 0, training=training)) == [10, 20, 25]
+    assert spec.Training.model_validate(training).evaluation_steps == [10, 20, 25]
     training = {"steps": 20, "evaluate_every": 10}
-    assert evaluation_steps(spec.resolve("repa", "sit-ti", "digits", 0, training=training)) == [10, 20]
+    assert spec.Training.model_validate(training).evaluation_steps == [10, 20]
 
 
 def test_logs_of_a_run_without_a_job_are_its_own(tmp_path: Path):
