@@ -93,16 +93,24 @@ def cost_axis(panel: Axes, cost: str) -> None:
 
 
 def legend(figure: Figure, panels: Iterable[Axes], columns: int = 5) -> None:
-    """One legend for all panels, above them, in at most so many columns as the figure has room for."""
+    """One legend for all panels, above them, in at most so many columns as the figure has room for.
+
+    The figure grows by what a long one takes.
+    """
     handles: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    labels = list(handles)
+    labels = [on_lines(label, int((figure.get_figwidth() - 0.6) / 0.06)) for label in handles]
     while columns > 1 and _legend_width(labels, columns) > figure.get_figwidth():
         columns -= 1
     rows = max(1, -(-len(labels) // columns))
     columns = max(1, -(-len(labels) // rows))
+    lines = [
+        sum(1.2 * label.count("\n") + 1 for label in labels[i : i + rows])
+        for i in range(0, len(labels), rows)
+    ]
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, max(lines, default=0) - 3))
     figure.legend(list(handles.values()), labels, loc="outside upper center", ncols=columns)
 
 
