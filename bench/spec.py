@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 import bench.data
 from bench import grammar, named
 from bench.errors import UserError
+from methods.base import joined
 
 
 class _Data(BaseModel):
@@ -125,7 +126,7 @@ class RunSpec(_Data):
         used = {
             grammar.split(net)[0]
             for value in (self.teacher, self.reward_net, *named_in_method)
-            for net in value.split("+")  # several encoders
+            for net in joined(value)
         }
         return tuple(net for net in self.protocol.feature_nets if net in used)
 

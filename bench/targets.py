@@ -27,7 +27,10 @@ class Targets:
         self.encoders: dict[str, encoders.Encoder | FeatureCache] = {}
 
     def load_encoder(self, name: str) -> EncoderInfo:
-        """Raises UserError for an unknown name and for missing weights."""
+        """Load a frozen encoder, once, and say its width and grid.
+
+        Raises UserError for an unknown name and for missing weights.
+        """
         if name not in self.encoders:
             encoder = encoders.load(
                 self.spec.teacher if name == TEACHER else name,

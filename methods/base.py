@@ -9,6 +9,7 @@ Time runs from data t = 0 to noise t = 1. Depth is 1-based: "after block d".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, dataclass_transform
@@ -29,6 +30,11 @@ class Needs:
     rewards: tuple[str, ...] = ()  # rewards of a clean-image estimate, by name; step 0 names all of a run
     reward_net: str = REWARD_NET  # the net of the rewards "features" and "tokens"
     whole_batch: bool = False  # losses compare samples through `Context.gather`: no micro-batches
+
+
+def joined(names: str) -> tuple[str, ...]:
+    """The names in `"dinov2-b+clip-l"`; a "+" inside brackets belongs to its name."""
+    return tuple(re.split(r"\+(?![^\[]*\])", names))
 
 
 class BackboneInfo(NamedTuple):

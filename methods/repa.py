@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import TEACHER, BackboneInfo, Context, EncoderInfo, Loss, Method, Needs
+from methods.base import TEACHER, BackboneInfo, Context, EncoderInfo, Loss, Method, Needs, joined
 
 PAPER_DEPTHS = {12: 4, 24: 8, 28: 8}  # blocks -> alignment depth
 PAPER_PROJECTOR_WIDTH = 2048
@@ -64,7 +64,7 @@ class REPA(Method):
     @property
     def encoders(self) -> tuple[str, ...]:
         """Names of the frozen encoders."""
-        return tuple(self.encoder.split("+"))
+        return joined(self.encoder)
 
     def aligns(self, step: int, steps: int) -> bool:
         """Whether there is an alignment loss at `step` of `steps`."""

@@ -12,8 +12,7 @@ which is flow matching + REPA (constants go into the weights), so that maximisin
     E[sum_k w_k r_k(x^)] - KL      is to minimise      denoising + weight * REPA + strength * L_reward.
 
 All reward weights 0 is REPA of the same options, and with REPA's weight 0 the baseline, to the last bit.
-Estimators, with F a
-force on x0_hat (`reward_guidance/forces.py`) and P the number of values of an image:
+Estimators, with F a force on x0_hat (`reward_guidance/forces.py`) and P the number of values of an image:
 
     pathwise        L = -<F, x0_hat> / (|d x0_hat / d prediction| sqrt(P)),
                     F = sum_k w_k grad r_k / |grad r_k|; one forward of the reward net, one

@@ -38,6 +38,7 @@ def test_several_encoders_have_a_projector_each_and_share_the_weight():
     method = REPA(encoder="dino+clip", weight=0.7)
     method.build(BackboneInfo("sit", 6, 12, (2, 2)), lambda name: EncoderInfo(name, widths[name], (2, 2)))
     assert method.needs(0, 10).encoders == ("dino", "clip")
+    assert REPA(encoder="a[weights=x+y.pt]+b").encoders == ("a[weights=x+y.pt]", "b")
     hidden = torch.randn(3, 4, 12, generator=random)
     targets = {name: torch.randn(3, 4, width, generator=random) for name, width in widths.items()}
     nothing = torch.zeros(3, 1, 4, 4)
