@@ -13,7 +13,7 @@ from typing import Literal
 
 import tyro
 
-from bench.errors import UserError, exit_code
+from bench.core.errors import UserError, exit_code
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ def main() -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from bench import spec
-    from bench.protocol_stages import check
+    from bench.config import resolve
+    from bench.evaluation.protocol_checks import check
 
-    protocol = spec.resolve("baseline", "sit-ti", options.data, seed=0).protocol
+    protocol = resolve.run_spec("baseline", "sit-ti", options.data, seed=0).protocol
     nets = dict.fromkeys((*protocol.feature_nets, *options.nets))
     protocol = protocol.model_copy(update={"feature_nets": tuple(nets)})
     findings = list(check(protocol, options.data, options.reference))

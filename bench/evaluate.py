@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from bench.errors import UserError, exit_code
+from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
-    from bench.metrics.images import ImageSet
+    from bench.data.image_files import ImageSet
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ def evaluate_run(options: Options) -> list[dict[str, Any]]:
 
     Raises UserError for a folder that is no run, and for options that are not for runs.
     """
-    from bench import environment
-    from bench.sweep import Sweep, score_run
+    from bench.core import machine
+    from bench.evaluation.sweep import Sweep, score_run
 
     if options.images != Images():
         raise UserError("a run is scored by its own protocol: give --guidance, --interval or --samples.")
     run = options.run
     sweep = Sweep(run.guidance, _interval(run.interval), run.samples, options.copy)
-    rows = score_run(options.path, sweep, environment.select_device(options.device))
+    rows = score_run(options.path, sweep, machine.select_device(options.device))
     table = {f"guidance {row['guidance_scale']:g}": row["metrics"] for row in rows}
     _print(options.path.name, table, f"{rows[0]['samples']} samples at step {rows[0]['step']}")
     return rows
@@ -125,19 +125,19 @@ def evaluate_images(options: Options) -> dict[str, float]:
 
     Raises UserError for files that do not serve.
     """
-    from bench import environment
-    from bench.metrics.features import feature_net
-    from bench.metrics.images import open_images
-    from bench.metrics.reference import read_reference, write_reference
-    from bench.metrics.scorer import Choice, Scorer
-    from bench.metrics.unfinished import look_at
+    from bench.core import machine
+    from bench.data.image_files import open_images
+    from bench.evaluation.reference import read_reference, write_reference
+    from bench.evaluation.resume import look_at
+    from bench.evaluation.scorer import Choice, Scorer
+    from bench.nets.judges import feature_net
 
     chosen = options.images
     _refuse_values(chosen)
     images = open_images(options.path)
     if chosen.reference is None and chosen.save_reference is None:
         raise UserError("say what to compare with: --reference FILE, or make one with --save-reference FILE.")
-    device = environment.select_device(options.device)
+    device = machine.select_device(options.device)
     if options.copy is not None:
         _copy(images, options)
     files = _weight_files(chosen)
@@ -184,7 +184,7 @@ def _weight_files(options: Images) -> dict[str, Path]:
 
 
 def _copy(images: ImageSet, options: Options) -> None:
-    from bench.metrics.images import writing
+    from bench.data.image_files import writing
 
     assert options.copy is not None
     with writing(options.copy, images.count) as write:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bench.data.store import Normalise, Resize, Statistic
-from bench.errors import UserError, exit_code
+from bench.core.errors import UserError, exit_code
+from bench.data.shards import Normalise, Resize, Statistic
 
 if TYPE_CHECKING:
+    from bench.data.shards import Contents, Shard
     from bench.data.sources import Source
-    from bench.data.store import Contents, Shard
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None) 
 
     Raises UserError where an image is damaged, the disk is full, or `out` holds a store of other contents.
     """
-    from bench.data.making import make
-    from bench.data.published import open_source
-    from bench.data.store import MANIFEST, UNFINISHED, read_manifest
-    from bench.progress import progress_bar
-    from bench.store import write_json
+    from bench.core.progress import progress_bar
+    from bench.data.build import make
+    from bench.data.hub_sources import open_source
+    from bench.data.shards import MANIFEST, UNFINISHED, read_manifest
+    from bench.runs.folder import write_json
 
     if recipe.size < 1:
         raise UserError(f"--size {recipe.size}: images have at least one pixel.")
@@ -129,7 +129,7 @@ def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None) 
 
 def describe(source: Source, recipe: Recipe) -> Contents:
     """What the store will hold. Raises UserError where the VAE cannot be had or does not fit."""
-    from bench.data.store import CROPS, Contents
+    from bench.data.shards import CROPS, Contents
 
     if recipe.decoder and not recipe.vae:
         raise UserError("--decoder says what makes images of latents again: give --vae too.")
@@ -155,8 +155,8 @@ def verify(folder: Path) -> None:
     """Check sizes, checksums and labels of a store. Raises UserError naming the first damaged shard."""
     from safetensors.numpy import load_file
 
-    from bench.data.store import MANIFEST, Store, read_manifest, sha256
-    from bench.progress import progress_bar
+    from bench.core.progress import progress_bar
+    from bench.data.shards import MANIFEST, Store, read_manifest, sha256
 
     contents, checksums, _ = read_manifest(folder)
     Store(folder)
@@ -176,7 +176,7 @@ def verify(folder: Path) -> None:
 
 
 def _checksums(out: Path, shards: list[Shard]) -> dict[str, str]:
-    from bench.data.store import sha256
+    from bench.data.shards import sha256
 
     with ThreadPoolExecutor() as pool:
         return dict(pool.map(lambda shard: (shard.file, sha256(out / shard.file)), shards))
@@ -190,7 +190,7 @@ def _channel_statistics(out: Path, contents: Contents) -> dict[str, list[float]]
     import numpy as np
     from safetensors.numpy import load_file
 
-    from bench.data.store import TRAIN
+    from bench.data.shards import TRAIN
 
     assert contents.latents
     count, total, squares = 0, *np.zeros((2, contents.latents.channels))
@@ -207,7 +207,7 @@ def _channel_statistics(out: Path, contents: Contents) -> dict[str, list[float]]
 
 
 def _unfinished(path: Path) -> Contents:
-    from bench.data.store import Contents
+    from bench.data.shards import Contents
 
     try:
         return Contents.from_json(json.loads(path.read_text()))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from bench.errors import UserError, exit_code
+from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,11 +50,12 @@ def main() -> None:
     """Probe a run; write the rows and the heat maps."""
     options = tyro.cli(Options, prog="python -m bench.probe", description=__doc__)
 
-    from bench import environment, trained
-    from bench.metrics.probing import probe
+    from bench.core import machine
+    from bench.evaluation.probing import probe
     from bench.reporting.plots import style
+    from bench.runs import loading
 
-    run = trained.load(options.run, environment.select_device(options.device))
+    run = loading.load(options.run, machine.select_device(options.device))
     rows = probe(run, options.times, options.images, options.encoder)
     try:
         (run.folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

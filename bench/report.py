@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from bench.errors import UserError, exit_code
+from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
     from bench.reporting.comparison import Comparison
-    from bench.reporting.tables import Table
+    from bench.reporting.tables.table import Table
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def write(options: Report) -> Path:
 
 
 def _write(found: Comparison, report: Path, options: Report) -> Path:
-    from bench.reporting import page, web_page
-    from bench.reporting.caption import caption
-    from bench.reporting.figures import drawings
+    from bench.reporting.pages import html, markdown
+    from bench.reporting.plots.figures import drawings
     from bench.reporting.plots.style import save
+    from bench.reporting.tables.caption import caption
 
     tables = _tables(found, options.with_published)
     for table in tables:
@@ -86,9 +86,9 @@ def _write(found: Comparison, report: Path, options: Report) -> Path:
         if figure is not None:
             save(figure, report, drawing.name)
             shown.append(drawing)
-    (report / "report.md").write_text(page.markdown(found, tables, shown, options.command))
+    (report / "report.md").write_text(markdown.markdown(found, tables, shown, options.command))
     path = report / "report.html"
-    path.write_text(web_page.render(found, tables, options.command, report))
+    path.write_text(html.render(found, tables, options.command, report))
     return path
 
 
@@ -103,7 +103,7 @@ def _folder(options: Report) -> Path:
 
 def _tables(found: Comparison, with_published: bool) -> list[Table]:
     """All tables that these results allow."""
-    from bench.reporting import published, studies, summary
+    from bench.reporting.tables import published, studies, summary
 
     tables = [summary.main_table(found)]
     tables += [published.published_table(found)] if with_published else []

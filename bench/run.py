@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import backbones
-import bench.data
 import methods
-from bench import suites
-from bench.errors import UserError, exit_code
+from bench.config import suites
+from bench.core.cli import Name, Real, Whole
+from bench.core.errors import UserError, exit_code
+from bench.data import dataset
 from bench.launch.resources import Launcher, LaunchOptions
-from bench.options import Name, Real, Whole
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.spec import InitialWeights, RunSpec
+    from bench.config.spec import InitialWeights, RunSpec
 
 
 def _listed(help: str, metavar: str) -> object:
@@ -43,7 +43,7 @@ class Comparison:
         tuple[str, ...], _listed(f"backbones: {', '.join(backbones.names())}; /PATCH, default /2", "NAME...")
     ] = ()
     seed: Annotated[tuple[int, ...], _listed("seeds; runs of one seed are paired", "N...")] = ()
-    data: Annotated[str | None, _listed(f"data set: {', '.join(bench.data.names())}", "NAME")] = None
+    data: Annotated[str | None, _listed(f"data set: {', '.join(dataset.names())}", "NAME")] = None
     suite: Annotated[
         str | None,
         _listed(
@@ -169,31 +169,31 @@ def main() -> None:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
 
-    from bench import environment, processes
+    from bench.core import distributed, machine
 
     launcher = options.launch.chosen
-    if launcher != "inline" and not processes.asked_for():
+    if launcher != "inline" and not distributed.asked_for():
         launch_jobs(options, launcher)
         return
-    with processes.together(options.machine.device):
-        device = environment.select_device(options.machine.device)
-        specs, folder = plan(options, environment.native_precision(device))
+    with distributed.together(options.machine.device):
+        device = machine.select_device(options.machine.device)
+        specs, folder = plan(options, machine.native_precision(device))
         run_here(specs, folder, device, options)
 
 
 def launch_jobs(options: Options, launcher: Launcher) -> None:
     """Start the runs as jobs. Raises UserError where they cannot be, or any fails while this waits."""
-    from bench import environment
-    from bench.launch import scheduler, submit
-    from bench.processes import Division
+    from bench.core import machine
+    from bench.core.distributed import Division
+    from bench.launch import slurm, submit
 
     device = options.machine.device
     if launcher == "local":
-        gpus = int(environment.select_device(device).type == "cuda")
+        gpus = int(machine.select_device(device).type == "cuda")
     else:
-        gpus = 0 if device == "cpu" else scheduler.gpus_per_node(options.launch.partition or "")
+        gpus = 0 if device == "cpu" else slurm.gpus_per_node(options.launch.partition or "")
     # A cluster's GPUs are not here to be asked; those of the last years multiply bf16 natively.
-    here = environment.native_precision(environment.select_device("cpu"))
+    here = machine.native_precision(machine.select_device("cpu"))
     specs, folder = plan(options, "bf16" if gpus and launcher == "slurm" else here)
     division = Division(options.division.micro_batch, options.division.shard)
     submit.launch(specs, folder, options.launch, division, device, gpus, options.machine.dry_run)
@@ -201,31 +201,31 @@ def launch_jobs(options: Options, launcher: Launcher) -> None:
 
 def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: Options) -> None:
     """Print what the runs cost, and run them one after the other. Raises UserError where any fails."""
-    from bench import processes
-    from bench.evaluation import make_kept
-    from bench.experiment import Experiment
-    from bench.planning import announce, refuse_what_does_not_fit
-    from bench.store import Run, adopt
+    from bench.core import distributed
+    from bench.evaluation.evaluator import make_kept
+    from bench.launch.cost import announce, refuse_what_does_not_fit
+    from bench.launch.runner import Experiment
+    from bench.runs.folder import Run, adopt
 
-    division = processes.Division(options.division.micro_batch, options.division.shard)
+    division = distributed.Division(options.division.micro_batch, options.division.shard)
     if not options.machine.dry_run:
-        shared = processes.by_first(lambda: [source for spec in specs if (source := adopt(folder, spec))])
+        shared = distributed.by_first(lambda: [source for spec in specs if (source := adopt(folder, spec))])
         if shared:
             places = ", ".join(sorted({str(source.parent) for source in shared}))
             print(f"{len(shared)} of {len(specs)} runs were finished in {places} and are copied.")
     costs = announce(specs, folder, device)
     if options.machine.dry_run:
         return
-    processes.by_first(lambda: refuse_what_does_not_fit(costs, folder, device))
+    distributed.by_first(lambda: refuse_what_does_not_fit(costs, folder, device))
     failures = []
     for number, spec in enumerate(specs, start=1):
-        done = processes.by_first(lambda spec=spec: Run(folder, spec).finished)
+        done = distributed.by_first(lambda spec=spec: Run(folder, spec).finished)
         print(f"[{number}/{len(specs)}] {spec.run_id}{' (finished before)' if done else ''}", flush=True)
         if done:
             continue
         try:
             Experiment(spec, folder, device, division, options.launch.evaluate_as).complete()
-            for step in processes.by_first(lambda spec=spec: Run(folder, spec).kept_steps()):
+            for step in distributed.by_first(lambda spec=spec: Run(folder, spec).kept_steps()):
                 make_kept(spec, folder, step, device)
         except UserError as error:
             if len(specs) == 1:
@@ -242,7 +242,7 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
 
     Raises UserError for whatever cannot be run, before anything is.
     """
-    from bench import named, spec
+    from bench.config import resolve
 
     what = options.comparison
     if what.scale and not what.suite:
@@ -267,7 +267,7 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
         _refuse_without_reference(data)
     protocol = suite.get("protocol", {}) | _given(options.protocol)
     specs = [
-        spec.resolve(
+        resolve.run_spec(
             method,
             backbone,
             data,
@@ -276,7 +276,7 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
             process=options.training.process or suite.get("process"),
             training=training,
             protocol=protocol,
-            method_source=named.method_source(method),
+            method_source=resolve.method_source(method),
             weights=weights,
         )
         for grid in grids
@@ -285,7 +285,7 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
         for seed in what.seed or suite.get("seed", [0])
     ]
     for method in {run.method for run in specs}:
-        named.method(method)  # unknown or ill-typed options are found before anything runs
+        resolve.method(method)  # unknown or ill-typed options are found before anything runs
     folder = Path(what.suite).stem if what.suite else "runs"
     folder += "-full" if what.scale == "full" else ""
     return list(dict.fromkeys(specs)), options.machine.output / folder
@@ -293,7 +293,7 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
 
 def _refuse_without_reference(data: str) -> None:
     """Raises UserError where samples of the data set could be compared with nothing that is here."""
-    if not bench.data.available(data) and not bench.data.reference_file(data):
+    if not dataset.available(data) and not dataset.reference_file(data):
         name = data.partition("[")[0]
         raise UserError(
             f"there is no store of {name} here to compare samples with: name a file of reference statistics "
@@ -313,22 +313,22 @@ def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str, str]:
         raise UserError("--init-from trains and --evaluate-only does not: give one of them.")
 
     from backbones import checkpoints
-    from bench.spec import InitialWeights
+    from bench.config.spec import InitialWeights
 
     try:
         found = checkpoints.weights(path, options.family)
     except ValueError as error:
         raise UserError(str(error)) from None
     print(f"{path}: {found.found}")
-    shape = bench.data.Shape(found.num_classes, found.channels, found.input_size)
+    shape = dataset.Shape(found.num_classes, found.channels, found.input_size)
     weights = InitialWeights.of(path, options.family)
-    return weights, found.architecture.name, bench.data.of_shape(shape) or "digits"
+    return weights, found.architecture.name, dataset.of_shape(shape) or "digits"
 
 
-def _expanded(names: Iterable[str]) -> list[str]:
-    from bench import grammar
+def _expanded(texts: Iterable[str]) -> list[str]:
+    from bench.core import grammar
 
-    return [name for text in names for name in grammar.expand(text)]
+    return [name for text in texts for name in grammar.expand(text)]
 
 
 def _union(grids: list[dict[str, Any]], key: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from bench.errors import UserError, exit_code
+from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
     from bench.launch.watch import Seen
@@ -75,7 +75,7 @@ def main() -> None:
 
 def _folders(options: Options) -> list[Path]:
     """The chosen run folders. Raises UserError where there are none."""
-    from bench.store import find_runs
+    from bench.runs.folder import find_runs
 
     named = Path(options.runs) if Path(options.runs).is_dir() else options.results / options.runs
     suites = [named] if options.runs else sorted(options.results.glob("*"))
@@ -98,7 +98,7 @@ def _print_logs(folders: list[Path], name: str) -> None:
 
 
 def _cancel(seen: list[Seen]) -> None:
-    from bench.launch import scheduler, watch
+    from bench.launch import slurm, watch
 
     jobs = [run.job for run in seen if run.job and run.state in (watch.WAITING, watch.RUNNING)]
     jobs += [
@@ -109,7 +109,7 @@ def _cancel(seen: list[Seen]) -> None:
     ]
     if not jobs:
         raise UserError("none of these runs has a job that waits or runs.")
-    scheduler.cancel(jobs)
+    slurm.cancel(jobs)
     print(f"cancelled: {', '.join(jobs)}")
 
 

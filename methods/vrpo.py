@@ -41,7 +41,7 @@ from torch import Tensor
 
 from methods.base import REWARD_NET, BackboneInfo, Context, EncoderInfo, Loss, Needs
 from methods.repa import REPA, cosine
-from methods.reward_guidance import alignment, forces, records
+from methods.vrpo_terms import forces, logs, weighting
 
 Estimator = Literal[
     "pathwise", "score", "pathwise-raw", "likelihood", "counterfactual", "pathwise+counterfactual"
@@ -109,7 +109,7 @@ class VRPO(REPA):
         if self.weight == 0 and self.estimator == "likelihood" and self.reward_weights():
             raise ValueError("estimator=likelihood re-weights the alignment, and weight=0 leaves none")
         if self.gated and self.weight != 0:
-            self.gate = alignment.CounterfactualGate(self.gate_gain)
+            self.gate = weighting.CounterfactualGate(self.gate_gain)
 
     @property
     def gated(self) -> bool:
@@ -153,7 +153,7 @@ class VRPO(REPA):
         if context.logging:
             repa = losses.get("repa")
             kl = None if repa is None else repa.weight * (repa.value + (0 if self.angular else 1))
-            context.logs |= records.of_divergence(context, noise_level, kl)
+            context.logs |= logs.of_divergence(context, noise_level, kl)
         return losses
 
     def after_backward(self, total: Callable[[Tensor], Tensor]) -> None:
@@ -171,11 +171,11 @@ class VRPO(REPA):
                     self.gate.see(torch.stack(moments), noise_level)
                 if context.logging:
                     cosine = product / (a * b).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
-                    context.logs.update(records.by_noise("alignment_cosine", cosine, noise_level))
+                    context.logs.update(logs.by_noise("alignment_cosine", cosine, noise_level))
 
-            hidden = alignment.watched(hidden, watch, context.batch_size / context.processes)
+            hidden = weighting.watched(hidden, watch, context.batch_size / context.processes)
         if self.angular:
-            value = self.compare(alignment.angle, hidden, context)
+            value = self.compare(weighting.angle, hidden, context)
         else:
             value = -self.compare(cosine, hidden, context)
         weight: float | Tensor = self.weight
@@ -183,9 +183,9 @@ class VRPO(REPA):
             gate = self.gate.weight(noise_level)
             weight = weight * gate
             if context.logging:
-                context.logs |= records.by_noise("gate", gate, noise_level)
+                context.logs |= logs.by_noise("gate", gate, noise_level)
         if self.align_below:
-            weight = weight * alignment.timestep_weight(noise_level, self.align_below)
+            weight = weight * weighting.timestep_weight(noise_level, self.align_below)
         return Loss(value, weight)
 
     def _guidance(self, context: Context, weights: Mapping[str, float], noise_level: Tensor) -> Loss:
@@ -219,8 +219,8 @@ class VRPO(REPA):
         value = -(force * context.x0_hat.float()).flatten(1).sum(1) / unit
         weight = self._reward_weight(context) / self.share
         if context.logging and len(own):
-            context.logs |= records.of_guidance(guidance, noise_level[own])
-            context.logs |= records.of_force(force, weight * scale / unit, context, noise_level)
+            context.logs |= logs.of_guidance(guidance, noise_level[own])
+            context.logs |= logs.of_force(force, weight * scale / unit, context, noise_level)
         return Loss(value, weight)
 
     def _likelihood(
@@ -235,13 +235,13 @@ class VRPO(REPA):
         for name, weight in weights.items():
             reward = forces.regions(rewards[name].float(), per_patch=False, sample_dims=1)[:, 0, 0]
             everyone = context.gather(reward), context.gather(noise_level)
-            advantage += weight * alignment.peer_advantage(*everyone, self.group_size)[context.rows]
+            advantage += weight * weighting.peer_advantage(*everyone, self.group_size)[context.rows]
             if context.logging:
-                context.logs |= records.by_noise(f"reward/{name}", reward, noise_level)
+                context.logs |= logs.by_noise(f"reward/{name}", reward, noise_level)
                 context.logs[f"reward/{name}_spread"] = reward.std()
         if context.logging:
             context.logs["advantage/spread"] = advantage.std()
-            context.logs |= records.histogram(advantage)
+            context.logs |= logs.histogram(advantage)
         if self.shuffle:
             advantage = forces.exchange(context, context.batch_size, context.rows)(advantage)
         return Loss(misalignment, self._reward_weight(context) * (noise_level < self.t_max) * advantage)

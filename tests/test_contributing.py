@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import methods
-from bench.errors import exit_code
+from bench.core.errors import exit_code
 from bench.run import main
-from bench.store import find_runs, read_rows
+from bench.runs.folder import find_runs, read_rows
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from bench.benchmark import new_table, print_table
-from bench.errors import UserError, exit_code
+from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,11 +55,11 @@ def main() -> None:
 
     import torch
 
-    from bench import environment
+    from bench.core import machine
 
     device = torch.device("cpu")
     table = new_table(
-        f"{environment.hardware(device)}, {options.workers} workers, {options.records} records",
+        f"{machine.hardware(device)}, {options.workers} workers, {options.records} records",
         ["layout"],
         ["files", "shuffled, cold", "shuffled, warm", "in order, warm", "per CPU second", "memory"],
     )
@@ -141,7 +141,7 @@ def _records(count: int) -> Records:
 def write_store(folder: Path, records: Records) -> None:
     import numpy as np
 
-    from bench.data.store import FORMAT, MANIFEST, TRAIN, Contents, Latents, write_shard
+    from bench.data.shards import FORMAT, MANIFEST, TRAIN, Contents, Latents, write_shard
 
     count, size = len(records["label"]), records["image"].shape[-1]
     contents = Contents(
@@ -165,8 +165,8 @@ def write_store(folder: Path, records: Records) -> None:
 def read_store(folder: Path, order: Tensor, batch_size: int, workers: int) -> Iterable[Any]:
     import torch
 
-    from bench.data.images import Expected, StoredImages
     from bench.data.prefetch import Prefetch
+    from bench.data.sharded import Expected, StoredImages
 
     data, batches = StoredImages(folder, Expected()), order.split(batch_size)
 

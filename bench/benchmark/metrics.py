@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import tyro
 
 from bench.benchmark import new_table, now, print_table
-from bench.errors import exit_code
+from bench.core.errors import exit_code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,12 +61,12 @@ def main() -> None:
     """Time every way and print a table."""
     options = tyro.cli(Options, prog="python -m bench.benchmark.metrics", description=__doc__)
 
-    from bench import environment
+    from bench.core import machine
 
-    device = environment.select_device(options.device)
+    device = machine.select_device(options.device)
     figures = ["seconds", "relative", "img/s", "peak GB", "result"]
     size = f"{options.samples:,} x {options.dimension} against {options.reference:,}"
-    table = new_table(f"{environment.hardware(device)}, {size}", ["part", "way"], figures)
+    table = new_table(f"{machine.hardware(device)}, {size}", ["part", "way"], figures)
     for part in options.parts:
         first = 0.0
         for way, work in WAYS[part].items():
@@ -168,8 +168,8 @@ def torch_fidelity_neighbours(options: Options, device: str) -> Timing:
 
 
 def our_pass(options: Options, device: str) -> Timing:
-    from bench.metrics.evidence import Evidence, look
-    from bench.metrics.inception import AdmInception
+    from bench.evaluation.accumulator import Evidence, look
+    from bench.nets.inception import AdmInception
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the weights are not the published ones

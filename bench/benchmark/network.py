@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from bench.benchmark import new_table, now, print_table, seconds_of, with_spread
-from bench.errors import exit_code
+from bench.core.errors import exit_code
 
 if TYPE_CHECKING:
     import torch
@@ -56,18 +56,19 @@ def main() -> None:
 
     import backbones
     from backbones import cost
-    from bench import environment, named
-    from bench.planning import matrix_product_speed
+    from bench.config import resolve
+    from bench.core import machine
+    from bench.launch.cost import matrix_product_speed
 
-    device = environment.select_device(options.device)
+    device = machine.select_device(options.device)
     table = new_table(
-        f"forward + backward, {environment.hardware(device)}, batch {options.batch_size}, "
+        f"forward + backward, {machine.hardware(device)}, batch {options.batch_size}, "
         f"{options.channels} x {options.input_size} x {options.input_size}",
         ["backbone", "network", "precision"],
         ["ms", "img/s", "FLOP utilisation"],
     )
     for name in options.backbone:
-        architecture = named.architecture(name)
+        architecture = resolve.architecture(name)
         shape = {"input_size": options.input_size, "channels": options.channels, "num_classes": 1000}
         ours = backbones.build(architecture, **shape).to(device)
         networks: dict[str, nn.Module] = {"ours": ours, "timm reference": reference(ours).to(device)}

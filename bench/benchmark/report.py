@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 
 from bench.benchmark import new_table, print_table, with_spread
-from bench.errors import exit_code
+from bench.core.errors import exit_code
 
 METHODS, BACKBONES = 10, ("sit-s/2", "sit-b/2", "sit-l/2", "sit-xl/2", "dit-xl/2")
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _simulate(root: Path, options: Options) -> None:
-    from bench.reporting.simulation import write_run
+    from bench.benchmark.simulated_runs import write_run
 
     for index in range(METHODS):
         method = f"method{index}" if index else "baseline"

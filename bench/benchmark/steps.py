@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from bench.benchmark import new_table, print_table, seconds_of, with_spread
-from bench.errors import exit_code
+from bench.core.errors import exit_code
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.spec import RunSpec
+    from bench.config.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,25 @@ def main() -> None:
     """Time every combination and print a table."""
     options = tyro.cli(Options, prog="python -m bench.benchmark.steps", description=__doc__)
 
-    from bench import environment, grammar, spec
+    from bench.config import resolve
+    from bench.core import grammar, machine
 
-    device = environment.select_device(options.device)
+    device = machine.select_device(options.device)
     table = new_table(
-        f"{environment.hardware(device)}, {options.data}",
+        f"{machine.hardware(device)}, {options.data}",
         ["method", "backbone", "batch", "precision"],
         ["FLOPs", "training step", "of the first", "training img/s", "sampling img/s"],
     )
     training: dict[str, object] = {} if options.precision == "auto" else {"precision": options.precision}
-    native = environment.native_precision(device)
+    native = machine.native_precision(device)
     if options.batch_size:
         training["batch_size"] = options.batch_size
     for backbone in options.backbone:
         first = 0.0  # seconds of a step of the first method
         for method in [name for text in options.method for name in grammar.expand(text)]:
-            run = spec.resolve(method, backbone, options.data, 0, native_precision=native, training=training)
+            run = resolve.run_spec(
+                method, backbone, options.data, 0, native_precision=native, training=training
+            )
             flops, step, sampling = time_run(run, device, options.warm_up, options.repeats, options.sampling)
             size = run.training.batch_size
             first = first or median(step)
@@ -80,14 +83,14 @@ def main() -> None:
 
 
 def time_run(
-    run: RunSpec, device: torch.device, warm_up: int, repeats: int, sampling: bool = True
+    run: RunSpec, device: torch.device, warm_up: int, repeats: int, with_sampling: bool = True
 ) -> tuple[int, list[float], list[float]]:
     """FLOPs of a training step, seconds of each, and of each sampled batch of the same size by the run's
-    protocol; none without `sampling`."""
+    protocol; none without `with_sampling`."""
     import torch
 
-    from bench import sample
-    from bench.train import Trainer
+    from bench.evaluation import sampling
+    from bench.training.trainer import Trainer
 
     trainer = Trainer(run, device)
     for cache in trainer.targets.feature_caches:
@@ -95,11 +98,11 @@ def time_run(
     steps = iter(range(10**9))
     index = torch.arange(run.training.batch_size)
     training = seconds_of(lambda: trainer.step(next(steps)), device, warm_up, repeats)
-    if not sampling:
+    if not with_sampling:
         return trainer.flops_per_step, training, []
 
     def draw() -> None:
-        list(sample.stream(trainer.ema, trainer.process, run, trainer.data, index))
+        list(sampling.stream(trainer.ema, trainer.process, run, trainer.data, index))
 
     return trainer.flops_per_step, training, seconds_of(draw, device, 1, 3)
 

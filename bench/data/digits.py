@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Generator, Tensor
 
-from bench.data import ALL, Batch
+from bench.data.dataset import ALL, Batch
 
 REFERENCE_IMAGES = 600
 

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bench.data.store import REFERENCE, TRAIN, Resize
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.data.shards import REFERENCE, TRAIN, Resize
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _REFERENCE_FOLDERS = {"test", "val", "validation"}

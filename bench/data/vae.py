@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.data.store import Latents, sha256
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.data.shards import Latents, sha256
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 BATCH_SIZE = 16  # images at once

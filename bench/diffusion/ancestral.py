@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.core.errors import UserError
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import DDPM, Process
 from bench.diffusion.paths import TIMESTEPS, Schedule, respaced_schedule, respaced_timesteps
 from bench.diffusion.solvers import Model, StepNoise
 from bench.diffusion.variational_bound import log_variance, posterior_mean
-from bench.errors import UserError
 
 
 def _descending(steps: int, process: Process) -> Iterator[tuple[float, Schedule]]:

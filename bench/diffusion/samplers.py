@@ -11,12 +11,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from bench import grammar
+from bench.core import grammar
+from bench.core.errors import unknown
 from bench.diffusion.ancestral import DDIM, Ancestral
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
 from bench.diffusion.solvers import Dopri5, Euler, EulerMaruyama, Heun, Model, StepNoise
-from bench.errors import unknown
 
 
 class Sampler(Protocol):

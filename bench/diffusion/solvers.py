@@ -21,11 +21,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from bench.core.errors import UserError
 from bench.diffusion.conversions import to_score, to_velocity, to_x0
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import FlowMatching, Process
 from bench.diffusion.paths import Coefficients
-from bench.errors import UserError
 
 Model = Callable[..., Any]  # the backbone's signature: (x_t, t, label) -> Output
 StepNoise = Callable[[], Tensor]  # fresh standard normal noise [B, C, H, W]

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
-    from bench.spec import RunSpec
+    from bench.config.spec import RunSpec
 
 GRACE = 3  # seconds; after SIGTERM some clusters send the signal that asks to be queued again
 PATIENCE = 3  # turns without a single step, after which a run is given up
@@ -44,21 +44,21 @@ class Job:
     first_step: int = 0  # of this turn
 
     def run_spec(self) -> RunSpec:
-        from bench.spec import RunSpec
+        from bench.config.spec import RunSpec
 
         return RunSpec.model_validate_json(self.spec)
 
     def __call__(self) -> None:
         """Run until it is done or a signal comes. Raises UserError where the run cannot be completed."""
-        from bench import environment, processes
-        from bench.experiment import AGAIN, STOP, Stopped
+        from bench.core import distributed, machine
+        from bench.launch.runner import AGAIN, STOP, Stopped
 
         again = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
         _meet()
         self._compare_revisions()
         try:
-            with processes.together(self.device):
-                device = environment.select_device(self.device)
+            with distributed.together(self.device):
+                device = machine.select_device(self.device)
                 self._work(device, {signal.SIGINT: STOP, signal.SIGTERM: STOP, again: AGAIN})
         except Stopped as stopped:
             if stopped.request == AGAIN:
@@ -68,9 +68,9 @@ class Job:
             sys.exit(128 + signal.SIGTERM)
 
     def _work(self, device: Any, signals: dict[int, int]) -> None:
-        from bench.evaluation import make_kept
-        from bench.experiment import Experiment
-        from bench.processes import Division
+        from bench.core.distributed import Division
+        from bench.evaluation.evaluator import make_kept
+        from bench.launch.runner import Experiment
 
         spec, root = self.run_spec(), Path(self.root)
         if self.kept is not None:
@@ -83,19 +83,19 @@ class Job:
 
     def _start_evaluation(self, step: int) -> None:
         """The weights of this step are kept: its job need not wait for the end of training any longer."""
-        from bench.launch import scheduler, watch
-        from bench.store import Run
+        from bench.launch import slurm, watch
+        from bench.runs.folder import Run
 
         spec = self.run_spec()
         jobs = watch.description(Run(Path(self.root), spec).folder).get("evaluations", [])
         if jobs:
-            scheduler.release(jobs[spec.training.evaluation_steps.index(step)])
+            slurm.release(jobs[spec.training.evaluation_steps.index(step)])
 
     def checkpoint(self) -> DelayedSubmission | None:
         """submitit's protocol: what to queue for the next turn; None gives up. The state is saved by then."""
         from submitit.core.utils import DelayedSubmission
 
-        from bench.store import Run
+        from bench.runs.folder import Run
 
         run = Run(Path(self.root), self.run_spec())
         step = run.status.get("step", 0)
@@ -110,9 +110,9 @@ class Job:
         return DelayedSubmission(self)
 
     def _compare_revisions(self) -> None:
-        from bench import environment
+        from bench.core import machine
 
-        now = environment.revision()
+        now = machine.revision()
         if now != self.revision:
             print(
                 f"warning: the code has changed since this job was submitted: {self.revision or 'unknown'} "

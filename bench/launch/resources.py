@@ -23,8 +23,8 @@ from typing import Annotated, Any, Literal
 import platformdirs
 import tyro
 
-from bench.errors import UserError, unknown
-from bench.options import Name, Real, Whole
+from bench.core.cli import Name, Real, Whole
+from bench.core.errors import UserError, unknown
 
 Lines = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COMMAND...", help_behavior_hint="")]
 

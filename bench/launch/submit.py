@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.live import Live
 from submitit.core.utils import FailedJobError
 
-from bench import environment
-from bench.errors import UserError
-from bench.launch import scheduler, watch
+from bench.config.spec import RunSpec
+from bench.core import machine
+from bench.core.distributed import Division
+from bench.core.errors import UserError
+from bench.launch import slurm, watch
 from bench.launch.job import Job, again, describe
 from bench.launch.resources import Launcher, LaunchOptions, Resources
-from bench.processes import Division
-from bench.spec import RunSpec
-from bench.store import Run, adopt, write_json
+from bench.runs.folder import Run, adopt, write_json
 
 TURNS = 10**6  # of a job that reaches its time limit; one that makes no step gives up by itself
 REFRESH = 2.0  # seconds
@@ -81,7 +81,7 @@ def jobs_of(
     specs: Sequence[RunSpec], root: Path, device: str, division: Division, options: LaunchOptions
 ) -> list[Job]:
     """A job for each run that is neither finished nor in somebody's hands."""
-    queue, revision, jobs = scheduler.queue(), environment.revision(), []
+    queue, revision, jobs = slurm.queue(), machine.revision(), []
     for spec in specs:
         folder = root / spec.run_id
         seen = watch.look_at(folder, queue)
@@ -147,7 +147,7 @@ def _submit_array(
     except FailedJobError as error:
         said = [line for line in str(error).splitlines() if line.strip()]
         line = next((line for line in said if "error" in line), said[-1] if said else "no reason given")
-        hint = f" There are: {', '.join(scheduler.partitions())}." if "partition" in line else ""
+        hint = f" There are: {', '.join(slurm.partitions())}." if "partition" in line else ""
         raise UserError(f"Slurm refuses the jobs ({resources}): {line.strip()}.{hint}") from None
 
 

@@ -14,10 +14,10 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bench import owner
-from bench.launch import scheduler
-from bench.launch.scheduler import Queued
-from bench.store import read_rows
+from bench.launch import slurm
+from bench.launch.slurm import Queued
+from bench.runs import lock
+from bench.runs.folder import read_rows
 
 WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 TAIL_BYTES = 1 << 16
@@ -61,14 +61,14 @@ class Seen:
 
 def look(folders: Sequence[Path]) -> list[Seen]:
     """Runs, as they look now; the scheduler is asked once."""
-    queue = scheduler.queue()
+    queue = slurm.queue()
     return [look_at(folder, queue) for folder in folders]
 
 
 def look_at(folder: Path, queue: dict[str, Queued]) -> Seen:
     """One run, given what the scheduler has."""
     status, job = _json(folder / "status.json"), description(folder)
-    number, alive = job.get("id", ""), owner.working_on(folder)
+    number, alive = job.get("id", ""), lock.working_on(folder)
     to_evaluate = len(list((folder / "kept").glob("step-*")))
     rows = read_tail(folder / "train.jsonl")
     last = rows[-1] if rows else {}
@@ -134,7 +134,7 @@ def read_tail(path: Path) -> list[dict[str, Any]]:
 
 def table(seen: list[Seen]) -> Table:
     """For the terminal: a line a run."""
-    from bench.planning import duration
+    from bench.launch.cost import duration
 
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     found.add_column("run", overflow="fold")
@@ -166,13 +166,13 @@ def summary(seen: list[Seen]) -> str:
 
 def _explain(folder: Path, job: dict[str, Any]) -> str:
     """Why a job ended without saying so itself."""
-    fate = scheduler.fate(job["id"]) if job["launcher"] == "slurm" else ""
+    fate = slurm.fate(job["id"]) if job["launcher"] == "slurm" else ""
     errors = Path(job["logs"]) / f"{job['id']}_0_log.err"
     said = last_lines(errors, 20)
     if any("oom" in line.lower() and "kill" in line.lower() for line in said):
         fate = "OUT_OF_MEMORY"
-    if fate in scheduler.ADVICE:
-        return scheduler.ADVICE[fate]
+    if fate in slurm.ADVICE:
+        return slurm.ADVICE[fate]
     missing = [line for line in said if "ModuleNotFoundError" in line or "No such file" in line]
     if missing and not (folder / "env.json").is_file():
         return f"{missing[-1].strip()}: the environment is not there on the node; prepare it with --setup"

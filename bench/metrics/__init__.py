@@ -1,1 +1,1 @@
-"""Judging samples: feature nets, distances between sets of images, and what a backbone has learnt."""
+"""Metrics: tensors in, numbers out."""

@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.metrics.arithmetic import plain_float32
+from bench.core.errors import UserError
+from bench.nets.arithmetic import plain_float32
 
 Arithmetic = Literal["exact", "adm-fp16"]
 BLOCK = 4096  # rows and columns of a block of distances

@@ -10,9 +10,9 @@ from typing import Literal
 
 import pandas as pd
 
-from bench import grammar
-from bench.errors import UserError, unknown
-from bench.reporting.measures import Measure, in_order
+from bench.core import grammar
+from bench.core.errors import UserError, unknown
+from bench.metrics.names import Measure, in_order
 from bench.reporting.results import Results
 from bench.reporting.statistics import Difference, Estimate, difference, estimate, paired
 from bench.reporting.time_to_target import Grid, Speedup, grid, speedup

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench import grammar
-from bench.errors import UserError
-from bench.store import read_rows
+from bench.core import grammar
+from bench.core.errors import UserError
+from bench.runs.folder import read_rows
 
 _RUN = ["run", "method", "backbone", "seed"]
 _METHOD_FIELDS = ("teacher", "reward_net", "method_source")  # of a spec; they tell methods apart

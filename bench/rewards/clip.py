@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import cache
-from bench.errors import UserError
-from bench.rewards import Judge, Truth
+from bench.core import cache
+from bench.core.errors import UserError
+from bench.rewards.base import Judge, Truth
 
 MODEL, TAG = "ViT-B-32-quickgelu", "openai"
 FILE = "clip-vit-b-32.safetensors"  # in the cache folder; read instead of the hub where it is there

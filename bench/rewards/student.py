@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.rewards import Judge, Truth
+from bench.rewards.base import Judge, Truth
 
 WIDTH = 128  # channels between the student's layers
 LEARNING_RATE = 1e-3

@@ -4,13 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-import official_forward
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import backbones
 from backbones import SIZES, checkpoints
+from tests.helpers import official_forward
 
 CLASSES = 10
 FAMILIES = ("sit", "repa", "dit")

@@ -4,12 +4,12 @@ import math
 import re
 from dataclasses import replace
 
-import official_forward
 import pytest
 import torch
 
 import backbones
 from backbones.blocks import position_table
+from tests.helpers import official_forward
 
 CLASSES, CHANNELS = 10, 4
 # Name, input size: all patches, a square of one token up to 16 x 16, and one official size.

@@ -7,26 +7,26 @@ import numpy as np
 import pytest
 import torch
 
-import bench.data
 from bench import evaluate
-from bench.errors import UserError, exit_code
+from bench.core.errors import UserError, exit_code
+from bench.data import dataset
+from bench.data.image_files import writing
 from bench.evaluate import Images, Options
-from bench.metrics import unfinished
-from bench.metrics.images import writing
+from bench.evaluation import resume
 
 NETS = ("digits-cnn", "random-conv", "pixels")
 
 
 @pytest.fixture(autouse=True)
 def _own_cache_for_unfinished_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unfinished, "_folder", lambda: tmp_path / "unfinished")
+    monkeypatch.setattr(resume, "_folder", lambda: tmp_path / "unfinished")
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 200 digits as `samples.npz` and `samples`, and 300 others as `reference`."""
     folder = tmp_path_factory.mktemp("digits")
-    images, labels = bench.data.load("digits").reference()
+    images, labels = dataset.load("digits").reference()
     for path, part in (("samples", images[:200]), ("reference", images[200:500])):
         with writing(folder / path, len(part)) as write:
             write(part)
@@ -69,9 +69,9 @@ def test_the_command_scores_writes_and_keeps_the_reference(digits: Path, tmp_pat
 def test_an_interrupted_scoring_goes_on_where_it_stopped(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from bench.metrics.features import Pixels
+    from bench.nets.judges import Pixels
 
-    monkeypatch.setattr(unfinished, "PART", 50)
+    monkeypatch.setattr(resume, "PART", 50)
     options = Options(digits / "samples", images=Images(digits / "reference", ("pixels",), batch_size=26))
     undisturbed = evaluate.evaluate_images(options)
     honest, seen = Pixels.__call__, []

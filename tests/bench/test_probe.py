@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import untrained_run
 
-from bench import probe, trained
-from bench.errors import UserError, exit_code
-from bench.metrics import probing
+from bench import probe
+from bench.core.errors import UserError, exit_code
+from bench.evaluation import probing
+from bench.runs import loading
+from tests.helpers import untrained_run
 
 CPU = torch.device("cpu")
 
@@ -25,7 +26,7 @@ def test_the_command_writes_a_row_a_depth_and_time_and_the_heat_maps(
     monkeypatch.setattr(sys, "argv", line)
     assert exit_code(probe.main) == 0
     rows = [json.loads(line) for line in (folder / "probe.jsonl").read_text().splitlines()]
-    depth = trained.load(folder, CPU).model.architecture.depth
+    depth = loading.load(folder, CPU).model.architecture.depth
     assert [(row["t"], row["depth"]) for row in rows] == [
         (t, d) for t in (0.1, 0.9) for d in range(1, depth + 1)
     ]
@@ -37,7 +38,7 @@ def test_the_command_writes_a_row_a_depth_and_time_and_the_heat_maps(
 def test_hidden_states_do_not_depend_on_the_class_or_the_batches(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run = trained.load(folder, CPU)
+    run = loading.load(folder, CPU)
     x0, noise = (torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2))
     whole = probing.hidden_states(run, x0, noise, t=0.4)
     monkeypatch.setattr(probing, "BATCH_SIZE", 3)
@@ -55,15 +56,15 @@ def test_hidden_states_do_not_depend_on_the_class_or_the_batches(
 )
 def test_what_cannot_be_probed_is_said(arguments: dict, message: str, folder: Path):
     with pytest.raises(UserError, match=message):
-        probing.probe(trained.load(folder, CPU), **{"times": (0.5,), "images": 60} | arguments)
+        probing.probe(loading.load(folder, CPU), **{"times": (0.5,), "images": 60} | arguments)
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, folder: Path):
     with pytest.raises(UserError, match=r"no spec\.json"):
-        trained.load(tmp_path, CPU)
+        loading.load(tmp_path, CPU)
     (tmp_path / "spec.json").write_text((folder / "spec.json").read_text())
     with pytest.raises(UserError, match="no checkpoint yet"):
-        trained.load(tmp_path, CPU)
+        loading.load(tmp_path, CPU)
     (tmp_path / "spec.json").write_text('{"suite": "old"}')
     with pytest.raises(UserError, match="another version"):
-        trained.load(tmp_path, CPU)
+        loading.load(tmp_path, CPU)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import backbones
-from bench import spec
-from bench.errors import UserError, exit_code
-from bench.experiment import Experiment
+from bench.config import resolve
+from bench.core.errors import UserError, exit_code
+from bench.launch.runner import Experiment
 from bench.run import main
-from bench.store import Run, read_rows
-from bench.train import Trainer
+from bench.runs.folder import Run, read_rows
+from bench.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--backbone", "sit-ti", "--steps", "12", "--batch-size", "16", "--checkpoint-every", "4"]
@@ -111,7 +111,7 @@ def test_an_interrupted_run_saves_and_continues(tmp_path, undisturbed):
 
 
 def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path):
-    run_spec = spec.resolve("repa", "sit-pico", "digits", 0, training={"steps": 2, "batch_size": 4})
+    run_spec = resolve.run_spec("repa", "sit-pico", "digits", 0, training={"steps": 2, "batch_size": 4})
     parts = Trainer(run_spec, torch.device("cpu")).state()
     parts["method"] = {f"renamed.{name}": tensor for name, tensor in parts["method"].items()}
     Run(tmp_path, run_spec).save_checkpoint(1, parts, {"step": 1, "seconds": 1.0, "flops": 1})
@@ -199,9 +199,9 @@ def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch, capfd):
     def step(_trainer, _step):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("bench.planning.announce", lambda specs, *_: [])
-    monkeypatch.setattr("bench.planning.refuse_what_does_not_fit", lambda *_: None)
-    monkeypatch.setattr("bench.train.Trainer.step", step)
+    monkeypatch.setattr("bench.launch.cost.announce", lambda specs, *_: [])
+    monkeypatch.setattr("bench.launch.cost.refuse_what_does_not_fit", lambda *_: None)
+    monkeypatch.setattr("bench.training.trainer.Trainer.step", step)
     monkeypatch.setattr(sys, "argv", ["bench.run", "--method", "baseline", *SHORT, "--output", str(tmp_path)])
     assert exit_code(main) == 2
     assert "hold fewer at once with --micro-batch N" in capfd.readouterr().err

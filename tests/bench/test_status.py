@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import spec
-from bench.errors import exit_code
-from bench.owner import Claim
+from bench.config import resolve
+from bench.core.errors import exit_code
+from bench.runs.folder import Run
+from bench.runs.lock import Claim
 from bench.status import main
-from bench.store import Run
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def status(tmp_path, monkeypatch, capfd):
     """Runs the command on a suite of three runs: failed at step 3, running, and killed."""
     runs = {}
     for seed, name in enumerate(("failed", "running", "killed")):
-        runs[name] = Run(tmp_path / "suite", spec.resolve("baseline", "sit-ti", "digits", seed))
+        runs[name] = Run(tmp_path / "suite", resolve.run_spec("baseline", "sit-ti", "digits", seed))
         runs[name].set_status(
             "failed" if name == "failed" else "running", 3, "NaN" if name == "failed" else ""
         )
@@ -27,7 +27,7 @@ def status(tmp_path, monkeypatch, capfd):
     row = {"step": 70, "step_seconds": 0.5}
     runs["running"].append("train", row)
     runs["running"].append("eval", {"step": 50, "metrics": {"fid[digits-cnn]": 12.345678}})
-    monkeypatch.setattr("bench.launch.scheduler.queue", dict)
+    monkeypatch.setattr("bench.launch.slurm.queue", dict)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["bench.status", "suite", "--results", str(tmp_path), *arguments])
@@ -48,7 +48,7 @@ def test_a_line_a_run_says_what_it_is_at(status):
     assert code == 0
     assert "failed" in line_of(text, "seed0") and "NaN" in line_of(text, "seed0")
     running = line_of(text, "seed1")
-    steps = spec.resolve("baseline", "sit-ti", "digits", 1).training.steps
+    steps = resolve.run_spec("baseline", "sit-ti", "digits", 1).training.steps
     for said in ("running", f"70/{steps}", "2", "fid[digits-cnn] 12.35"):
         assert said in running
     assert "lost" in line_of(text, "seed2") and "it continues" in line_of(text, "seed2")

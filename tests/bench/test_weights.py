@@ -8,12 +8,12 @@ import torch
 
 import backbones
 from backbones import checkpoints
-from bench import trained
-from bench.data.storeless import Storeless
-from bench.errors import exit_code
+from bench.core.errors import exit_code
+from bench.data.decode_only import Storeless
+from bench.evaluation.sweep import Sweep, score_run
 from bench.run import main
-from bench.store import find_runs, read_rows
-from bench.sweep import Sweep, score_run
+from bench.runs import loading
+from bench.runs.folder import find_runs, read_rows
 
 SHORT = ["--batch-size", "16", "--samples", "30", "--sampler-sit", "euler[steps=3]"]
 
@@ -89,7 +89,7 @@ def test_a_released_checkpoint_is_scored_without_a_store_and_swept_over_guidance
     (row,) = read_rows(run / "eval.jsonl")
     assert {"fd[random-conv]", "precision[random-conv]"} <= set(row["metrics"])
     assert "missing" not in capfd.readouterr().out
-    found = trained.load(run, torch.device("cpu"))
+    found = loading.load(run, torch.device("cpu"))
     assert isinstance(found.data, Storeless) and found.step == 0
     assert found.spec.protocol.reference.startswith("reference.npz@")
     assert str(released) not in found.spec.protocol.model_dump_json()  # comparable wherever the files lie

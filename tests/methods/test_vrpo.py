@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from methods.base import Context
-from methods.reward_guidance.forces import pathwise, score, standardise
 from methods.vrpo import VRPO
+from methods.vrpo_terms.forces import pathwise, score, standardise
 
 P = (1, 4, 4)  # an image
 

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.figure import Figure
 
-from bench import grammar
+from bench.core import grammar
+from bench.metrics.names import Measure
 from bench.reporting.comparison import Comparison, Entry
-from bench.reporting.measures import Measure
 from bench.reporting.plots.style import (
     COLOURS,
     COLUMN,
@@ -23,7 +23,7 @@ from bench.reporting.plots.style import (
     on_lines,
     paper,
 )
-from bench.reporting.studies import change
+from bench.reporting.tables.studies import change
 
 
 def speedup_bars(

@@ -12,8 +12,8 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.metrics.names import Measure
 from bench.reporting.comparison import Comparison, Entry
-from bench.reporting.measures import Measure
 from bench.reporting.plots.style import PAGE, REFERENCE, cost_axis, distance_axis, legend, looks, paper
 
 

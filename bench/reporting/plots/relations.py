@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 
+from bench.metrics.names import Measure
 from bench.reporting.comparison import Comparison
-from bench.reporting.measures import Measure
 from bench.reporting.plots.style import COLUMN, PAGE, distance_axis, legend, looks, paper
 from bench.reporting.statistics import performance_profile
-from bench.reporting.studies import gains
+from bench.reporting.tables.studies import gains
 
 
 def scaling(comparison: Comparison, measure: Measure, backbones: Sequence[str]) -> Figure:

@@ -28,7 +28,7 @@ COST_LABELS = {"step": "training step", "seconds": "training time (s)", "flops":
 @contextmanager
 def paper() -> Iterator[None]:
     """Everything drawn inside follows `paper.mplstyle`."""
-    with plt.style.context(Path(__file__).parent.with_name("paper.mplstyle")):
+    with plt.style.context(Path(__file__).with_name("paper.mplstyle")):
         yield
 
 

@@ -3,12 +3,12 @@
 import json
 import sys
 
-import imagenet_stand_in
 import numpy as np
 import pytest
 
 from bench import evaluate, prepare, run
-from bench.data import images
+from bench.data import sharded
+from tests.helpers import imagenet_stand_in
 
 
 def command(main, monkeypatch, *arguments):
@@ -24,7 +24,7 @@ def stand_in(tmp_path_factory):
 
 
 def test_from_a_folder_of_images_to_scored_samples(stand_in, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(images, "REFERENCE_IMAGES", 40)
+    monkeypatch.setattr(sharded, "REFERENCE_IMAGES", 40)
     vae, store = stand_in / "vae", tmp_path / "stores" / "imagenet256"
     networks = ("--vae", vae, "--decoder", vae)
     command(prepare.main, monkeypatch, stand_in / "train", "--out", store, *networks, "--workers", 1)

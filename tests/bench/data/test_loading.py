@@ -4,12 +4,12 @@ import threading
 
 import pytest
 import torch
-from sources_on_disk import image_folder, tiny_vae
 
-import bench.data
 from bench import prepare
+from bench.core.seeding import data_order
+from bench.data import dataset
 from bench.data.prefetch import Prefetch
-from bench.streams import data_order
+from tests.helpers.sources_on_disk import image_folder, tiny_vae
 
 
 def test_results_come_in_order_and_ahead_of_being_asked_for():
@@ -53,7 +53,7 @@ def test_images_are_read_only_where_an_encoder_sees_them(tmp_path):
     tiny_vae(tmp_path / "vae")
     recipe = prepare.Recipe(size=32, vae=str(tmp_path / "vae"))
     prepare.prepare(str(source), tmp_path / "store", recipe, workers=1)
-    data, index = bench.data.load(f"folder[path={tmp_path / 'store'}]"), torch.arange(5)
+    data, index = dataset.load(f"folder[path={tmp_path / 'store'}]"), torch.arange(5)
     both = [data.batch(index, torch.Generator().manual_seed(0), images) for images in (True, False)]
     assert torch.equal(both[0].x0, both[1].x0)
     assert both[0].image.shape == (5, 3, 32, 32) and both[1].image.numel() == 0

@@ -7,9 +7,8 @@ import subprocess
 import sys
 import time
 
-from sources_on_disk import image_folder
-
-from bench.data.store import sha256
+from bench.data.shards import sha256
+from tests.helpers.sources_on_disk import image_folder
 
 # The command with small shards, so that there are many moments to be killed at.
 COMMAND = """

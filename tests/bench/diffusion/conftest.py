@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from closed_forms import Mixture
+
+from tests.helpers.closed_forms import Mixture
 
 
 @pytest.fixture

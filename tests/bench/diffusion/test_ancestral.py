@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from closed_forms import Output
 
 from bench.diffusion.ancestral import DDIM, Ancestral
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import DDPM
 from bench.diffusion.paths import respaced_timesteps
+from tests.helpers.closed_forms import Output
 
 MEAN, STD = 0.5, 0.6
 BETAS = [1e-4 + (0.02 - 1e-4) * k / 999 for k in range(1000)]

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from closed_forms import PATHS
 
 from bench.diffusion import conversions
 from bench.diffusion.paths import coefficients
+from tests.helpers.closed_forms import PATHS
 
 KINDS = ("velocity", "noise", "x0", "score")
 

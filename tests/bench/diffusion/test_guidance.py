@@ -1,11 +1,11 @@
 import pytest
 import torch
-from closed_forms import ExactModel, Output
 from torch import nn
 
 from bench.diffusion.conversions import to_score
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.paths import coefficients
+from tests.helpers.closed_forms import ExactModel, Output
 
 
 class Network(nn.Module):

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from closed_forms import PATHS, Output, alpha_sigma, derivative
 
 from bench.diffusion.objectives import DDPM, FlowMatching
+from tests.helpers.closed_forms import PATHS, Output, alpha_sigma, derivative
 
 FLOWS = [FlowMatching(path=path, prediction=kind) for path in PATHS for kind in ("velocity", "noise", "x0")]
 PROCESSES = [*FLOWS, DDPM()]

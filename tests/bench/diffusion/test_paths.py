@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from closed_forms import PATHS, alpha_sigma, derivative
 
 from bench.diffusion.paths import (
     coefficients,
@@ -11,6 +10,7 @@ from bench.diffusion.paths import (
     respaced_timesteps,
     time_of_ratio,
 )
+from tests.helpers.closed_forms import PATHS, alpha_sigma, derivative
 
 T = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
 

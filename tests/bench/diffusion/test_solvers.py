@@ -2,13 +2,13 @@ import math
 
 import pytest
 import torch
-from closed_forms import PATHS, ExactModel, alpha_sigma
 from torchdiffeq import odeint
 
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import FlowMatching
 from bench.diffusion.paths import coefficients
 from bench.diffusion.solvers import Dopri5, Euler, EulerMaruyama, Heun, diffusion_coefficient
+from tests.helpers.closed_forms import PATHS, ExactModel, alpha_sigma
 
 FLOWS = [FlowMatching(path=path, prediction=kind) for path in PATHS for kind in ("velocity", "noise", "x0")]
 FORMS = ["constant", "sbdm", "sigma", "linear", "decreasing", "increasing-decreasing"]

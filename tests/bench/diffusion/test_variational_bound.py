@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from closed_forms import Output
 
 from bench.diffusion.objectives import DDPM
 from bench.diffusion.paths import ddpm_schedule
 from bench.diffusion.variational_bound import gaussian_kl, log_variance, pixel_nll
+from tests.helpers.closed_forms import Output
 
 SCHEDULE = ddpm_schedule()
 

@@ -4,8 +4,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import one_node
 import pytest
+
+from tests.helpers import one_node
 
 
 @pytest.fixture(scope="session")

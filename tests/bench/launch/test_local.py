@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from comparison import numbers
 
-from bench.owner import Claim
-from bench.store import find_runs
+from bench.runs.folder import find_runs
+from bench.runs.lock import Claim
+from tests.helpers.comparison import numbers
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["--backbone", "sit-ti", "--steps", "6", "--batch-size", "16", "--checkpoint-every", "3"]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import spec
-from bench.errors import UserError
-from bench.launch import scheduler, watch
+from bench.config import resolve
+from bench.config.spec import Training
+from bench.core.errors import UserError
+from bench.launch import slurm, watch
 from bench.launch.job import Job
 from bench.launch.resources import LaunchOptions, Resources
-from bench.store import Run
+from bench.runs.folder import Run
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def lost(tmp_path):
     """Makes a run whose job has ended without a word, but for what stands in its log of errors."""
 
     def make(log: str) -> str:
-        run = Run(tmp_path, spec.resolve("baseline", "sit-ti", "digits", 0))
+        run = Run(tmp_path, resolve.run_spec("baseline", "sit-ti", "digits", 0))
         logs = tmp_path / "jobs"
         logs.mkdir()
         (logs / "7_0_log.err").write_text(log)
@@ -91,17 +92,17 @@ def lost(tmp_path):
     ],
 )
 def test_a_job_that_vanished_is_explained_by_its_log(lost, monkeypatch, log, message):
-    monkeypatch.setattr(scheduler, "fate", lambda _number: "FAILED")
+    monkeypatch.setattr(slurm, "fate", lambda _number: "FAILED")
     assert message in lost(log)
 
 
 def test_a_job_that_vanished_is_explained_by_the_scheduler(lost, monkeypatch):
-    monkeypatch.setattr(scheduler, "fate", lambda _number: "OUT_OF_MEMORY")
+    monkeypatch.setattr(slurm, "fate", lambda _number: "OUT_OF_MEMORY")
     assert "raise --mem-gb" in lost("")
 
 
 def test_a_job_that_makes_no_step_is_given_up(tmp_path):
-    run_spec = spec.resolve("baseline", "sit-ti", "digits", 0)
+    run_spec = resolve.run_spec("baseline", "sit-ti", "digits", 0)
     run = Run(tmp_path, run_spec)
     run.set_status("interrupted", 5)
     job = Job(run_spec.model_dump_json(), str(tmp_path), "cpu", 0, False, "here", "")
@@ -112,20 +113,20 @@ def test_a_job_that_makes_no_step_is_given_up(tmp_path):
 
 
 def test_a_changed_revision_is_warned_about(capsys, monkeypatch):
-    monkeypatch.setattr("bench.environment.revision", lambda: "new")
+    monkeypatch.setattr("bench.core.machine.revision", lambda: "new")
     Job("", "", "cpu", 0, False, "here", revision="old")._compare_revisions()
     assert "old then, new now" in capsys.readouterr().err
 
 
 def test_every_evaluated_step_gets_an_evaluation_job():
     training = {"steps": 25, "evaluate_every": 10}
-    assert spec.Training.model_validate(training).evaluation_steps == [10, 20, 25]
+    assert Training.model_validate(training).evaluation_steps == [10, 20, 25]
     training = {"steps": 20, "evaluate_every": 10}
-    assert spec.Training.model_validate(training).evaluation_steps == [10, 20]
+    assert Training.model_validate(training).evaluation_steps == [10, 20]
 
 
 def test_logs_of_a_run_without_a_job_are_its_own(tmp_path: Path):
-    run = Run(tmp_path, spec.resolve("baseline", "sit-ti", "digits", 0))
+    run = Run(tmp_path, resolve.run_spec("baseline", "sit-ti", "digits", 0))
     run.set_status("failed", 3, "the loss diverged")
     assert watch.logs(run.folder) == [run.folder / "log.txt"]
     assert "the loss diverged" in watch.last_lines(run.folder / "log.txt", 1)[0]

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from comparison import numbers
 
-from bench.owner import owner_of, working_on
-from bench.store import find_runs, read_rows
+from bench.runs.folder import find_runs, read_rows
+from bench.runs.lock import owner_of, working_on
+from tests.helpers.comparison import numbers
 
 ROOT = Path(__file__).parents[3]
-SLOW = str(Path(__file__).with_name("slow.py"))
+SLOW = str(ROOT / "tests" / "helpers" / "slow.py")
 SHORT = ["--batch-size", "16", "--log-every", "1", "--samples", "20", "--feature-nets", "pixels"]
 SHORT += ["--sampler-sit", "euler[steps=2]", "--sampler-dit", "ddim[steps=2]"]
 ONE = ["--backbone", "sit-ti", "--steps", "16", "--checkpoint-every", "4", "--evaluate-every", "8", *SHORT]

@@ -3,7 +3,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.metrics import frechet
 from bench.metrics.frechet import Gaussian, GaussianStatistics, frechet_distance, gaussian_of
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.metrics import precision_recall as module
 from bench.metrics.precision_recall import precision_recall
 

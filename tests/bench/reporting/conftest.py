@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.reporting.simulation import SPEEDS, STEP_SECONDS, write_run
+from bench.benchmark.simulated_runs import SPEEDS, STEP_SECONDS, write_run
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import UserError
-from bench.reporting import studies, summary
+from bench.benchmark.simulated_runs import PROTOCOL, SPEEDS, frechet, write_run
+from bench.core.errors import UserError
 from bench.reporting.comparison import Comparison, compare
 from bench.reporting.results import load
-from bench.reporting.simulation import PROTOCOL, SPEEDS, frechet, write_run
+from bench.reporting.tables import studies, summary
 
 HEADLINE = "fid[digits-cnn]"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import tyro
 
-from bench.errors import UserError
+from bench.benchmark.simulated_runs import write_run
+from bench.core.errors import UserError
 from bench.report import Report, write
-from bench.reporting.simulation import write_run
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import UserError
+from bench.benchmark.simulated_runs import PROTOCOL, write_run
+from bench.core.errors import UserError
 from bench.reporting.results import load
-from bench.reporting.simulation import PROTOCOL, write_run
 
 
 def test_a_protocol_is_known_by_the_hash_of_its_spec(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""The machine that a run is on: device, precision, memory, versions."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from bench.core.errors import UserError
+
+RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+
+
+def select_device(wish: str) -> torch.device:
+    """`auto` takes a CUDA device where there is one. Raises UserError where CUDA is asked for and absent."""
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
+    return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def native_precision(device: torch.device) -> str:
+    """`bf16` where the hardware multiplies it natively, else `fp32`.
+
+    A CPU with AVX2 alone emulates bf16, at a tenth of the speed of fp32.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    flags = _cpu_flags()
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & flags else "fp32"
+
+
+def _cpu_flags() -> set[str]:
+    """Instruction sets by the kernel's names; none where it does not tell."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return set()
+    lines = (line for line in path.read_text().splitlines() if line.startswith("flags"))
+    return set(next(lines, "").split())
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a run may take now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def hardware(device: torch.device) -> str:
+    """The device's name, as it stands in tables."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """What is recorded beside a run: hardware, versions, git revision."""
+    return {
+        "device": device.type,
+        "hardware": hardware(device),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in RECORDED_PACKAGES},
+        "git": _git(),
+        "command": " ".join(sys.argv),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def revision() -> str:
+    """Of this checkout, with `+` where it has uncommitted changes; empty outside a checkout."""
+    found = _git()
+    return found["revision"] + "+" * found["dirty"] if found else ""
+
+
+def _git() -> dict[str, Any]:
+    """Revision of this checkout and whether it has uncommitted changes; empty outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        root = Path(__file__).parent
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

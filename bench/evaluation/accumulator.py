@@ -1,0 +1,89 @@
+"""What feature nets have seen of a set of images; adds up across batches and processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.core.errors import UserError
+from bench.metrics.frechet import Gaussian, GaussianStatistics
+from bench.metrics.inception_score import InceptionScore
+from bench.nets.arithmetic import plain_float32
+from bench.nets.base import Activations, FeatureNet, same_width
+
+
+class Evidence:
+    """One net's statistics of one set of images, and its features for the metrics that need them all."""
+
+    def __init__(self) -> None:
+        self.pooled: list[Tensor] = []  # [B, D] each
+        self.index: list[Tensor] = []  # [B] each, the images' numbers
+        self.statistics: GaussianStatistics | None = None  # of the pooled features
+        self.spatial: GaussianStatistics | None = None
+        self.inception = InceptionScore()
+        self.judged = 0  # samples with a requested class
+        self.agreed = 0  # of these, the ones that the net puts in it
+
+    def update(self, seen: Activations, labels: Tensor | None, index: Tensor) -> None:
+        """Add a batch: its activations, the requested classes [B] and the numbers [B] of its images.
+
+        Raises UserError where features are not finite, or not of the space of those before.
+        """
+        if not seen.pooled.isfinite().all():
+            raise UserError(f"the features of images {index.min()} to {index.max()} hold NaN or infinity.")
+        if self.pooled:
+            same_width(self.pooled[0], seen.pooled)
+        self.pooled.append(seen.pooled)
+        self.index.append(index)
+        if self.statistics is None:
+            self.statistics = GaussianStatistics(seen.pooled.shape[1], seen.pooled.device)
+        self.statistics.update(seen.pooled)
+        if seen.spatial is not None:
+            if self.spatial is None:
+                self.spatial = GaussianStatistics(seen.spatial.shape[1], seen.spatial.device)
+            self.spatial.update(seen.spatial)
+        if seen.unbiased_logits is not None:
+            self.inception.update(seen.unbiased_logits, index)
+        if labels is not None and seen.logits is not None:
+            self.judged += len(labels)
+            self.agreed += int((seen.logits.argmax(dim=1).cpu() == labels.cpu()).sum())
+
+    def merge(self, other: Evidence) -> None:
+        """Add everything that `other` has seen; the two must have seen different images."""
+        self.pooled += other.pooled
+        self.index += other.index
+        self.statistics = _merged(self.statistics, other.statistics)
+        self.spatial = _merged(self.spatial, other.spatial)
+        self.inception.merge(other.inception)
+        self.judged += other.judged
+        self.agreed += other.agreed
+
+    @property
+    def count(self) -> int:
+        """Images seen."""
+        return sum(map(len, self.index))
+
+    @property
+    def gaussian(self) -> Gaussian:
+        """Of the pooled features. Raises UserError with fewer than two images."""
+        if self.statistics is None:
+            raise UserError("there are no images to score.")
+        return self.statistics.gaussian
+
+    @property
+    def features(self) -> Tensor:
+        """All pooled features [N, D] by image number, however they came."""
+        return torch.cat(self.pooled)[torch.cat(self.index).argsort().to(self.pooled[0].device)]
+
+
+def _merged(a: GaussianStatistics | None, b: GaussianStatistics | None) -> GaussianStatistics | None:
+    if a is None or b is None:
+        return a or b
+    a.merge(b)
+    return a
+
+
+def look(net: FeatureNet, images: Tensor) -> Activations:
+    """What a net sees in images [B, C, H, W] uint8, in plain float32."""
+    with plain_float32():
+        return net(images)

@@ -1,0 +1,75 @@
+"""Hidden states of a trained backbone beside a frozen encoder's features, by depth and noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.core.errors import UserError
+from bench.core.progress import progress_bar
+from bench.core.seeding import data_order, generator
+from bench.metrics import representation
+from bench.nets import teachers
+from bench.runs.loading import Trained
+
+BATCH_SIZE = 100  # images at once; no number depends on it
+FEWEST_IMAGES = 50
+
+
+def probe(
+    run: Trained, times: Sequence[float], images: int, encoder: str | None = None
+) -> list[dict[str, float]]:
+    """A row for every depth and every time in (0, 1]: step, t, depth and the measures of `alignment`.
+
+    The class is withheld (null label). `encoder` None is the run's teacher. Raises UserError for too few
+    images, a time outside its range, and an encoder whose grid of tokens differs from the backbone's.
+    """
+    count = min(images, len(run.data))
+    if count < FEWEST_IMAGES:
+        raise UserError(f"{count} images are too few to compare representations: {FEWEST_IMAGES} or more.")
+    if not times or not all(0 < t <= 1 for t in times):
+        raise UserError(f"times {' '.join(map(str, times))} must be above 0 (data) and at most 1 (noise).")
+    device, seed = next(run.model.parameters()).device, run.spec.seed
+    batch = run.data.batch(data_order(seed, len(run.data), 0, count), generator(seed, "probe data"))
+    grid = (run.model.side, run.model.side)
+    seer = teachers.load(encoder or run.spec.teacher, batch.image.shape[-1], device, grid=grid)
+    if seer.info.grid != grid:
+        raise UserError(f"{seer.info.name} gives {seer.info.grid} tokens, the backbone has {grid}.")
+    teacher = torch.cat([seer(part.to(device)).patch_tokens for part in batch.image.split(BATCH_SIZE)])
+    noise = torch.randn(batch.x0.shape, generator=generator(seed, "probe noise"))
+    rows = []
+    with progress_bar(len(times), 0, "noise levels", "level") as bar:
+        for t in times:
+            for depth, tokens in hidden_states(run, batch.x0, noise, t).items():
+                row = {"step": run.step, "t": t, "depth": depth}
+                rows.append(row | _measures(tokens, teacher, batch.label, grid))
+            bar.update()
+    return rows
+
+
+@torch.no_grad()
+def hidden_states(run: Trained, x0: Tensor, noise: Tensor, t: float) -> dict[int, Tensor]:
+    """Tokens [B, N, D] after every block (from 1), of x0 [B, C, H, W] at time t, without a class."""
+    device = next(run.model.parameters()).device
+    depths = tuple(range(1, run.model.architecture.depth + 1))
+    parts = []
+    for clean, drawn in zip(x0.split(BATCH_SIZE), noise.split(BATCH_SIZE), strict=True):
+        time = torch.full((len(clean),), t, device=device)
+        x_t = run.process.corrupt(clean.to(device), drawn.to(device), time)
+        no_class = torch.full((len(clean),), run.data.classes, device=device)
+        parts.append(run.model(x_t, time, no_class, hidden_depths=depths).hidden)
+    return {depth: torch.cat([part[depth] for part in parts]) for depth in depths}
+
+
+def _measures(tokens: Tensor, teacher: Tensor, labels: Tensor, grid: tuple[int, int]) -> dict[str, float]:
+    pooled, teacher_pooled = tokens.mean(dim=1), teacher.mean(dim=1)
+    return {
+        "cknna": representation.cknna(pooled, teacher_pooled),
+        "cka": representation.cka(pooled, teacher_pooled),
+        "linear_probe": representation.linear_probe(pooled, labels),
+        "token_cosine": representation.token_cosine(tokens, teacher),
+        "local_vs_distant": representation.local_vs_distant(tokens, grid),
+        "effective_rank": representation.effective_rank(pooled),
+    }

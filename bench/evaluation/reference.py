@@ -1,0 +1,164 @@
+"""The reference that samples are compared with: from images, or from a file of statistics.
+
+Files are `.npz` without pickled objects. Two layouts are read:
+    ADM's   arr_0 [M, H, W, 3] uint8 and/or mu [2048], sigma (pooled), mu_s [2023], sigma_s (spatial).
+            Where statistics are there they are used, and the images only for precision and recall;
+            a file with mu and sigma alone (clean-fid, pytorch-fid) serves the one net that is asked for
+    ours    NET/mean, NET/covariance, NET/spatial_mean, NET/spatial_covariance, NET/features for each net
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.core.errors import UserError
+from bench.core.progress import progress_bar
+from bench.data import dataset
+from bench.data.dataset import Data
+from bench.data.image_files import open_archive, open_images
+from bench.evaluation.accumulator import Evidence, look
+from bench.metrics.frechet import Gaussian
+from bench.nets.base import FeatureNet
+
+BATCH_SIZE = 64  # images at once; no number depends on it
+ADM = "inception"  # the net that ADM's statistics are of
+_MEAN = "/mean"  # ends the name of what every net of our layout has
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one net knows of the reference images."""
+
+    gaussian: Gaussian
+    spatial: Gaussian | None = None
+    features: Tensor | None = None  # [M, D] float32; None: no precision, recall or KID
+
+
+def reference_of(
+    nets: Sequence[FeatureNet], batches: Iterable[Tensor], total: int = 0
+) -> dict[str, Reference]:
+    """From images [B, C, H, W] uint8, by the name of each net; `total` > 0 shows their progress."""
+    seen = {net.name: Evidence() for net in nets}
+    with progress_bar(total, 0, "reference", "img") if total else nullcontext() as bar:
+        for batch in batches:
+            for part in batch.split(BATCH_SIZE):
+                index = torch.arange(len(part)) + seen[nets[0].name].count
+                for net in nets:
+                    seen[net.name].update(look(net, part), None, index)
+                if bar is not None:
+                    bar.update(len(part))
+    return {
+        name: Reference(evidence.gaussian, evidence.spatial and evidence.spatial.gaussian, evidence.features)
+        for name, evidence in seen.items()
+    }
+
+
+def reference_of_data(name: str, data: Data, nets: Sequence[FeatureNet]) -> dict[str, Reference]:
+    """What samples of a data set are compared with: the file that its name brings along, else its images."""
+    file = dataset.reference_file(name)
+    if file is not None:
+        return read_reference(file, nets)
+    images, _ = data.reference()
+    return reference_of(nets, [images])
+
+
+def read_reference(path: Path, nets: Sequence[FeatureNet]) -> dict[str, Reference]:
+    """From a folder or zip of images, or a file of either layout.
+
+    Raises UserError where a part is missing, damaged, or of another net.
+    """
+    if path.suffix != ".npz":
+        images = open_images(path)
+        return reference_of(nets, images.batches(BATCH_SIZE), total=images.count)
+    with open_archive(path) as arrays:
+        names = set(arrays.files)
+        if any(name.endswith(_MEAN) for name in names):
+            return {net.name: _saved(path, arrays, net.name) for net in nets}
+        has_statistics, has_images = {"mu", "sigma"} <= names, "arr_0" in names
+        if not has_statistics and not has_images:
+            raise UserError(
+                f"the reference {path} has neither images (arr_0) nor statistics (mu and sigma); "
+                f"it has {', '.join(sorted(names)) or 'nothing'}."
+            )
+        described = {ADM} if has_images or len(nets) > 1 else {nets[0].name}
+        undescribed = [net.name for net in nets if net.name not in described]
+        if not has_images and undescribed:
+            raise UserError(
+                f"the reference {path} has statistics of one net and no images (arr_0): "
+                f"it cannot serve {', '.join(undescribed)}."
+            )
+        gaussian = _gaussian(path, arrays, "mu", "sigma") if has_statistics else None
+        spatial = _gaussian(path, arrays, "mu_s", "sigma_s") if {"mu_s", "sigma_s"} <= names else None
+    references: dict[str, Reference] = {}
+    if has_images:
+        images = open_images(path)
+        references = reference_of(nets, images.batches(BATCH_SIZE), total=images.count)
+    if gaussian is not None:
+        for name in described & {net.name for net in nets}:
+            features = references[name].features if has_images else None
+            references[name] = Reference(gaussian, spatial, features)
+    return references
+
+
+def write_reference(path: Path, references: Mapping[str, Reference]) -> None:
+    """Save what the nets know of the reference images, to be read again instead of them."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, reference in references.items():
+        arrays[f"{name}/mean"], arrays[f"{name}/covariance"] = (
+            part.cpu().numpy() for part in reference.gaussian
+        )
+        if reference.spatial is not None:
+            mean, covariance = reference.spatial
+            arrays[f"{name}/spatial_mean"] = mean.cpu().numpy()
+            arrays[f"{name}/spatial_covariance"] = covariance.cpu().numpy()
+        if reference.features is not None:
+            arrays[f"{name}/features"] = reference.features.cpu().numpy()
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    try:
+        np.savez(unfinished, **arrays)  # type: ignore[arg-type]
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write the reference {path}: {error.strerror or error}.") from None
+
+
+def _saved(path: Path, arrays: np.lib.npyio.NpzFile, net: str) -> Reference:
+    names = set(arrays.files)
+    if net + _MEAN not in names:
+        known = sorted(name.removesuffix(_MEAN) for name in names if name.endswith(_MEAN))
+        raise UserError(f"the reference {path} was made for {', '.join(known)}, not for {net}.")
+    has_spatial = f"{net}/spatial_mean" in names
+    return Reference(
+        _gaussian(path, arrays, f"{net}/mean", f"{net}/covariance"),
+        _gaussian(path, arrays, f"{net}/spatial_mean", f"{net}/spatial_covariance") if has_spatial else None,
+        torch.from_numpy(arrays[f"{net}/features"]) if f"{net}/features" in names else None,
+    )
+
+
+def _gaussian(path: Path, arrays: np.lib.npyio.NpzFile, mean: str, covariance: str) -> Gaussian:
+    parts = []
+    for name in (mean, covariance):
+        try:
+            array = arrays[name]
+        except (KeyError, ValueError) as error:  # absent, or a pickled object
+            raise UserError(f"{name} of the reference {path} cannot be read: {error}.") from None
+        if not np.issubdtype(array.dtype, np.floating):
+            raise UserError(
+                f"{name} of the reference {path} is {array.dtype}; it must be float32 or float64."
+            )
+        if not np.isfinite(array).all():
+            raise UserError(f"{name} of the reference {path} holds NaN or infinity: the file is damaged.")
+        parts.append(torch.from_numpy(array).double())
+    if parts[1].shape != (*parts[0].shape, *parts[0].shape) or parts[0].ndim != 1:
+        shapes = f"{tuple(parts[0].shape)} and {tuple(parts[1].shape)}"
+        raise UserError(
+            f"{mean} and {covariance} of the reference {path} have shapes {shapes}, not (D,) and (D, D)."
+        )
+    return Gaussian(parts[0], parts[1])

@@ -1,0 +1,73 @@
+"""Sampling: sample i depends on (seed, i) alone, not on its batch or the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.config.spec import RunSpec
+from bench.core.progress import progress_bar
+from bench.core.seeding import generator
+from bench.data.dataset import Data
+from bench.diffusion import samplers
+from bench.diffusion.guidance import Guidance
+from bench.diffusion.objectives import Process
+from bench.diffusion.pixels import to_uint8
+
+BATCH_SIZE = 250  # images at once; no number depends on it
+
+
+class Samples(NamedTuple):
+    """Some samples, ready to be judged."""
+
+    images: Tensor  # [B, C', R, R] uint8
+    labels: Tensor  # [B], the requested classes
+    index: Tensor  # [B], their numbers i
+
+
+@torch.no_grad()
+def stream(
+    model: nn.Module, process: Process, spec: RunSpec, data: Data, index: Tensor, *, progress: str = ""
+) -> Iterator[Samples]:
+    """Sample the images of these numbers by the spec's protocol, batch by batch, in float32.
+
+    `progress` names the work on a progress bar; empty shows none.
+    """
+    if not len(index):
+        return
+    protocol = spec.protocol
+    sampler = samplers.get(spec.sampler)
+    guidance = Guidance(
+        protocol.guidance_scale, protocol.guidance_interval, protocol.guidance_channels or None
+    )
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with progress_bar(len(index), 0, progress, "img", inner=True) if progress else nullcontext() as bar:
+        for numbers in index.split(BATCH_SIZE):
+            streams = [generator(spec.seed, "sampling", i) for i in numbers.tolist()]
+
+            def draw(streams: list[torch.Generator] = streams) -> Tensor:
+                shape = (data.channels, data.size, data.size)
+                return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
+
+            labels = requested_labels(numbers, protocol.labels, data.classes, spec.seed)
+            x0 = sampler.sample(
+                model, draw(), labels.to(device), process=process, guidance=guidance, step_noise=draw
+            )
+            yield Samples(to_uint8(data.to_pixels(x0.float()), protocol.rounding).cpu(), labels, numbers)
+            if bar:
+                bar.update(len(numbers))
+    model.train(was_training)
+
+
+def requested_labels(index: Tensor, rule: str, classes: int, seed: int) -> Tensor:
+    """The class asked of each sample number [B]: in turn ("balanced") or drawn uniformly ("random")."""
+    if rule == "balanced":
+        return index % classes
+    streams = [generator(seed, "sampling labels", i) for i in index.tolist()]
+    return torch.stack([torch.randint(classes, (), generator=stream) for stream in streams])

@@ -1,0 +1,139 @@
+"""All metrics of a set of samples in one pass: images in, batch by batch, numbers out.
+
+Samples are kept only as features. For a net NET the results are
+    fid[NET] or fd[NET]        Frechet distance (fid where the net was trained to classify)
+    precision[NET] recall[NET] of the k-neighbour balls
+    accuracy[NET]              share of samples whose predicted class is the requested one
+and plain  fid  sfid  is  precision  recall  for the Inception of the ADM suite.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.evaluation.accumulator import Evidence, look
+from bench.evaluation.reference import Reference, reference_of
+from bench.metrics.frechet import frechet_distance, self_test
+from bench.metrics.kid import kernel_distance
+from bench.metrics.precision_recall import Arithmetic, precision_recall
+from bench.metrics.uncertainty import bootstrap_spread, extrapolated
+from bench.nets.base import Activations, FeatureNet
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which metrics, beside those that always are, and how."""
+
+    neighbours: int = 3  # k of precision and recall
+    arithmetic: Arithmetic = "exact"  # of precision and recall
+    kid: bool = False  # kernel distance: kid[NET]
+    fid_infinity: bool = False  # Frechet distance extrapolated to endless samples: fid_infinity[NET]
+    bootstrap: int = 0  # resamples of the samples for the distance's spread: fid_std[NET]
+
+
+class Scorer:
+    """Compares samples with a reference through several feature nets at once."""
+
+    def __init__(
+        self,
+        nets: Sequence[FeatureNet],
+        reference: Tensor | Mapping[str, Reference],
+        *,
+        neighbours: int = 3,
+        choice: Choice | None = None,
+    ) -> None:
+        """`reference`: images [M, C, H, W] uint8, seen once, here; or what each net, by name, knows of them.
+
+        Raises UserError where this machine's linear algebra cannot be trusted.
+        """
+        self_test()
+        self.nets = tuple(nets)
+        self.choice = choice or Choice(neighbours=neighbours)
+        if isinstance(reference, Tensor):
+            reference = reference_of(self.nets, [reference])
+        self.reference = dict(reference)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the samples, keep the reference."""
+        self.samples = {net.name: Evidence() for net in self.nets}
+        self._next = 0
+
+    def update(self, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None) -> None:
+        """Add samples [B, C, H, W] uint8, the classes [B] asked of them, and their numbers [B].
+
+        Without numbers they are counted on from the last.
+        """
+        self.add([look(net, images) for net in self.nets], labels, index)
+
+    def add(
+        self, activations: Sequence[Activations], labels: Tensor | None = None, index: Tensor | None = None
+    ) -> None:
+        """`update` where what each net sees is there already."""
+        if index is None:
+            index = torch.arange(self._next, self._next + len(activations[0].pooled))
+        self._next = int(index.max()) + 1
+        for net, seen in zip(self.nets, activations, strict=True):
+            self.samples[net.name].update(seen, labels, index)
+
+    def gather(self) -> None:
+        """Unite the samples of all processes of the default group; every process then has them all."""
+        from torch import distributed
+
+        everywhere: list[dict[str, Evidence]] = [{} for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(everywhere, self.samples)
+        self.samples = everywhere[0]
+        for samples in everywhere[1:]:
+            for name, evidence in samples.items():
+                self.samples[name].merge(evidence)
+
+    def results(self) -> dict[str, float]:
+        """Every metric by name. Warns where there are fewer samples than feature dimensions.
+
+        Raises UserError where a metric cannot be had: too few images, features of another net.
+        """
+        results: dict[str, float] = {}
+        for net in self.nets:
+            samples, reference = self.samples[net.name], self.reference[net.name]
+            _warn_if_few(net.name, samples.count, len(samples.gaussian.mean))
+            where = "" if net.name == "inception" else f"[{net.name}]"
+            metrics = measure(samples, reference, self.choice, "fid" if net.classifies else "fd")
+            results |= {f"{metric}{where}": value for metric, value in metrics.items()}
+        return results
+
+
+def measure(samples: Evidence, reference: Reference, choice: Choice, distance: str) -> dict[str, float]:
+    """The metrics of one net; `distance` is what its Frechet distance is called."""
+    results = {distance: frechet_distance(samples.gaussian, reference.gaussian)}
+    if samples.spatial is not None and reference.spatial is not None:
+        results["sfid"] = frechet_distance(samples.spatial.gaussian, reference.spatial)
+    if samples.inception.sums:
+        results["is"] = samples.inception.score
+    features = samples.features
+    if reference.features is not None:
+        known = reference.features.to(features.device)
+        shares = precision_recall(features, known, choice.neighbours, choice.arithmetic)
+        results["precision"], results["recall"] = shares
+        if choice.kid:
+            results["kid"] = kernel_distance(features, known)
+    if samples.judged:
+        results["accuracy"] = samples.agreed / samples.judged
+    if choice.fid_infinity:
+        results[f"{distance}_infinity"] = extrapolated(features, reference.gaussian)
+    if choice.bootstrap:
+        results[f"{distance}_std"] = bootstrap_spread(features, reference.gaussian, choice.bootstrap)
+    return results
+
+
+def _warn_if_few(net: str, count: int, dimension: int) -> None:
+    if count < dimension:
+        warnings.warn(
+            f"{count} samples for the {dimension} dimensions of {net}: its Frechet distance is far too high "
+            "and comparable at this sample count only.",
+            stacklevel=3,
+        )

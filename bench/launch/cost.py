@@ -1,0 +1,208 @@
+"""What a plan costs on this machine, before anything runs: parameters, FLOPs, time, memory, disk.
+
+Times of small models are measured from a few steps; others are estimated from the FLOPs and the speed of a
+matrix product here, and labelled `~`. Memory is an estimate: weights, gradients, two Adam moments, EMA and
+the optimiser's workspace are 24 bytes a parameter, autocast's copies 2 more, activations about 18 values of
+`width` a token and block.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from backbones import cost
+from bench.config import resolve
+from bench.config.spec import RunSpec
+from bench.core import machine
+from bench.core.errors import UserError
+from bench.data import dataset
+from bench.diffusion import samplers
+from bench.evaluation import sampling
+from bench.launch import assets
+from bench.training.trainer import Trainer, synchronise
+
+MEASURED_BELOW = 2e11  # FLOPs of a step; a laptop takes under a second for these
+WARM_UP, TIMED = 2, 5  # steps
+EFFICIENCY = 0.5  # of a training step against a large matrix product
+H100 = 1.2e14  # FLOP/s of one in training: SiT-XL/2, 5.4 steps/s of 256 images on eight (arXiv 2410.06940)
+ADAPTIVE_EVALUATIONS = 100  # of the model a sample, where the sampler chooses its own steps
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run costs."""
+
+    parameters: int  # of the backbone
+    flops_per_step: float
+    step_seconds: float
+    measured: bool
+    total_seconds: float  # training and evaluations
+    memory: int  # bytes
+    disk: int  # bytes of its checkpoints at most
+    total_flops: float  # training and evaluations
+
+
+def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
+    """The cost of a run on a device that multiplies matrices at `peak` FLOP/s."""
+    data, training, protocol = dataset.shape(spec.data), spec.training, spec.protocol
+    architecture = resolve.architecture(spec.backbone)
+    parameters = cost.parameters(architecture, data.size, data.channels, data.classes)
+    forward = cost.flops(architecture, data.size, data.channels)  # of one image
+    flops = 3.0 * forward * training.batch_size  # a backward costs two forwards
+    step_seconds, measured = flops / (peak * EFFICIENCY), False
+    if flops < MEASURED_BELOW and training.steps and dataset.available(spec.data):
+        flops, step_seconds, measured = *_measure(spec, device), True
+    guided = 1 if protocol.guidance_scale == 1 else 2
+    calls = (samplers.get(spec.sampler).evaluations or ADAPTIVE_EVALUATIONS) * guided
+    sampling_flops = calls * forward * protocol.samples  # FLOPs
+    evaluations = max(1, -(-training.steps // training.evaluate_every))
+    tokens = (data.size // architecture.patch) ** 2
+    value = 2 if training.precision == "bf16" else 4
+    activations = 18 * architecture.width * architecture.depth * tokens * training.batch_size * value
+    memory = (26 if training.precision == "bf16" else 24) * parameters + activations
+    disk = 3 * 16 * parameters  # two kept, one being written; weights, EMA, two moments
+    if not training.steps:  # the file, the network and its EMA; one block's activations at a time
+        memory = 12 * parameters + 18 * architecture.width * tokens * sampling.BATCH_SIZE * guided * 4
+        disk = 4 * parameters
+    return Cost(
+        parameters=parameters,
+        flops_per_step=flops,
+        step_seconds=step_seconds,
+        measured=measured,
+        total_seconds=training.steps * step_seconds + evaluations * sampling_flops * step_seconds / flops,
+        memory=memory,
+        disk=disk,
+        total_flops=training.steps * flops + evaluations * sampling_flops,
+    )
+
+
+def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
+    """FLOPs and median seconds of a training step, at a learning rate at which nothing can diverge."""
+    training = spec.training.model_copy(update={"learning_rate": 1e-12})
+    trainer, seconds = Trainer(spec.model_copy(update={"training": training}), device), []
+    for cache in trainer.targets.feature_caches:
+        cache.pretend()
+    for step in range(WARM_UP + TIMED):
+        start = synchronise(device)
+        trainer.step(step)
+        seconds.append(synchronise(device) - start)
+    return trainer.flops_per_step, statistics.median(seconds[WARM_UP:])
+
+
+def matrix_product_speed(
+    device: torch.device, precision: str, clock: Callable[[torch.device], float] = synchronise
+) -> float:
+    """FLOP/s of a 2048 x 2048 matrix product here: the fastest of three."""
+    size, dtype = 2048, torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(3):
+        start = clock(device)
+        torch.mm(matrix, matrix)
+        seconds.append(clock(device) - start)
+    return 2 * size**3 / min(seconds)
+
+
+def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[Cost]:
+    """Print the plan as a table, a line per method and backbone. Returns the cost of each run."""
+    precisions = {spec.training.precision for spec in specs}
+    peaks = {precision: matrix_product_speed(device, precision) for precision in precisions}
+    costs: dict[RunSpec, Cost] = {}
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    table.title = f"{len(specs)} runs on {machine.hardware(device)} -> {folder}"
+    table.add_column("method", overflow="fold", min_width=12)
+    table.add_column("backbone", no_wrap=True)
+    for column in ("seeds", "done", "params", "FLOPs", "s/step", "total", "memory"):
+        table.add_column(column, justify="right", no_wrap=True)
+    remaining = 0.0
+    for spec in specs:
+        alike = spec.model_copy(update={"seed": 0})
+        if alike in costs:
+            continue
+        costs[alike] = found = estimate(spec, device, peaks[spec.training.precision])
+        runs = [other for other in specs if other.model_copy(update={"seed": 0}) == alike]
+        shares = [_share_done(folder / run.run_id) for run in runs]
+        total = found.total_seconds * (len(runs) - sum(shares))
+        remaining += total
+        about = "" if found.measured else "~"
+        table.add_row(
+            escape(spec.method),
+            escape(spec.backbone),
+            str(len(runs)),
+            f"{sum(shares) / len(runs):.0%}",
+            f"{found.parameters / 1e6:.1f} M",
+            f"{found.flops_per_step:.2g}",
+            f"{about}{found.step_seconds:.2g}",
+            f"~{duration(total)}",
+            f"~{found.memory / 1e9:.1f} GB",
+        )
+    console = Console()
+    if not console.is_terminal:
+        console.width = 110
+    console.print(table)
+    training = specs[0].training
+    work = f"{training.steps} steps of {training.batch_size} images in {training.precision}"
+    if not training.steps:
+        work = f"no training, {specs[0].protocol.samples} samples"
+    console.print(
+        f"{work}; about {duration(remaining)} in all. "
+        "FLOPs are a step's; ~ is an estimate, the rest was measured.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    every = [costs[spec.model_copy(update={"seed": 0})] for spec in specs]
+    hours, disk = sum(cost.total_flops for cost in every) / H100 / 3600, max(cost.disk for cost in every)
+    if hours >= 1:
+        console.print(
+            f"H100s take about {hours:,.0f} GPU-hours in all, at {H100 / 1e12:.0f} TFLOP/s each as REPA's "
+            f"authors report. Checkpoints take up to {disk / 1e9:.1f} GB a run.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for line in assets.missing(specs):
+        console.print(f"missing: {line}", highlight=False, markup=False, soft_wrap=True)
+    return every
+
+
+def refuse_what_does_not_fit(costs: list[Cost], folder: Path, device: torch.device) -> None:
+    """Raises UserError where a run needs more memory than the device has, or more disk than is free."""
+    memory, needed = machine.available_memory(device), max(cost.memory for cost in costs)
+    if needed > memory:
+        raise UserError(
+            f"the largest run takes about {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB "
+            "available: choose a smaller --backbone or --batch-size."
+        )
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    free, needed = shutil.disk_usage(existing).free, max(cost.disk for cost in costs)
+    if needed > free:
+        raise UserError(
+            f"checkpoints take up to {needed / 1e9:.1f} GB, {existing} has {free / 1e9:.1f} GB free: "
+            "choose another --output or make room."
+        )
+
+
+def _share_done(run: Path) -> float:
+    try:
+        status = json.loads((run / "status.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return 0.0
+    return 1.0 if status["state"] == "finished" else status["step"] / status["steps"]
+
+
+def duration(seconds: float) -> str:
+    """`"42 s"`, `"3.5 min"`, `"7.2 h"` or `"12 days"`."""
+    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds / 86_400:.3g} days"

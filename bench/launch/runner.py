@@ -1,0 +1,229 @@
+"""One run from start to end: train, checkpoint, sample, evaluate; continued wherever it was left.
+
+Several processes may share the work (`bench/core/distributed.py`); the first owns the folder and writes.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+
+from backbones import checkpoints
+from bench.config.spec import RunSpec
+from bench.core import distributed, machine
+from bench.core.distributed import UNDIVIDED, Division
+from bench.core.errors import UserError
+from bench.core.progress import progress_bar
+from bench.evaluation.evaluator import Evaluation
+from bench.runs.folder import Run, write_json
+from bench.runs.lock import Claim
+from bench.training.trainer import Trainer, synchronise, to_numbers
+
+# What a signal asks for: to stop, or to stop because the same job will be started again.
+STOP, AGAIN = 1, 2
+SIGNALS: dict[int, int] = {signal.SIGINT: STOP, signal.SIGTERM: STOP}
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal stopped the run; its state is saved. `request` is STOP or AGAIN."""
+
+    def __init__(self, request: int) -> None:
+        super().__init__()
+        self.request = request
+
+
+class Experiment:
+    """A run and its folder."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        root: Path,
+        device: torch.device,
+        division: Division = UNDIVIDED,
+        evaluate: Literal["here", "separate"] = "here",
+        when_kept: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Open the run's folder. `separate` keeps the weights to be judged for jobs of their own, and tells
+        `when_kept` the step.
+
+        Raises UserError where the folder cannot be written.
+        """
+        self.spec, self.device, self.division, self.evaluate = spec, device, division, evaluate
+        self.when_kept = when_kept
+        self.run = distributed.by_first(lambda: Run(root, spec))
+        self.claim: Claim | None = None  # of the first process
+        self.step, self.seconds, self.flops = 0, 0.0, 0
+
+    def complete(self, signals: Mapping[int, int] = SIGNALS) -> None:
+        """Train to the last step, evaluating on the way.
+
+        One of `signals` (number -> STOP or AGAIN) ends the step at hand, saves, and raises Stopped. Raises
+        UserError where another process works on this run, the checkpoint is damaged, or the loss diverges,
+        the latter with the state before that step saved.
+        """
+        distributed.by_first(self._claim)
+        try:
+            with _stop_asked(signals) as stop_asked:
+                self._prepare()
+                self._train(stop_asked)
+        except Exception as error:
+            if self.claim is None or self.claim.holds():
+                self._set_status("failed", _in_one_line(error, self.spec))
+            if isinstance(error, torch.OutOfMemoryError):
+                raise UserError(_in_one_line(error, self.spec)) from None
+            raise
+        finally:
+            if self.claim:
+                self.claim.release()
+
+    def _claim(self) -> None:
+        self.claim = self.run.claim()
+
+    def _prepare(self) -> None:
+        """Build what is trained, and restore the last checkpoint."""
+        self.trainer = Trainer(self.spec, self.device, self.division)
+        restored = self.run.load_checkpoint()
+        if restored:
+            parts, counters = restored
+            try:
+                self.trainer.load_state(parts)
+            except (KeyError, RuntimeError):  # other names or shapes of tensors
+                raise UserError(
+                    f"the checkpoint of {self.run.folder} was written by another version of the code or "
+                    "of the method: move the folder away to train anew."
+                ) from None
+            self.step, self.seconds, self.flops = counters["step"], counters["seconds"], counters["flops"]
+        data, process = self.trainer.data, self.trainer.process
+        self.evaluation = Evaluation(self.spec, self.run, data, process, self.device)
+
+    def _train(self, stop_asked: Callable[[], int]) -> None:
+        training = self.spec.training
+        if distributed.is_first():
+            self._write_environment()
+        self._set_status("running")
+        for cache in self.trainer.targets.feature_caches:
+            distributed.by_first(cache.fill)
+            if self.step == 0:  # what filling took is part of the cost of every run that uses it
+                self.seconds, self.flops = self.seconds + cache.cost[0], self.flops + cache.cost[1]
+        bar = progress_bar(training.steps, self.step, self.spec.run_id[:-9], "step")
+        with bar:
+            while True:
+                if self._evaluation_due() and not distributed.by_first(lambda: self.run.evaluated(self.step)):
+                    self._evaluate(stop_asked)
+                if self.step == training.steps:
+                    break
+                self._train_step()
+                bar.update()
+                if request := distributed.highest(stop_asked()):
+                    self._save()
+                    self._stop(request)
+                if self.step % training.checkpoint_every == 0 or self._evaluation_due():
+                    self._save()
+                    self._set_status("running")
+        ema = self.trainer.whole(self.trainer.ema)
+        distributed.by_first(lambda: checkpoints.save(self.run.folder / "ema.safetensors", ema))
+        self._set_status("finished")
+
+    def _stop(self, request: int) -> NoReturn:
+        self._set_status("interrupted")
+        raise Stopped(request)
+
+    def _set_status(self, state: str, message: str = "") -> None:
+        if distributed.is_first():
+            self.run.set_status(state, self.step, message)
+
+    def _train_step(self) -> None:
+        self.trainer.prepare(self.step)  # not part of the step's time
+        start = synchronise(self.device)
+        try:
+            row = self.trainer.step(self.step)
+        except UserError as error:
+            self._save()
+            message = f"{self.spec.run_id} stopped at step {self.step + 1}: {error}"
+            raise UserError(f"{message} The state before it is saved in {self.run.checkpoints}.") from None
+        duration = synchronise(self.device) - start
+        self.step += 1
+        self.seconds += duration
+        self.flops += self.trainer.flops_per_step
+        log = self.step % self.spec.training.log_every == 0 or self.step == 1
+        if log and distributed.is_first():
+            speed = {
+                "seconds": self.seconds,
+                "step_seconds": duration,
+                "images_per_second": self.spec.training.batch_size / duration,
+            }
+            self.run.append("train", {"step": self.step, **to_numbers(speed), **to_numbers(row)})
+
+    def _counters(self) -> dict[str, Any]:
+        return {"step": self.step, "seconds": self.seconds, "flops": self.flops}
+
+    def _save(self) -> None:
+        state = self.trainer.state()
+
+        def write() -> None:
+            assert self.claim is not None
+            self.claim.check()
+            self.run.save_checkpoint(self.step, state, self._counters())
+
+        distributed.by_first(write)
+
+    def _evaluation_due(self) -> bool:
+        training = self.spec.training
+        return self.step == training.steps or (self.step > 0 and self.step % training.evaluate_every == 0)
+
+    def _evaluate(self, stop_asked: Callable[[], int]) -> None:
+        which = "ema" if self.spec.protocol.weights == "ema" else "backbone"
+        model = self.trainer.whole(getattr(self.trainer, which))
+        if self.evaluate == "separate":
+            parts = {which: model.state_dict()}
+            distributed.by_first(lambda: self.run.keep(self.step, parts, self._counters()))
+            distributed.by_first(lambda: self.when_kept(self.step))
+        elif request := self.evaluation.make(model, self._counters(), stop_asked):
+            self._stop(request)  # the state is saved; the evaluation starts anew
+
+    def _write_environment(self) -> None:
+        trainer = self.trainer
+        found = machine.describe(self.device) | {
+            "devices": distributed.count(),
+            "parameters": {
+                "backbone": sum(parameter.numel() for parameter in trainer.backbone.parameters()),
+                "method": sum(parameter.numel() for parameter in trainer.method.parameters()),
+            },
+        }
+        write_json(self.run.folder / "env.json", found)
+
+
+def _in_one_line(error: Exception, spec: RunSpec) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"out of GPU memory with {spec.training.batch_size} images a step: hold fewer at once with "
+            "--micro-batch N, divide them over more GPUs, or the weights with --shard; no number changes."
+        )
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+@contextmanager
+def _stop_asked(signals: Mapping[int, int]) -> Iterator[Callable[[], int]]:
+    """While inside, signals are noted, so that no step is cut in two; a second SIGINT interrupts.
+
+    Gives what was asked for most urgently so far, 0 for nothing.
+    """
+    asked: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and signals[number] in asked:
+            raise KeyboardInterrupt
+        asked.append(signals[number])
+
+    before = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield lambda: max(asked, default=0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,146 @@
+"""A frozen encoder's features of a whole data set on disk, computed once: `dinov2-b[cache=true]`.
+
+Features are deterministic, for nothing is augmented, so that a second epoch need not ask the encoder again.
+They lie in float16 shards in the cache folder, under a key of everything that decides them: encoder, weights,
+preprocessing, precision, grid and the data set's fingerprint. Filling is resumable, and may be done by
+several processes at once: each shard is renamed into its place when it is complete.
+
+What filling costs is counted to every run that uses the cache: see `cost`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from backbones import cost
+from bench.core import cache
+from bench.core.errors import UserError
+from bench.core.progress import progress_bar
+from bench.data.dataset import Data
+from bench.data.shards import write_shard
+from bench.nets.teachers import Encoder
+from bench.runs.folder import write_json
+from methods.base import Features
+
+SHARD_RECORDS, BATCH_SIZE = 1024, 128
+MANIFEST = "manifest.json"  # written last: with it the cache is complete
+
+
+class FeatureCache:
+    """The features of the training records of a data set, by their numbers."""
+
+    def __init__(self, encoder: Encoder, data: Data, identity: str) -> None:
+        """`identity` of the data set: see `bench.data.identity`."""
+        self.encoder, self.data, self.info = encoder, data, encoder.info
+        self.key = {"data": identity, "records": len(data), "grid": encoder.info.grid} | encoder.key
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]
+        readable = re.sub(r"[^a-zA-Z0-9.]+", "-", encoder.info.name)
+        self.folder = cache.folder() / "features" / f"{readable}-{digest}"
+        self._opened: dict[int, dict[str, Tensor]] = {}
+        self._zeros: dict[str, Tensor] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on disk."""
+        rows, columns = self.info.grid
+        return len(self.data) * (rows * columns + 1) * self.info.width * 2
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / MANIFEST).is_file()
+
+    @property
+    def cost(self) -> tuple[float, int]:
+        """Seconds and FLOPs of filling it, as they were then; nothing before that."""
+        if not self.complete:
+            return 0.0, 0
+        manifest = json.loads((self.folder / MANIFEST).read_text())
+        return manifest["seconds"], manifest["flops"]
+
+    def pretend(self) -> None:
+        """Give zeros where nothing is computed yet: to time the steps of a plan."""
+        if not self.complete:
+            rows, columns = self.info.grid
+            cls = torch.zeros(1, 1).expand(SHARD_RECORDS, self.info.width)
+            self._zeros = {"patch": cls[:, None].expand(-1, rows * columns, -1), "cls": cls}
+
+    def __call__(self, index: Tensor) -> Features:
+        """Features of the records of these numbers, on the CPU. Raises FileNotFoundError before `fill`."""
+        places = [divmod(number, SHARD_RECORDS) for number in index.tolist()]
+        tokens, cls = (
+            torch.stack([self._shard(shard)[name][row] for shard, row in places]).float()
+            for name in ("patch", "cls")
+        )
+        return Features(tokens, cls)
+
+    def _shard(self, number: int) -> dict[str, Tensor]:
+        if self._zeros:
+            return self._zeros
+        if number not in self._opened:
+            with safe_open(self._path(number), framework="pt") as file:  # views of the mapped file
+                self._opened[number] = {name: file.get_tensor(name) for name in ("patch", "cls")}
+        return self._opened[number]
+
+    def fill(self) -> None:
+        """Compute what is missing; says first what it takes. Raises UserError where the disk is too small."""
+        if self.complete:
+            return
+        shards = range(-(-len(self.data) // SHARD_RECORDS))
+        missing = [shard for shard in shards if not self._path(shard).is_file()]
+        needed = self.bytes * len(missing) // len(shards)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+            print(
+                f"features of {self.info.name} for {len(self.data)} images: {self.bytes / 1e9:.2f} GB in "
+                f"{self.folder}, where {free / 1e9:.0f} GB are free",
+                flush=True,
+            )
+            if needed > free:
+                raise UserError(
+                    f"the feature cache takes {needed / 1e9:.1f} GB more, {self.folder} has "
+                    f"{free / 1e9:.1f} GB free: set ALIGNMENT_BENCH_CACHE, or drop cache=true."
+                )
+            seconds = self._write(missing)
+        except OSError as error:
+            raise UserError(
+                f"the feature cache {self.folder} cannot be written ({error.strerror or error}): make room "
+                "and run the same command again; it continues."
+            ) from None
+        with cost.counter() as counter:
+            self._features(0, 1)
+        spent = {"seconds": seconds * len(shards) / max(1, len(missing))}  # of all, where it was continued
+        spent["flops"] = counter.get_total_flops() * len(self.data)
+        write_json(self.folder / MANIFEST, self.key | spent)
+
+    def _write(self, missing: list[int]) -> float:
+        start, records = time.perf_counter(), len(self.data)
+        done = records - sum(min(records - s * SHARD_RECORDS, SHARD_RECORDS) for s in missing)
+        with progress_bar(records, done, f"features of {self.info.name}", "img") as bar:
+            for shard in missing:
+                first, end = shard * SHARD_RECORDS, min((shard + 1) * SHARD_RECORDS, records)
+                if not self._path(shard).is_file():  # by another process
+                    parts = [
+                        self._features(a, min(a + BATCH_SIZE, end)) for a in range(first, end, BATCH_SIZE)
+                    ]
+                    patch, cls = (torch.cat(x).half().numpy() for x in zip(*parts, strict=True))
+                    write_shard(self._path(shard), {"patch": patch, "cls": cls})
+                bar.update(end - first)
+        return time.perf_counter() - start
+
+    def _features(self, first: int, end: int) -> tuple[Tensor, Tensor]:
+        index = torch.arange(first, end)
+        found = self.encoder(self.data.batch(index, torch.Generator()).image)
+        return found.patch_tokens.cpu(), found.cls_token.cpu()
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"{shard:05d}.safetensors"

@@ -1,0 +1,203 @@
+"""Small convolutional nets, trained here: teachers, reward nets and judges of data sets of small images.
+
+A teacher must never judge itself, so the nets of a data set differ in architecture and in seed. Each is
+trained once on the training part (seconds on the digits, minutes on CIFAR-10), must reach its recipe's
+accuracy on the held-out part, and is cached under a fingerprint of everything that made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bench.core import cache
+from bench.core.errors import UserError, unknown
+from bench.core.progress import progress_bar
+from bench.core.seeding import data_order, generator, seed_of
+from bench.data import dataset
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a local net; any change makes another net, with another fingerprint."""
+
+    data: str
+    widths: tuple[int, ...]  # channels of the convolutions
+    pool_after: tuple[int, ...]  # the convolutions after which the map is halved
+    kernel: int
+    activation: str
+    seed: int
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    shift: int = 1  # pixels at most, of the augmentation
+    mirror: bool = False  # half of the batches are seen in a mirror: for what has no handedness
+    required_accuracy: float = 0.97  # on the held-out part
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits."""
+        decisive = {key: value for key, value in asdict(self).items() if key != "required_accuracy"}
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
+
+
+def _natural(
+    data: str,
+    widths: tuple[int, ...],
+    pool_after: tuple[int, ...],
+    kernel: int,
+    activation: str,
+    *,
+    seed: int,
+    accuracy: float,
+    epochs: int = 5,
+) -> Recipe:
+    """A net of CIFAR-10's photographs: minutes on one core."""
+    return Recipe(
+        data,
+        widths,
+        pool_after,
+        kernel,
+        activation,
+        seed,
+        epochs=epochs,
+        batch_size=128,
+        learning_rate=4e-3,
+        shift=2,
+        mirror=True,
+        required_accuracy=accuracy,
+    )
+
+
+RECIPES = {
+    "digits-teacher": Recipe("digits", (32, 64, 64, 96), (2,), kernel=3, activation="relu", seed=11),
+    "digits-untrained": Recipe(  # a control: the teacher's architecture that has learnt nothing
+        "digits", (32, 64, 64, 96), (2,), kernel=3, activation="relu", seed=47, epochs=0
+    ),
+    "digits-cnn": Recipe("digits", (24, 48, 64), (1,), kernel=5, activation="gelu", seed=23),
+    "cifar10-teacher": _natural("cifar10", (32, 64, 64), (1,), 3, "relu", seed=71, epochs=3, accuracy=0.5),
+    "cifar10-cnn": _natural("cifar10", (24, 48, 96), (1, 2), 5, "gelu", seed=73, epochs=3, accuracy=0.5),
+    "cifar10-16-reward": _natural("cifar10-16", (32, 64, 64, 96), (1, 3), 3, "relu", seed=61, accuracy=0.6),
+    "cifar10-16-cnn": _natural("cifar10-16", (32, 64, 128), (1, 2), 5, "gelu", seed=67, accuracy=0.6),
+}
+
+
+class NetOutput(NamedTuple):
+    """What a local net says about images."""
+
+    maps: tuple[Tensor, ...]  # feature map after each convolution, [B, C_l, H_l, W_l]
+    pooled: Tensor  # [B, D], mean of the last map
+    logits: Tensor  # [B, classes]
+
+
+class LocalNet(nn.Module):
+    """Convolutions with batch norm, halvings of the map, mean pooling, a linear classifier."""
+
+    def __init__(self, recipe: Recipe, channels: int, classes: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        widths = (channels, *recipe.widths)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, recipe.kernel, padding=recipe.kernel // 2, bias=False)
+            for a, b in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in recipe.widths)
+        self.classifier = nn.Linear(recipe.widths[-1], classes)
+
+    def forward(self, images: Tensor) -> NetOutput:
+        """Images [B, C, H, W] in [-1, 1]."""
+        activation = getattr(F, self.recipe.activation)
+        maps, x = [], images
+        for depth, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True), start=1):
+            x = activation(norm(convolution(x)))
+            if depth in self.recipe.pool_after:
+                x = F.avg_pool2d(x, 2)
+            maps.append(x)
+        pooled = x.mean(dim=(2, 3))
+        return NetOutput(tuple(maps), pooled, self.classifier(pooled))
+
+
+def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
+    """The net of that name, frozen, in eval mode; trained on first use, then read from the cache.
+
+    Raises UserError for an unknown name, where its data set is not there, and where it does not reach the
+    required accuracy.
+    """
+    if name not in RECIPES:
+        raise unknown("local net", name, RECIPES)
+    recipe = RECIPES[name]
+    shape = dataset.shape(recipe.data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(recipe.seed, "local net"))
+        net = LocalNet(recipe, shape.channels, shape.classes)
+    if recipe.epochs == 0:
+        return net.eval().requires_grad_(False).to(device)
+    _, _, prepared = dataset.identity(recipe.data).partition("@")
+    made_of = f"{recipe.fingerprint}-{prepared}" if prepared else recipe.fingerprint
+    path = cache.folder() / f"{name}-{made_of}.safetensors"
+    try:
+        net.load_state_dict(load_file(path))
+    except (FileNotFoundError, SafetensorError, RuntimeError):  # never trained, or its writing interrupted
+        data = dataset.load(recipe.data)
+        _train(name, net, data)
+        reached = accuracy(net, data)
+        print(f"trained {name}: {reached:.1%} of the held-out images classified right", flush=True)
+        if reached < recipe.required_accuracy:
+            raise UserError(
+                f"{name} reaches {reached:.1%} on held-out images, {recipe.required_accuracy:.0%} is "
+                f"required; this torch ({torch.__version__}) may train it badly: report it."
+            ) from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file(net.state_dict(), unfinished)
+        unfinished.replace(path)
+    return net.eval().requires_grad_(False).to(device)
+
+
+def _train(name: str, net: LocalNet, data: dataset.Data) -> None:
+    recipe, records = net.recipe, len(data)
+    steps = recipe.epochs * records // recipe.batch_size
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
+    net.train()
+    bar = progress_bar(steps, 0, f"training {name}", "step")
+    for step in range(steps):
+        index = data_order(recipe.seed, records, step * recipe.batch_size, recipe.batch_size)
+        draw = generator(recipe.seed, "augmentation", step)
+        batch = data.batch(index, draw)
+        # Small shifts keep the class and keep the images from being learnt by heart.
+        margin, size = recipe.shift, data.size
+        row, column = torch.randint(2 * margin + 1, (2,), generator=draw).tolist()
+        padded = F.pad(batch.x0, (margin,) * 4, value=-1.0)
+        seen = padded[..., row : row + size, column : column + size]
+        if recipe.mirror and torch.rand((), generator=draw) < 0.5:
+            seen = seen.flip(-1)
+        loss = F.cross_entropy(net(seen).logits, batch.label, label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        bar.update()
+    bar.close()
+    net.eval()
+
+
+@torch.no_grad()
+def accuracy(net: LocalNet, data: dataset.Data) -> float:
+    """Share of the held-out reference images that the net classifies right."""
+    images, labels = data.reference()
+    right = [
+        net(image.float() / 127.5 - 1).logits.argmax(dim=1) == label
+        for image, label in zip(images.split(1000), labels.split(1000), strict=True)
+    ]
+    return torch.cat(right).float().mean().item()

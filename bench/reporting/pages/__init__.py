@@ -1,0 +1,1 @@
+"""A report as one page: Markdown, and HTML with interactive charts."""

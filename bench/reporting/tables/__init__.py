@@ -1,0 +1,1 @@
+"""Tables of a report: columns and cells, summaries, studies, published rows, captions."""

@@ -1,0 +1,36 @@
+"""Fidelity: minus the mean square error of the estimate, in the unit of x0 or of the backbone's prediction.
+
+    x0         -(x^ - x0)^2
+    velocity   -((x^ - x0) / scale)^2,  scale = |d x0_hat / d prediction|
+
+For velocity prediction the second is -(v - u)^2, for noise prediction -(eps_hat - eps)^2. Rewards that are
+normalised per sample cannot tell the two apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.rewards.base import Judge, Truth
+
+SMALLEST_SCALE = 1e-3
+
+
+class Errors:
+    """Maps [G, B, h, w] of (-inf, 0], on a grid of patches."""
+
+    def __init__(self, names: Collection[str], grid: tuple[int, int]) -> None:
+        self.names, self.grid = names, grid
+
+    def against(self, truth: Truth) -> Judge:
+        scale = truth.scale.clamp(min=SMALLEST_SCALE)[:, None, None]
+
+        def judge(estimate: Tensor) -> dict[str, Tensor]:
+            error = (estimate - truth.x0).square().mean(dim=2)  # [G, B, H, W]
+            x0 = -F.adaptive_avg_pool2d(error, self.grid)
+            return {name: x0 if name == "x0" else x0 / scale**2 for name in self.names}
+
+        return judge

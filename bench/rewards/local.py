@@ -1,0 +1,45 @@
+"""Rewards of a frozen convolutional net f, both from one forward of it.
+
+features   -mean over maps l before the last of |f_l(x^) - f_l(x0)|^2, f_l of unit length at each place:
+           LPIPS (arXiv 1801.03924) without its learnt channel weights
+tokens     cos(f_L(x^), f_L(x0)), L the last map
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.nets.local import LocalNet
+from bench.rewards.base import Judge, Truth
+
+
+class NetRewards:
+    """Maps [G, B, h, w] on a grid of patches: "features" in [-4, 0], "tokens" in [-1, 1]."""
+
+    def __init__(self, names: Collection[str], net: LocalNet, grid: tuple[int, int]) -> None:
+        self.names, self.net, self.grid = names, net, grid
+
+    def against(self, truth: Truth) -> Judge:
+        clean = [F.normalize(x, dim=1) for x in self.net(truth.x0).maps]
+
+        def judge(estimate: Tensor) -> dict[str, Tensor]:
+            groups = estimate.shape[:2]
+            maps = self.net(estimate.flatten(0, 1)).maps
+            pairs = zip(maps, clean, strict=True)
+            distances = [
+                F.adaptive_avg_pool2d(
+                    (F.normalize(x, dim=1).unflatten(0, groups) - y).square().sum(dim=2), self.grid
+                )
+                for x, y in pairs
+            ]
+            found = {
+                "features": -torch.stack(distances[:-1]).mean(dim=0),
+                "tokens": 1 - distances[-1] / 2,  # |a - b|^2 = 2 - 2 cos(a, b) for unit vectors
+            }
+            return {name: found[name] for name in self.names}
+
+        return judge

@@ -1,0 +1,81 @@
+"""LPIPS (arXiv 1801.03924), of the `lpips` package: its learnt heads on an ImageNet net of torchvision.
+
+    r = -sum_l mean over positions of w_l . (f_l(x^) - f_l(x0))^2,   f_l of unit length at each position
+
+Latents are decoded first, with gradient. Images are made three-channel and enlarged to 64 pixels where they
+are smaller, the least that AlexNet takes with maps of some size. The package ships the heads; the nets'
+weights are read from torch's hub folder.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.core.errors import UserError
+from bench.rewards.base import Judge, Truth
+
+SMALLEST_SIDE = 64  # pixels
+URL = "https://download.pytorch.org/models/"
+WEIGHTS = {  # files of torchvision, under the names that it looks for
+    "alex": "alexnet-owt-7be5be79.pth",
+    "vgg": "vgg16-397923af.pth",
+    "squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+
+
+class LPIPS:
+    """Minus the LPIPS distance to x0, [G, B] in (-inf, 0]."""
+
+    def __init__(
+        self, names: Collection[str], to_pixels: Callable[[Tensor], Tensor], device: torch.device
+    ) -> None:
+        """Names are "lpips-" and the net. Raises UserError where weights are missing."""
+        self.nets = {name: _load(name, device) for name in names}
+        self.to_pixels = to_pixels
+
+    def against(self, truth: Truth) -> Judge:
+        pixels = self.to_pixels(truth.x0)
+        clean = {name: _maps(net, pixels) for name, net in self.nets.items()}
+
+        def judge(estimate: Tensor) -> dict[str, Tensor]:
+            groups, images, found = estimate.shape[:2], self.to_pixels(estimate.flatten(0, 1)), {}
+            for name, net in self.nets.items():
+                distance = torch.zeros(groups, device=estimate.device)
+                for x, y, head in zip(_maps(net, images), clean[name], net.lins, strict=True):
+                    squares = (x.unflatten(0, groups) - y).square().flatten(0, 1)
+                    distance = distance + head(squares).mean(dim=(1, 2, 3)).view(groups)
+                found[name] = -distance
+            return found
+
+        return judge
+
+
+def _load(name: str, device: torch.device) -> Any:
+    _, _, kind = name.partition("-")
+    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS[kind]
+    if not path.is_file():
+        raise UserError(
+            f"the reward {name} needs weights that are not on this machine. Fetch them, or copy the file "
+            f"there: curl -L --create-dirs -o {path} {URL}{WEIGHTS[kind]}"
+        )
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package asks torchvision in an outdated way
+        net = lpips.LPIPS(net=kind, verbose=False)
+    return net.eval().requires_grad_(False).to(device)
+
+
+def _maps(net: Any, images: Tensor) -> list[Tensor]:
+    """The unit-length maps of images [M, C, H, W] in [-1, 1], made three-channel and large enough."""
+    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    if images.shape[-1] < SMALLEST_SIDE:
+        images = F.interpolate(images, (SMALLEST_SIDE, SMALLEST_SIDE), mode="bilinear", antialias=True)
+    return [F.normalize(x, dim=1, eps=1e-10) for x in net.net(net.scaling_layer(images))]

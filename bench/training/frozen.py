@@ -1,0 +1,107 @@
+"""What a batch is held against: frozen encoders' features of its images, and rewards of the estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.config.spec import RunSpec
+from bench.core import distributed
+from bench.core.seeding import seed_of
+from bench.data import dataset
+from bench.data.dataset import Data
+from bench.nets import teachers
+from bench.nets.feature_cache import FeatureCache
+from bench.rewards.base import Rewards, Setting
+from bench.training.batch import Inputs
+from methods.base import REWARD_NET, TEACHER, EncoderInfo, Features, Needs
+
+
+class Targets:
+    """The frozen nets of one run; only what its method asks for is loaded."""
+
+    def __init__(self, spec: RunSpec, data: Data, grid: tuple[int, int], device: torch.device) -> None:
+        """`grid`: rows and columns of the backbone's tokens."""
+        self.spec, self.data, self.grid, self.device = spec, data, grid, device
+        self.encoders: dict[str, teachers.Encoder | FeatureCache] = {}
+
+    def load_encoder(self, name: str) -> EncoderInfo:
+        """Load a frozen encoder, once, and say its width and grid.
+
+        Raises UserError for an unknown name and for missing weights.
+        """
+        if name not in self.encoders:
+            encoder = teachers.load(
+                self.spec.teacher if name == TEACHER else name,
+                self.data.image_size,
+                self.device,
+                grid=self.grid,
+                precision=self.spec.training.precision,
+            )
+            data = dataset.identity(self.spec.data)
+            self.encoders[name] = FeatureCache(encoder, self.data, data) if encoder.cache else encoder
+        return self.encoders[name].info
+
+    def load_rewards(self, needs: Needs) -> None:
+        """The rewards named by the `needs` of step 0; a student learns from the method's first encoder.
+
+        Raises UserError for rewards that cannot be computed.
+        """
+        self.teacher = next(iter(needs.encoders), TEACHER)
+        setting = Setting(
+            channels=self.data.channels,
+            size=self.data.size,
+            to_pixels=self.data.to_pixels,
+            grid=self.grid,
+            net=self.spec.reward_net if needs.reward_net == REWARD_NET else needs.reward_net,
+            teacher=lambda: self.load_encoder(self.teacher),
+            prompts=dataset.preset(self.spec.data).get("prompts", ()),
+            device=self.device,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.spec.seed, "init rewards"))
+            self.rewards = Rewards(needs.rewards, setting)
+
+    @property
+    def feature_caches(self) -> list[FeatureCache]:
+        """Of the encoders with `cache=true`; to be filled before the first step."""
+        return [encoder for encoder in self.encoders.values() if isinstance(encoder, FeatureCache)]
+
+    def asked_encoders(self, needs: Needs) -> list[str]:
+        """Names of the encoders that see a batch: the method's, and the one that a reward's student learns
+        from."""
+        student = needs.rewards and self.rewards.student
+        return list(dict.fromkeys((*needs.encoders, self.teacher) if student else needs.encoders))
+
+    def see_images(self, needs: Needs) -> bool:
+        """Whether an encoder will look at images, rather than read what it said of them before."""
+        return any(not isinstance(self.encoders[name], FeatureCache) for name in self.asked_encoders(needs))
+
+    def features(
+        self, inputs: Inputs, needs: Needs, portions: Sequence[slice]
+    ) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
+        """What encoders say about the images, some rows at a time, by name; a student of the teacher learns.
+
+        Also returns the student's logs.
+        """
+        found = {}
+        for name in self.asked_encoders(needs):
+            seen = [self._encode(name, inputs.image[rows], inputs.index[rows]) for rows in portions]
+            found[name] = (
+                seen[0] if len(seen) == 1 else Features(*(torch.cat(x) for x in zip(*seen, strict=True)))
+            )
+        logs: dict[str, float | Tensor] = {}
+        if needs.rewards and self.rewards.student:
+            share = len(inputs.x0) / self.spec.training.batch_size
+            logs["reward/student_loss"] = self.rewards.student.learn(
+                inputs.x0, found[self.teacher].patch_tokens, lambda mean: distributed.total(mean * share)
+            )
+        return found, logs
+
+    def _encode(self, name: str, image: Tensor, index: Tensor) -> Features:
+        encoder = self.encoders[name]
+        if isinstance(encoder, FeatureCache):
+            return Features(*(value.to(self.device) for value in encoder(index)))
+        return encoder(image)

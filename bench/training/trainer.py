@@ -1,0 +1,329 @@
+"""Training one run: data -> teachers -> backbone -> method loss -> optimiser -> EMA -> checkpoint.
+
+Several processes may train one run (`bench/core/distributed.py`); a "part" is one process's rows of a batch.
+The state after a step is a function of the spec alone (on one machine): every random draw comes from a
+stream seeded by (seed, name, step), so a run that is killed and started again continues from its last
+checkpoint to the same numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+import backbones
+from backbones import checkpoints, cost
+from backbones.blocks import Transformer
+from bench.config import resolve
+from bench.config.spec import InitialWeights, RunSpec
+from bench.core import distributed
+from bench.core.distributed import UNDIVIDED, Division
+from bench.core.errors import UserError
+from bench.core.seeding import data_order, generator, seed_of
+from bench.data import dataset
+from bench.data.prefetch import Prefetch
+from bench.rewards.base import Truth
+from bench.training.batch import Inputs, draw
+from bench.training.frozen import Targets
+from methods.base import BackboneInfo, Context, Features, Loss, Needs
+
+DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
+
+
+class Trainer:
+    """What one run trains, and one batch of its training: `step`."""
+
+    def __init__(self, spec: RunSpec, device: torch.device, division: Division = UNDIVIDED) -> None:
+        """Backbone, method, EMA and optimiser as they are before step 0.
+
+        Raises UserError where the spec does not fit the data set, the backbone, the method or the division.
+        """
+        self.spec, self.device, self.division = spec, device, division
+        self.portions = division.portions(spec.training.batch_size)
+        self.part = slice(self.portions[0].start, self.portions[-1].stop)
+        self.data = dataset.load(spec.data)
+        self.process = resolve.process(spec.process)
+        self.method = resolve.method(spec.method)
+        architecture = resolve.architecture(spec.backbone)
+        if spec.training.steps and spec.training.batch_size > len(self.data):
+            raise UserError(
+                f"batch size {spec.training.batch_size} is larger than the data set {spec.data} with its "
+                f"{len(self.data)} training records: choose a smaller --batch-size."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(spec.seed, "init backbone"))
+            try:
+                self.backbone = self._build_backbone()
+                torch.manual_seed(seed_of(spec.seed, "init method"))
+                side = self.data.size // architecture.patch
+                info = BackboneInfo(architecture.family, architecture.depth, architecture.width, (side, side))
+                self.targets = Targets(spec, self.data, info.grid, device)
+                self.method.build(info, self.targets.load_encoder)
+            except ValueError as error:
+                raise UserError(f"{spec.method} on {spec.backbone} with {spec.data}: {error}.") from None
+        if spec.weights:
+            self._start_from(spec.weights)
+        self.method.to(device)
+        self.ema = copy.deepcopy(self.backbone).requires_grad_(False).eval()
+        self.network = distributed.shared(self.backbone, self.backbone.blocks, division)  # what is called
+        if distributed.is_shard(next(self.backbone.parameters())):
+            distributed.sharded(self.ema, self.ema.blocks)
+        self.trained = {
+            f"{owner}.{name}": parameter
+            for owner, module in (("backbone", self.backbone), ("method", self.method))
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        training = spec.training
+        # Shards and whole tensors cannot share a group of the optimiser.
+        groups = [
+            [parameter for parameter in self.trained.values() if distributed.is_shard(parameter) == sharded]
+            for sharded in (True, False)
+        ]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": group} for group in groups if group],
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+        )
+        self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
+        self.targets.load_rewards(self.method.needs(0, training.steps))
+        self.batches = Prefetch(self._read)
+        self._needs: Needs | None = None  # of the step before
+        self.flops_per_step = 0
+
+    def _build_backbone(self) -> Transformer:
+        data = self.data
+        return backbones.build(
+            resolve.architecture(self.spec.backbone),
+            input_size=data.size,
+            channels=data.channels,
+            num_classes=data.classes,
+        ).to(self.device)
+
+    def _start_from(self, initial: InitialWeights) -> None:
+        try:
+            found = checkpoints.weights(initial.path, initial.family)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        data = self.data
+        theirs = (found.architecture, found.channels, found.input_size, found.num_classes)
+        ours = (self.backbone.architecture, data.channels, data.size, data.classes)
+        if theirs != ours:
+            raise UserError(
+                f"{initial.path} holds {found.found}; this run is of {self.spec.backbone} on "
+                f"{self.spec.data}, inputs {data.channels} x {data.size} x {data.size}, {data.classes} "
+                "classes: choose another --backbone or --data."
+            )
+        self.backbone.load_state_dict(found.state)
+
+    def _read(self, step: int, needs: Needs | None = None) -> dataset.Batch:
+        """This process's part of the batch of a step, with images where an encoder will see them."""
+        seed, size, steps = self.spec.seed, self.spec.training.batch_size, self.spec.training.steps
+        index = data_order(seed, len(self.data), step * size, size)
+        needs = needs or self.method.needs(step, steps)
+        return self.data.batch(
+            index, generator(seed, "data", step), self.targets.see_images(needs), self.part
+        )
+
+    def prepare(self, step: int) -> Needs:
+        """What the method needs at this step; where that changed, the FLOPs of a step are counted."""
+        needs = self.method.needs(step, self.spec.training.steps)
+        if needs != self._needs:
+            if needs.whole_batch and len(self.portions) > 1:
+                raise UserError(
+                    f"{self.spec.method} compares the samples of a batch with one another, which "
+                    "--micro-batch would take apart: leave it out, or use more processes."
+                )
+            self._needs = needs
+            self.flops_per_step = self._count_flops(step, needs)
+        return needs
+
+    def step(self, step: int) -> dict[str, Any]:
+        """Train on batch `step` (from 0). Returns the row of the step; its values are 0-d tensors or floats.
+
+        Raises UserError, before the weights are touched, where the loss diverged.
+        """
+        needs = self.prepare(step)
+        training = self.spec.training
+        inputs = self._inputs(step, self.batches(step))
+        features, logs = self._features(inputs, needs)
+        self.optimizer.zero_grad(set_to_none=True)
+        rows = []
+        for portion in self.portions:
+            with distributed.averaging(self.network, last=portion is self.portions[-1]):
+                loss, row = self._loss(step, needs, portion, inputs, features)
+                (loss * self._share(portion) * distributed.count()).backward()
+            rows.append(row)
+        distributed.average_gradients(self.method.parameters())
+        self.method.after_backward(distributed.total)
+        row = distributed.merged(rows, [self._share(portion) for portion in self.portions])
+        row["logs"] = logs | row["logs"]
+        row["grad_norm"] = distributed.clip_gradients(self.trained.values(), training.gradient_clip)
+        _refuse_divergence(row)
+        self.optimizer.step()
+        with torch.no_grad():
+            self._update_ema(list(self.ema.parameters()), list(self.backbone.parameters()), 0)
+        return row
+
+    def _share(self, portion: slice) -> float:
+        """Of the batch; 1 for all of it."""
+        return (portion.stop - portion.start) / self.spec.training.batch_size
+
+    def _inputs(self, step: int, batch: dataset.Batch) -> Inputs:
+        return draw(self.spec, self.data, self.process, step, self.part, batch, self.device)
+
+    def _features(
+        self, inputs: Inputs, needs: Needs
+    ) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
+        return self.targets.features(inputs, needs, [self._local(portion) for portion in self.portions])
+
+    def _local(self, portion: slice) -> slice:
+        """Rows of the batch as rows of this process's part."""
+        return slice(portion.start - self.part.start, portion.stop - self.part.start)
+
+    def _loss(
+        self, step: int, needs: Needs, portion: slice, part: Inputs, features: Mapping[str, Features]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The mean loss of a micro-batch, with gradient, and its terms for the row."""
+        training, device = self.spec.training, self.device
+        inputs = part.rows(self._local(portion))
+        x0, t, noise = inputs.x0, inputs.t, inputs.noise
+        x_t = self.process.corrupt(x0, noise, t)
+        truth = Truth(x0, self.process.x0_hat_scale(t), inputs.true_label)
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            output = self.network(x_t, t, inputs.label, hidden_depths=needs.hidden_depths)
+            context = Context(
+                x0=x0,
+                noise=noise,
+                t=t,
+                x_t=x_t,
+                target=self.process.target(x0, noise, t),
+                prediction=output.prediction,
+                x0_hat=self.process.x0_hat(output.prediction.float(), x_t, t),
+                x0_hat_scale=truth.scale,
+                label=inputs.label,
+                step=step,
+                steps=training.steps,
+                generator=generator(self.spec.seed, "method", step),
+                hidden=output.hidden,
+                features={
+                    name: Features(*(tensor[self._local(portion)] for tensor in of_part))
+                    for name, of_part in features.items()
+                },
+                rewards=self.targets.rewards.against(truth) if needs.rewards else None,
+                noise_level=self.process.noise_level(t),
+                logging=step == 0 or (step + 1) % training.log_every == 0,
+                step_noise_level=self.process.noise_level(part.step_t),
+                batch_size=training.batch_size,
+                rows=portion,
+                gather=distributed.gathered,
+                processes=distributed.count(),
+            )
+            denoising = self.process.losses(output, x0, noise, t, x_t)
+            terms = {name: Loss(value) for name, value in denoising.items()} | self.method.losses(context)
+        weighted = {name: (term.weight * term.value).mean() for name, term in terms.items()}
+        loss = torch.stack(list(weighted.values())).sum()
+        return loss, {
+            "loss": loss.detach(),
+            "raw": {name: term.value.detach().mean() for name, term in terms.items()},
+            "weighted": {name: value.detach() for name, value in weighted.items()},
+            "logs": context.logs,
+        }
+
+    def _count_flops(self, step: int, needs: Needs) -> int:
+        """FLOPs of a step of the whole batch, encoders and reward nets included; leaves no trace.
+
+        A pass of its own, because the counter takes operators apart and so changes the last bits. Counted on
+        this process's part.
+        """
+        before = copy.deepcopy(self.method.state_dict())
+        student = copy.deepcopy(self.targets.rewards.student)
+        # The first batch, wherever a run is continued: methods may compute less for some batches.
+        inputs = self._inputs(0, self._read(0, needs))
+        with cost.counter() as counter:
+            features, _ = self._features(inputs, needs)
+            for portion in self.portions:
+                self._loss(step, needs, portion, inputs, features)[0].backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_backward(distributed.total)
+        self.method.load_state_dict(before)
+        if self.targets.rewards.student and student:
+            self.targets.rewards.student.load_state(student.state())
+        return round(counter.get_total_flops() * self.spec.training.batch_size / len(inputs.x0))
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """All tensors that a checkpoint holds: backbone, ema, method, rewards and optimizer, each by name.
+
+        Of shards, all processes must ask together.
+        """
+        moments = {
+            f"{name}.{key}": value
+            for name, parameter in self.trained.items()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+        parts = {
+            "backbone": self.backbone.state_dict(),
+            "ema": self.ema.state_dict(),
+            "method": self.method.state_dict(),
+            "rewards": self.targets.rewards.student.state() if self.targets.rewards.student else {},
+            "optimizer": moments,
+        }
+        return {name: distributed.whole_state(part) for name, part in parts.items()}
+
+    def load_state(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """The inverse of `state`."""
+        distributed.load(self.backbone, parts["backbone"])
+        distributed.load(self.ema, parts["ema"])
+        self.method.load_state_dict(parts["method"])
+        if self.targets.rewards.student:
+            self.targets.rewards.student.load_state(parts["rewards"])
+        for name, parameter in self.trained.items():
+            self.optimizer.state[parameter] = {
+                # The step count stays where AdamW keeps it, on the CPU.
+                key: value.to("cpu") if key == "step" else distributed.divided_as(parameter, value)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                for value in (parts["optimizer"][f"{name}.{key}"],)
+            }
+
+    def whole(self, network: Transformer) -> Transformer:
+        """Backbone or EMA to be used by one process; a copy where processes hold shards, which all must ask
+        for together."""
+        if not distributed.is_shard(next(network.parameters())):
+            return network
+        copied = self._build_backbone().requires_grad_(False).eval()
+        for name, tensor in network.state_dict().items():
+            copied.state_dict()[name].copy_(distributed.whole(tensor))
+        return copied
+
+
+def _refuse_divergence(row: Mapping[str, Any]) -> None:
+    values = {**row["raw"], "gradient norm": row["grad_norm"]}
+    if all(math.isfinite(value) for value in values.values()) and row["raw"]["denoise"] < DIVERGED:
+        return
+    found = ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
+    raise UserError(
+        f"the loss diverged ({found}): try a lower --learning-rate, --precision fp32 or a smaller weight "
+        "of the method."
+    )
+
+
+def to_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's row with floats for tensors, rounded to 6 significant digits: ready for a file."""
+    return {
+        key: to_numbers(value) if isinstance(value, Mapping) else float(f"{float(value):.6g}")
+        for key, value in row.items()
+    }
+
+
+def synchronise(device: torch.device) -> float:
+    """Wait for the device, then the time in seconds of a monotonic clock."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

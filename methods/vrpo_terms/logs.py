@@ -1,0 +1,80 @@
+"""What VRPO logs of a step: rewards, forces, advantages and KL terms, in all and by noise bin.
+
+Everything here is read off tensors that the step has anyway; no network is run.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from methods.base import Context
+from methods.vrpo_terms.forces import Guidance
+from methods.vrpo_terms.weighting import BINS, bin_of
+
+HISTOGRAM_EDGES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+
+
+def by_noise(name: str, values: Tensor, noise_level: Tensor) -> dict[str, Tensor]:
+    """The mean of `values` [B] over the batch, and over the samples of each noise bin that has any."""
+    found = {name: values.mean()}
+    bins = bin_of(noise_level)
+    for number in range(BINS):
+        inside = bins == number
+        if inside.any():
+            found[f"{name} (t {number / BINS:g}-{(number + 1) / BINS:g})"] = values[inside].mean()
+    return found
+
+
+def of_guidance(guidance: Guidance, noise_level: Tensor) -> dict[str, Tensor]:
+    """Each reward's mean and spread over the batch, the length of its gradient, and its advantages."""
+    logs: dict[str, Tensor] = {}
+    for name, reward in guidance.reward.items():
+        logs |= by_noise(f"reward/{name}", reward, noise_level)
+        logs[f"reward/{name}_spread"] = reward.std(correction=0)  # of one sample: 0
+    for name, length in guidance.gradient.items():
+        logs |= by_noise(f"gradient/{name}", length, noise_level)
+        logs[f"gradient/{name}_zero_share"] = guidance.without_force[name].mean()
+    for name, advantage in guidance.advantage.items():
+        logs[f"advantage/{name}_spread"] = advantage.std()
+    if guidance.advantage:
+        logs |= histogram(torch.stack([x.flatten() for x in guidance.advantage.values()]))
+    return logs
+
+
+def histogram(advantage: Tensor) -> dict[str, Tensor]:
+    """The share of advantages between neighbouring edges."""
+    edges = torch.tensor(HISTOGRAM_EDGES, device=advantage.device)
+    counts = torch.bucketize(advantage.flatten(), edges).bincount(minlength=len(edges) + 1)
+    limits = ["-inf", *(f"{edge:g}" for edge in HISTOGRAM_EDGES), "inf"]
+    names = [f"advantage/{low}..{high}" for low, high in pairwise(limits)]
+    return dict(zip(names, counts / counts.sum(), strict=True))
+
+
+def of_force(force: Tensor, factor: Tensor, context: Context, noise_level: Tensor) -> dict[str, Tensor]:
+    """The reward's force on x0_hat [B, C, H, W] against that of the mean square error.
+
+    `force_ratio` compares their lengths on the prediction, where the reward's is `factor` [B] times as long.
+    `force_cosine` says whether the reward pulls the estimate towards x0 (1), across (0) or away (-1).
+    """
+    acting = factor * force.flatten(1).norm(dim=1)
+    if not acting.any():
+        return {}
+    there = acting > 0
+    error = (context.target - context.prediction).detach().float().flatten(1)[there]
+    ratio = acting[there] / (2 * error.norm(dim=1) / error.shape[1])
+    to_data = (context.x0 - context.x0_hat.detach()).float().flatten(1)[there]
+    cosine = torch.cosine_similarity(force.flatten(1)[there], to_data)
+    level = noise_level[there]
+    return by_noise("force_ratio", ratio, level) | by_noise("force_cosine", cosine, level)
+
+
+def of_divergence(context: Context, noise_level: Tensor, alignment: Tensor | None) -> dict[str, Tensor]:
+    """The KL's two parts in the loss's unit: mean square error, and REPA's weighted 1 - cos [B]."""
+    error = (context.prediction - context.target).detach().float()
+    logs = by_noise("kl/image", error.square().flatten(1).mean(1), noise_level)
+    if alignment is not None:
+        logs |= by_noise("kl/tokens", alignment.detach(), noise_level)
+    return logs

@@ -1,0 +1,130 @@
+"""Suites can be run as written, at both scales, and ask for the same runs where they should."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.config import resolve, suites
+from bench.core.errors import UserError
+from bench.nets import teachers
+from bench.rewards import base
+from bench.run import Comparison, Options, plan
+from bench.runs import folder
+from methods.base import TEACHER, BackboneInfo, EncoderInfo
+
+FOLDER = Path(__file__).parents[3] / "bench" / "suites"
+EVERY = [
+    (name, scale)
+    for name in suites.names()
+    for scale in suites.SCALES
+    if f"[{scale}]" in (FOLDER / f"{name}.toml").read_text()
+]
+
+GRID = (16, 16)
+
+
+def planned(name, scale=None):
+    return plan(Options(comparison=Comparison(suite=str(name), scale=scale)), "fp32")
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_every_run_of_a_suite_can_be_built(name, scale):
+    specs, folder = planned(name, scale)
+    assert folder.name == (name if scale == "quick" else f"{name}-full")
+    assert {spec.data for spec in specs} == {"digits" if scale == "quick" else "imagenet256"}
+    for method, backbone in {(spec.method, spec.backbone) for spec in specs}:
+        architecture, built = resolve.architecture(backbone), resolve.method(method)
+        info = BackboneInfo(architecture.family, architecture.depth, architecture.width, GRID)
+        with torch.device("meta"):
+            built.build(info, lambda name: EncoderInfo(name, 768, GRID))
+        needs = built.needs(0, 1000)
+        assert set(needs.encoders) <= {TEACHER, *teachers.names()}
+        assert set(needs.rewards) <= set(base.FAMILIES)
+        if scale == "full":  # latents have no pixels, and ImageNet no local reward net
+            assert set(needs.rewards) <= {"x0", "velocity", "latent"}
+
+
+@pytest.mark.parametrize("name", [name for name in suites.names() if name not in ("quickstart", "tuning")])
+def test_tuning_seeds_are_not_reported_on(name):
+    assert not {0, 1} & {spec.seed for spec in planned(name)[0]}
+    for spec in planned(name)[0]:
+        paired = {other.seed for other in planned(name)[0] if other.backbone == spec.backbone}
+        assert len(paired) >= 3
+
+
+def test_what_several_suites_ask_for_is_the_same_run():
+    both = set(planned("reward-ablation")[0]) & set(planned("estimator-ablation")[0])
+    assert {spec.method for spec in both} == {"baseline", "repa", "vrpo"}
+    shared = set(planned("vrpo-vs-repa")[0]) & set(planned("convergence")[0])
+    assert {spec.method for spec in shared} == {"baseline", "repa", "vrpo"}
+
+
+def test_tables_of_a_scale_are_laid_over_the_rest(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'seed = [7]\n[[grid]]\nmethod = ["repa"]\n[training]\nbatch_size = 8\nsteps = 9\n'
+        '[quick.training]\nsteps = 10\n[full]\nbackbone = ["sit-s"]\ndata = "cifar10"\n'
+    )
+    (quick,), _ = planned(path, "quick")
+    (full,), _ = planned(path, "full")
+    assert (quick.backbone, quick.data, quick.seed) == ("sit-ti/2", "digits", 7)
+    assert (quick.training.steps, quick.training.batch_size, quick.training.evaluate_every) == (10, 8, 250)
+    assert (full.backbone, full.data, full.training.steps) == ("sit-s/2", "cifar10", 9)
+    assert planned(path)[0] == [quick]
+
+
+@pytest.mark.parametrize(
+    ("text", "scale", "message"),
+    [
+        ('seeds = [1]\n[[grid]]\nmethod = ["repa"]', None, "unknown key of the suite .* Did you mean 'seed'"),
+        ("[quick]\nstep = 1", None, "'step'"),
+        ("seed = [1]", None, r"give it a \[\[grid\]\]"),
+        ('[[grid]]\nbackbone = ["sit-ti"]', None, "has no method"),
+        ('[[grid]]\nmethod = ["repa"]', "full", "has no scale full: it has none"),
+        ('[quick]\n[[grid]]\nmethod = ["repa"]', "full", "has no scale full: it has quick"),
+        ("seed = ", None, "cannot be read"),
+    ],
+)
+def test_a_suite_that_cannot_be_run_says_why(tmp_path, text, scale, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        planned(path, scale)
+
+
+def test_a_scale_without_a_suite_is_refused():
+    with pytest.raises(UserError, match="give --suite"):
+        plan(Options(comparison=Comparison(method=("repa",), scale="full")), "fp32")
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A finished run of suite `one`."""
+    run = folder.Run(tmp_path / "one", planned("main")[0][0])
+    run.append("eval", {"step": 500})
+    (run.folder / "ema.safetensors").write_bytes(b"weights")
+    run.set_status("finished", 500)
+    return run
+
+
+def test_a_run_that_another_suite_has_finished_is_copied(finished, tmp_path):
+    assert folder.adopt(tmp_path / "two", finished.spec) == finished.folder
+    copy = folder.Run(tmp_path / "two", finished.spec)
+    assert copy.finished and copy.evaluated(500)
+    assert copy.folder.joinpath("ema.safetensors").samefile(finished.folder / "ema.safetensors")
+    assert f"copied from {finished.folder}" in (copy.folder / "log.txt").read_text()
+    assert list((tmp_path / "two").iterdir()) == [copy.folder]
+    copy.append("eval", {"step": 500, "guidance_scale": 2})  # what one suite adds is not the other's
+    assert len(folder.read_rows(finished.folder / "eval.jsonl")) == 1
+
+
+def test_what_is_unfinished_elsewhere_or_begun_here_is_not_copied(finished, tmp_path):
+    assert folder.adopt(tmp_path / "one", finished.spec) is None
+    finished.set_status("interrupted", 250)
+    assert folder.adopt(tmp_path / "two", finished.spec) is None
+    finished.set_status("finished", 500)
+    folder.Run(tmp_path / "two", finished.spec).set_status("running", 3)
+    assert folder.adopt(tmp_path / "two", finished.spec) is None
+    assert json.loads((tmp_path / "two" / finished.spec.run_id / "status.json").read_text())["step"] == 3

@@ -1,0 +1,123 @@
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench.core.errors import UserError
+from bench.data.image_files import open_images, writing
+
+
+def random_images(count: int, channels: int = 3) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, channels, 6, 5), generator=draw, dtype=torch.uint8)
+
+
+def save(images: torch.Tensor, path: Path) -> Path:
+    with writing(path, len(images)) as write:
+        for batch in images.split(4):
+            write(batch)
+    return path
+
+
+def load(path: Path, size: int = 3, start: int = 0) -> torch.Tensor:
+    return torch.cat(list(open_images(path).batches(size, start)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_of_set_gives_back_what_was_written(channels: int, tmp_path: Path):
+    images = random_images(11, channels)
+    archive, folder = save(images, tmp_path / "a.npz"), save(images, tmp_path / "folder")
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", folder))
+    np.savez_compressed(tmp_path / "small.npz", images.permute(0, 2, 3, 1).numpy())
+    for path in (archive, folder, packed, tmp_path / "small.npz"):
+        assert torch.equal(load(path), images), path
+        assert torch.equal(load(path, size=4, start=7), images[7:]), path
+
+
+def test_archives_are_read_by_numpy_as_adm_does(tmp_path: Path):
+    images = random_images(5)
+    with np.load(save(images, tmp_path / "a.npz")) as arrays:
+        assert np.array_equal(arrays["arr_0"], images.permute(0, 2, 3, 1).numpy())
+
+
+def test_images_of_several_sizes_keep_their_order_in_batches_of_one_size(tmp_path: Path):
+    sizes, channels = [(6, 5), (6, 5), (8, 5), (6, 5), (6, 5)], [3, 3, 3, 1, 1]
+    for number, (size, count) in enumerate(zip(sizes, channels, strict=True)):
+        Image.new("RGB" if count == 3 else "L", size[::-1], number).save(tmp_path / f"{number}.png")
+    batches = list(open_images(tmp_path).batches(4))
+    assert [batch.shape for batch in batches] == [(2, 3, 6, 5), (1, 3, 8, 5), (1, 1, 6, 5), (1, 1, 6, 5)]
+    assert [image[0, 0, 0].item() for batch in batches for image in batch] == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match="of one size"), writing(tmp_path / "a.npz", 5) as write:
+        for batch in batches:
+            write(batch)
+
+
+def test_requested_classes_come_with_an_archive(tmp_path: Path):
+    images = random_images(4).permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "a.npz", images, np.array([3, 1, 2, 0]))
+    assert open_images(tmp_path / "a.npz").labels.tolist() == [3, 1, 2, 0]
+
+
+def write_wrong(kind: str, path: Path) -> Path:
+    images = random_images(4).permute(0, 2, 3, 1).numpy()
+    archives = {
+        "float": {"arr_0": images / 255},
+        "other key": {"images": images},
+        "channels first": {"arr_0": random_images(4).numpy()},
+        "fortran": {"arr_0": np.asfortranarray(images)},
+        "none": {"arr_0": images[:0]},
+        "labels": {"arr_0": images, "arr_1": np.zeros(3, dtype=int)},
+        "object": {"arr_0": np.array([None, None])},
+    }
+    path.mkdir()
+    if kind in archives:
+        np.savez(path / "a.npz", **archives[kind])
+        return path / "a.npz"
+    if kind == "cut off":
+        file = save(random_images(500), path / "a.npz")
+        file.write_bytes(file.read_bytes()[:5000])
+        return file
+    if kind == "text":
+        (path / "notes.txt").write_text("no images here")
+        return path / "notes.txt"
+    if kind == "not an image":
+        (path / "0.png").write_text("no image")
+    if kind == "16 bits":
+        Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(path / "0.png")
+    if kind == "empty zip":
+        zipfile.ZipFile(path / "a.zip", "w").close()
+        return path / "a.zip"
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("float", "float64; images must be uint8"),
+        ("other key", r"no images \(arr_0\); it has images"),
+        ("channels first", r"shape \(4, 3, 6, 5\)"),
+        ("fortran", "Fortran order"),
+        ("none", "shape"),
+        ("labels", "labels are"),
+        ("object", "arr_0"),
+        ("cut off", "cannot be read as an .npz"),
+        ("text", "neither"),
+        ("not an image", "0.png .* cannot be read"),
+        ("16 bits", "8 bits"),
+        ("empty zip", "no images"),
+        ("empty folder", "no images"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_in_one_line(kind: str, message: str, tmp_path: Path):
+    with pytest.raises(UserError, match=message) as error:
+        load(write_wrong(kind, tmp_path / "wrong"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_path_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="nothing at"):
+        open_images(tmp_path / "nowhere.npz")

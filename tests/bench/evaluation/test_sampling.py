@@ -1,0 +1,43 @@
+"""Sample i depends on (seed, i) alone."""
+
+import pytest
+import torch
+
+from bench.evaluation import sampling
+from bench.runs import loading
+from tests.helpers import untrained_run
+
+
+@pytest.fixture(params=["sit-ti", "dit-ti"])
+def run(request, tmp_path):
+    return loading.load(untrained_run.make(tmp_path, request.param), torch.device("cpu"))
+
+
+def images_of(run, numbers, **changes):
+    spec = run.spec.model_copy(update=changes)
+    parts = sampling.stream(run.model, run.process, spec, run.data, torch.tensor(list(numbers)))
+    return torch.cat([part.images for part in parts])
+
+
+def test_neither_the_batch_nor_the_other_samples_matter(run, monkeypatch):
+    # A random label and the noise of every stochastic step, too, come from the sample's own stream.
+    protocol = run.spec.protocol.model_copy(
+        update={
+            "labels": "random",
+            "guidance_scale": 1.5,
+            "sampler_sit": "euler-maruyama[steps=3]",
+            "sampler_dit": "ddpm[steps=3]",
+        }
+    )
+    together = images_of(run, range(20), protocol=protocol)
+    monkeypatch.setattr(sampling, "BATCH_SIZE", 3)
+    numbers = [17, 2, 9, 11, 4]
+    apart = images_of(run, numbers, protocol=protocol)
+    # Products of matrices of another size may round otherwise, and so may, seldom, a pixel.
+    difference = (apart.int() - together[numbers].int()).abs()
+    assert difference.max() <= 1 and (difference > 0).float().mean() < 0.01
+    assert len({image.numpy().tobytes() for image in together}) == 20
+
+
+def test_another_seed_gives_other_samples(run):
+    assert not torch.equal(images_of(run, range(4)), images_of(run, range(4), seed=1))

@@ -1,0 +1,65 @@
+"""The plan's figures against independent counts, and what it refuses before anything runs."""
+
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+
+from backbones import cost
+from bench.config import resolve
+from bench.core import machine
+from bench.core.errors import UserError
+from bench.launch.cost import announce, duration, estimate, refuse_what_does_not_fit
+from bench.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+GIGA = 10**9
+
+
+@pytest.fixture(scope="module")
+def large():
+    return estimate(resolve.run_spec("vrpo", "sit-xl", "digits", 0), CPU, peak=1e11)
+
+
+def test_memory_covers_what_adamw_and_ema_keep(large):
+    """Weights, gradients, two moments and EMA in float32: 20 bytes a parameter; 13.5 GB for SiT-XL."""
+    kept = 5 * 4 * large.parameters
+    assert kept == pytest.approx(13.5 * GIGA, rel=0.01)
+    assert 1.2 * kept < large.memory < 1.6 * kept  # 18.0 GB were seen in use
+
+
+def test_counted_flops_are_three_forwards():
+    """A backward costs two forwards, save that attention recomputes its weights (more) and that the first
+    layers need no gradient of their input (less)."""
+    run = resolve.run_spec("baseline", "sit-ti", "digits", 0)
+    trainer = Trainer(run, CPU)
+    trainer.prepare(0)
+    forward = cost.flops(resolve.architecture("sit-ti"), 8, 1) * run.training.batch_size
+    assert trainer.flops_per_step == pytest.approx(3 * forward, rel=0.02)
+
+
+def test_a_model_larger_than_memory_is_refused_in_one_line(large, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda device: 8 * GIGA)
+    with pytest.raises(UserError, match=r"takes about 1\d\.\d GB, this machine has 8\.0 GB"):
+        refuse_what_does_not_fit([large], tmp_path, CPU)
+
+
+def test_checkpoints_larger_than_the_disk_are_refused(large, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(machine, "available_memory", lambda device: 80 * GIGA)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, GIGA))
+    with pytest.raises(UserError, match=r"has 1\.0 GB free"):
+        refuse_what_does_not_fit([large], tmp_path / "not" / "yet" / "there", CPU)
+
+
+def test_the_plan_prints_names_as_they_are_typed(tmp_path, capsys):
+    announce([resolve.run_spec("repa[weight=2.0]", "sit-ti", "digits", 0)], tmp_path, CPU)
+    assert "repa[weight=2.0]" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(42, "42 s"), (210, "3.5 min"), (7200, "2 h"), (12 * 86_400, "12 days")]
+)
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,32 @@
+"""Names and directions of metrics."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.metrics.names import in_order, measure
+
+
+@pytest.mark.parametrize(
+    "key, label, arrow",
+    [
+        ("fid", "FID", "↓"),
+        ("is", "IS", "↑"),
+        ("fd[random-conv]", "FD random-conv", "↓"),
+        ("recall[digits-cnn]", "Rec. digits-cnn", "↑"),
+        ("novelty[net]", "novelty net", ""),
+    ],
+)
+def test_a_metric_is_named_with_its_net_and_its_direction(key: str, label: str, arrow: str) -> None:
+    assert (measure(key).label, measure(key).arrow) == (label, arrow)
+
+
+def test_nets_stay_together_and_trained_ones_come_first() -> None:
+    keys = ["fd[pixels]", "recall[cnn]", "recall[pixels]", "fid[cnn]", "new[cnn]"]
+    assert [item.key for item in in_order(keys)] == [
+        "fid[cnn]",
+        "recall[cnn]",
+        "new[cnn]",
+        "fd[pixels]",
+        "recall[pixels]",
+    ]

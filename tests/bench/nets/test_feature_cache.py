@@ -1,0 +1,96 @@
+"""Cached features against the encoder itself, over kills, full disks and other settings."""
+
+import shutil
+
+import pytest
+import torch
+
+from bench.core.errors import UserError
+from bench.data import dataset
+from bench.nets import feature_cache, teachers
+from bench.nets.feature_cache import FeatureCache
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def teacher(monkeypatch, tmp_path):
+    encoder = teachers.load("digits-teacher[cache=true]", 8, CPU, grid=(4, 4))
+    monkeypatch.setenv("ALIGNMENT_BENCH_CACHE", str(tmp_path))
+    return encoder
+
+
+def cached(teacher, identity="digits"):
+    return FeatureCache(teacher, dataset.load("digits"), identity)
+
+
+def test_features_are_the_encoders_own_in_half_precision(teacher):
+    cache = cached(teacher)
+    cache.fill()
+    index = torch.tensor([1196, 0, 5, 1024])
+    features = cache(index)
+    expected = teacher(dataset.load("digits").images[index])
+    assert torch.equal(features.patch_tokens, expected.patch_tokens.half().float())
+    assert torch.equal(features.cls_token, expected.cls_token.half().float())
+    on_disk = sum(path.stat().st_size for path in cache.folder.glob("*.safetensors"))
+    assert cache.bytes == 1197 * 17 * 96 * 2 <= on_disk < 1.01 * cache.bytes
+    assert cache.cost[1] > 1197 * 1e6  # multiplications
+
+
+def test_it_is_filled_once_and_says_first_what_it_takes(teacher, capsys, monkeypatch):
+    cached(teacher).fill()
+    assert "features of digits-teacher for 1197 images: 0.00 GB in" in capsys.readouterr().out
+    monkeypatch.setattr(FeatureCache, "_features", None)  # so that computing anything fails
+    again = cached(teacher)
+    again.fill()
+    assert capsys.readouterr().out == ""
+    assert again(torch.arange(3)).patch_tokens.shape == (3, 16, 96)
+
+
+def test_a_cache_that_was_cut_off_is_continued_to_the_same_bytes(teacher, monkeypatch):
+    monkeypatch.setattr(feature_cache, "SHARD_RECORDS", 100)
+    cache, computed = cached(teacher), []
+    whole = cache._features
+
+    def killed(first, end):
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        computed.append(first)
+        return whole(first, end)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache, "_features", killed)
+        cache.fill()
+    assert not cache.complete and len(list(cache.folder.glob("*.safetensors"))) == 3
+    cache.fill()
+    expected = teacher(dataset.load("digits").images).patch_tokens.half().float()
+    assert torch.equal(cache(torch.arange(1197)).patch_tokens, expected)
+
+
+def test_another_encoder_grid_or_data_set_has_another_cache(teacher):
+    coarse = teachers.load("digits-teacher[cache=true]", 8, CPU, grid=(2, 2))
+    other = teachers.load("digits-untrained[cache=true]", 8, CPU, grid=(4, 4))
+    caches = [cached(teacher), cached(teacher, "digits@other"), cached(coarse), cached(other)]
+    assert len({cache.folder for cache in caches}) == 4
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(teacher, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match=r"feature cache takes 0\.0 GB more"):
+        cached(teacher).fill()
+
+
+def test_a_run_with_cached_features_learns_the_same_and_pays_for_filling(teacher):
+    """Against the run that asks the teacher at every step: losses agree to half precision."""
+    from bench.config.resolve import run_spec
+    from bench.training.trainer import Trainer
+
+    rows = []
+    for name in ("digits-teacher", "digits-teacher[cache=true]"):
+        trainer = Trainer(run_spec(f"repa[encoder={name}]", "sit-ti/2", "digits", 0), CPU)
+        for cache in trainer.targets.feature_caches:
+            cache.fill()
+        rows.append([trainer.step(step) for step in range(3)])
+    plain, from_cache = ([row["raw"]["repa"].item() for row in run] for run in rows)
+    assert plain == pytest.approx(from_cache, abs=1e-4)
