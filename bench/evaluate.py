@@ -10,7 +10,6 @@ python -m bench.evaluate results/quickstart/RUN --guidance 1.0 1.25 1.5 --interv
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from bench.core.errors import UserError, exit_code
+from bench.core.files import write_json
 
 if TYPE_CHECKING:
     from bench.data.image_files import ImageSet
@@ -209,9 +209,9 @@ def _write(path: Path, chosen: Images, count: int, metrics: dict[str, float]) ->
     row = {"images": str(path), "reference": str(chosen.reference), **made, "metrics": metrics}
     assert chosen.output is not None
     try:
-        chosen.output.write_text(json.dumps(row, indent=2) + "\n")
+        write_json(chosen.output, row)
     except OSError as error:
-        raise UserError(f"cannot write {chosen.output}: {error.strerror}.") from None
+        raise UserError(f"cannot write {chosen.output}: {error.strerror or error}.") from None
 
 
 if __name__ == "__main__":

@@ -83,11 +83,11 @@ def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None) 
 
     Raises UserError where an image is damaged, the disk is full, or `out` holds a store of other contents.
     """
+    from bench.core.files import write_json
     from bench.core.progress import progress_bar
     from bench.data.build import make
     from bench.data.hub_sources import open_source
     from bench.data.shards import MANIFEST, UNFINISHED, read_manifest
-    from bench.runs.folder import write_json
 
     if recipe.size < 1:
         raise UserError(f"--size {recipe.size}: images have at least one pixel.")
@@ -103,7 +103,7 @@ def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None) 
         elif any(out.iterdir()):
             raise UserError(f"{out} is not empty and no store: choose another --out.")
         write_json(out / UNFINISHED, asdict(contents))
-        for left in out.glob(".*.safetensors.*"):
+        for left in out.glob(".*.safetensors*"):
             left.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror or error}.") from None
@@ -155,8 +155,9 @@ def verify(folder: Path) -> None:
     """Check sizes, checksums and labels of a store. Raises UserError naming the first damaged shard."""
     from safetensors.numpy import load_file
 
+    from bench.core.files import sha256
     from bench.core.progress import progress_bar
-    from bench.data.shards import MANIFEST, Store, read_manifest, sha256
+    from bench.data.shards import MANIFEST, Store, read_manifest
 
     contents, checksums, _ = read_manifest(folder)
     Store(folder)
@@ -176,7 +177,7 @@ def verify(folder: Path) -> None:
 
 
 def _checksums(out: Path, shards: list[Shard]) -> dict[str, str]:
-    from bench.data.shards import sha256
+    from bench.core.files import sha256
 
     with ThreadPoolExecutor() as pool:
         return dict(pool.map(lambda shard: (shard.file, sha256(out / shard.file)), shards))

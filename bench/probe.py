@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from bench.core.errors import UserError, exit_code
+from bench.core.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ def main() -> None:
     run = loading.load(options.run, machine.select_device(options.device))
     rows = probe(run, options.times, options.images, options.encoder)
     try:
-        (run.folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_text(run.folder / "probe.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         style.save(heat_maps(rows), run.folder, "probe")
     except OSError as error:
         raise UserError(f"cannot write to {run.folder}: {error.strerror or error}.") from None

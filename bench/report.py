@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from bench.core.errors import UserError, exit_code
+from bench.core.files import write_text
 
 if TYPE_CHECKING:
     from bench.reporting.comparison import Comparison
@@ -77,18 +78,18 @@ def _write(found: Comparison, report: Path, options: Report) -> Path:
 
     tables = _tables(found, options.with_published)
     for table in tables:
-        (report / f"{table.name}.csv").write_text(table.to_csv())
-        (report / f"{table.name}.md").write_text(table.to_markdown())
-        (report / f"{table.name}.tex").write_text(table.to_latex(caption(found)))
+        write_text(report / f"{table.name}.csv", table.to_csv())
+        write_text(report / f"{table.name}.md", table.to_markdown())
+        write_text(report / f"{table.name}.tex", table.to_latex(caption(found)))
     shown = []
     for drawing in drawings(found):
         figure = drawing.draw()
         if figure is not None:
             save(figure, report, drawing.name)
             shown.append(drawing)
-    (report / "report.md").write_text(markdown.markdown(found, tables, shown, options.command))
+    write_text(report / "report.md", markdown.markdown(found, tables, shown, options.command))
     path = report / "report.html"
-    path.write_text(html.render(found, tables, options.command, report))
+    write_text(path, html.render(found, tables, options.command, report))
     return path
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import methods
 from bench.core.errors import exit_code
+from bench.core.files import read_rows
 from bench.run import main
-from bench.runs.folder import find_runs, read_rows
+from bench.runs.folder import find_runs
 
 ROOT = Path(__file__).parents[1]
 

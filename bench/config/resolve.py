@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import methods
 from bench.config.spec import Protocol, RunSpec, Training, digest
 from bench.core import grammar
 from bench.core.errors import UserError, unknown
+from bench.core.files import sha256
 from bench.data import dataset
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def method_source(text: str) -> str:
     if not name.endswith(".py"):
         return ""
     try:
-        return hashlib.sha256(Path(name).read_bytes()).hexdigest()[:8]
+        return sha256(Path(name))[:8]
     except OSError as error:
         raise UserError(f"there is no method file {name} that can be read: {error.strerror}.") from None
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.core import grammar
 from bench.core.errors import UserError
+from bench.core.files import sha256
 from methods.base import joined
 
 
@@ -134,7 +135,6 @@ class RunSpec(_Data):
 def digest(path: Path) -> str:
     """The first 16 hex digits of a file's SHA-256. Raises UserError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return sha256(path)[:16]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None

@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.files import replacing
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -171,8 +172,8 @@ def writing(path: Path, count: int) -> Iterator[Callable[[Tensor], None]]:
 
 @contextmanager
 def _writing_archive(path: Path, count: int) -> Iterator[Callable[[Tensor], None]]:
-    unfinished = path.with_name(f".{path.name}.unfinished")
     with (
+        replacing(path) as unfinished,
         zipfile.ZipFile(unfinished, "w") as archive,
         archive.open("arr_0.npy", "w", force_zip64=True) as file,
     ):
@@ -190,7 +191,6 @@ def _writing_archive(path: Path, count: int) -> Iterator[Callable[[Tensor], None
 
         shape: tuple[int, ...] = ()
         yield write
-    unfinished.replace(path)
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bench.core.errors import UserError
+from bench.core.files import replacing, sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,23 +135,11 @@ def write_shard(path: Path, arrays: dict[str, np.ndarray]) -> str:
     import numpy as np
     from safetensors.numpy import save_file
 
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as unfinished:
         # Safetensors writes memory as it lies, so the order of the axes must be the shape's.
         save_file({field: np.ascontiguousarray(array) for field, array in arrays.items()}, unfinished)
         unfinished.chmod(0o644)  # safetensors leaves files that nobody else may read
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        checksum = sha256(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return checksum
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(unfinished)
 
 
 class Manifest(NamedTuple):

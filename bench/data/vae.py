@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.data.shards import Latents, sha256
+from bench.core.files import sha256
+from bench.data.shards import Latents
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 BATCH_SIZE = 16  # images at once

@@ -13,6 +13,7 @@ from torchvision.utils import make_grid, save_image
 
 from bench.config.spec import RunSpec
 from bench.core import distributed
+from bench.core.files import to_numbers
 from bench.data.dataset import Data
 from bench.diffusion.objectives import Process
 from bench.evaluation import sampling
@@ -21,7 +22,7 @@ from bench.evaluation.scorer import Scorer
 from bench.nets.judges import feature_net
 from bench.runs import loading
 from bench.runs.folder import Run
-from bench.training.trainer import synchronise, to_numbers
+from bench.training.trainer import synchronise
 
 GRID_ROWS, GRID_COLUMNS = 4, 10  # of the sample grid; the same noise in the same place for all methods
 

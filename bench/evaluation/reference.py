@@ -9,7 +9,6 @@ Files are `.npz` without pickled objects. Two layouts are read:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.files import replacing
 from bench.core.progress import progress_bar
 from bench.data import dataset
 from bench.data.dataset import Data
@@ -121,10 +121,9 @@ def write_reference(path: Path, references: Mapping[str, Reference]) -> None:
             arrays[f"{name}/spatial_covariance"] = covariance.cpu().numpy()
         if reference.features is not None:
             arrays[f"{name}/features"] = reference.features.cpu().numpy()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.npz")
     try:
-        np.savez(unfinished, **arrays)  # type: ignore[arg-type]
-        unfinished.replace(path)
+        with replacing(path) as unfinished, open(unfinished, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise UserError(f"cannot write the reference {path}: {error.strerror or error}.") from None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.core import cache
 from bench.core.errors import UserError
+from bench.core.files import replacing
 from bench.core.progress import progress_bar
 from bench.data.image_files import ImageSet
 from bench.evaluation.accumulator import look
@@ -92,11 +92,10 @@ class Unfinished:
             if array is not None
         }
         path = self._path(start)
-        unfinished = path.with_suffix(f".{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, unfinished)
-            unfinished.replace(path)
+            with replacing(path) as unfinished:
+                save_file(arrays, unfinished)
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"unfinished work cannot be kept in {self.folder} ({error}): make room there, or let "

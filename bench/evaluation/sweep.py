@@ -16,14 +16,14 @@ from pydantic import ValidationError
 
 from bench.config.spec import Protocol
 from bench.core.errors import UserError
+from bench.core.files import read_rows, to_numbers
 from bench.data.image_files import writing
 from bench.evaluation import sampling
 from bench.evaluation.reference import reference_of_data
 from bench.evaluation.scorer import Scorer
 from bench.nets.judges import feature_net
 from bench.runs import loading
-from bench.runs.folder import Run, read_rows
-from bench.training.trainer import to_numbers
+from bench.runs.folder import Run
 
 
 @dataclass(frozen=True)

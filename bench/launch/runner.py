@@ -18,11 +18,12 @@ from bench.config.spec import RunSpec
 from bench.core import distributed, machine
 from bench.core.distributed import UNDIVIDED, Division
 from bench.core.errors import UserError
+from bench.core.files import to_numbers, write_json
 from bench.core.progress import progress_bar
 from bench.evaluation.evaluator import Evaluation
-from bench.runs.folder import Run, write_json
+from bench.runs.folder import Run
 from bench.runs.lock import Claim
-from bench.training.trainer import Trainer, synchronise, to_numbers
+from bench.training.trainer import Trainer, synchronise
 
 # What a signal asks for: to stop, or to stop because the same job will be started again.
 STOP, AGAIN = 1, 2

@@ -18,10 +18,11 @@ from bench.config.spec import RunSpec
 from bench.core import machine
 from bench.core.distributed import Division
 from bench.core.errors import UserError
+from bench.core.files import write_json
 from bench.launch import slurm, watch
 from bench.launch.job import Job, again, describe
 from bench.launch.resources import Launcher, LaunchOptions, Resources
-from bench.runs.folder import Run, adopt, write_json
+from bench.runs.folder import Run, adopt
 
 TURNS = 10**6  # of a job that reaches its time limit; one that makes no step gives up by itself
 REFRESH = 2.0  # seconds

@@ -14,10 +14,10 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from bench.core.files import read_rows
 from bench.launch import slurm
 from bench.launch.slurm import Queued
 from bench.runs import lock
-from bench.runs.folder import read_rows
 
 WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 TAIL_BYTES = 1 << 16

@@ -24,11 +24,11 @@ from torch import Tensor
 from backbones import cost
 from bench.core import cache
 from bench.core.errors import UserError
+from bench.core.files import write_json
 from bench.core.progress import progress_bar
 from bench.data.dataset import Data
 from bench.data.shards import write_shard
 from bench.nets.teachers import Encoder
-from bench.runs.folder import write_json
 from methods.base import Features
 
 SHARD_RECORDS, BATCH_SIZE = 1024, 128

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from bench.core import cache
 from bench.core.errors import UserError, unknown
+from bench.core.files import replacing
 from bench.core.progress import progress_bar
 from bench.core.seeding import data_order, generator, seed_of
 from bench.data import dataset
@@ -158,9 +158,8 @@ def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
                 f"required; this torch ({torch.__version__}) may train it badly: report it."
             ) from None
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(net.state_dict(), unfinished)
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            save_file(net.state_dict(), unfinished)
     return net.eval().requires_grad_(False).to(device)
 
 

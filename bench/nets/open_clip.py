@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError, unknown
-from bench.data.shards import sha256
+from bench.core.files import sha256
 from bench.nets.timm import Options, prepared
 from methods.base import EncoderInfo, Features
 

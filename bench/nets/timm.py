@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.data.shards import sha256
+from bench.core.files import sha256
 from methods.base import EncoderInfo, Features
 
 _META = "https://dl.fbaipublicfiles.com"

@@ -6,13 +6,13 @@ is downloaded behind the user's back: where a file is absent, the error gives th
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.core.errors import UserError
+from bench.core.files import sha256
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def locate(net: str, wanted: WeightFile, chosen: Path | None = None) -> Path:
     if chosen is not None:
         if not chosen.is_file():
             raise UserError(f"the weights of {net} are not at {chosen}: no such file.")
-        if _sha256(chosen) != wanted.sha256:
+        if sha256(chosen) != wanted.sha256:
             warnings.warn(
                 f"{chosen} does not hold the published weights of {net} (their sha256 begins "
                 f"{wanted.sha256[:8]}): numbers with it cannot be compared with published ones.",
@@ -55,7 +55,7 @@ def locate(net: str, wanted: WeightFile, chosen: Path | None = None) -> Path:
     folders = _caches()
     for path in (folder / name for folder in folders for name in wanted.names):
         if path.is_file():
-            if _sha256(path) != wanted.sha256:
+            if sha256(path) != wanted.sha256:
                 raise UserError(f"{path} is damaged (its sha256 is not {wanted.sha256[:8]}...): delete it.")
             return path
     target = folders[0] / wanted.names[0]
@@ -69,8 +69,3 @@ def _caches() -> list[Path]:
     import torch
 
     return [Path(torch.hub.get_dir()) / "checkpoints", Path(tempfile.gettempdir()), Path.cwd()]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.core import grammar
 from bench.core.errors import UserError
-from bench.runs.folder import read_rows
+from bench.core.files import read_rows
 
 _RUN = ["run", "method", "backbone", "seed"]
 _METHOD_FIELDS = ("teacher", "reward_net", "method_source")  # of a spec; they tell methods apart

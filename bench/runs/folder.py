@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
+from bench.core.files import read_json, read_rows, replacing, write_json
 from bench.runs.lock import Claim
 
 if TYPE_CHECKING:
@@ -31,25 +31,6 @@ if TYPE_CHECKING:
 
 KEPT_CHECKPOINTS = 2  # the latest, and the one before in case the disk damages it
 _FINISHED, _RUNNING = "finished", "running"
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl` file; a line torn by a kill is skipped, a missing file has none.
-
-    Of NAME.jsonl, those of NAME.PART.jsonl follow: each file has one writer.
-    """
-    rows = []
-    for part in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))):
-        if not part.is_file():
-            continue
-        for line in part.read_text(errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-    return rows
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -68,7 +49,7 @@ def adopt(root: Path, spec: RunSpec) -> Path | None:
         return None
     for status in sorted(root.parent.glob(f"*/{spec.run_id}/status.json")):
         source = status.parent
-        if _read_json(status).get("state") == _FINISHED:
+        if read_json(status).get("state") == _FINISHED:
             try:
                 _copy(source, root / spec.run_id)
             except OSError as error:
@@ -89,34 +70,10 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(old, new)
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copying-") as unfinished:
-        copy = Path(unfinished) / target.name
+    with replacing(target) as copy:
         shutil.copytree(source, copy, copy_function=link_weights)
         with open(copy / "log.txt", "a") as log:
             log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} copied from {source}\n")
-        copy.replace(target)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A whole file's content; empty where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a whole file atomically."""
-    _write_atomically(path, json.dumps(content, indent=2).encode())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(unfinished, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 class Run:
@@ -170,7 +127,7 @@ class Run:
     @property
     def status(self) -> dict[str, Any]:
         """The last status written; empty before the first."""
-        return _read_json(self.folder / "status.json")
+        return read_json(self.folder / "status.json")
 
     @property
     def finished(self) -> bool:
@@ -230,20 +187,17 @@ class Run:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        unfinished, final = folder / f".{_name(step)}.{os.getpid()}", folder / _name(step)
         try:
-            unfinished.mkdir(parents=True)
-            checksums = {}
-            for part, tensors in parts.items():
-                path = unfinished / f"{part}.safetensors"
-                save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, path)
-                checksums[part] = _checksum(path)
-            write_json(unfinished / "state.json", {"step": step, "checksums": checksums, **counters})
-            if final.exists():
-                shutil.rmtree(final)
-            unfinished.replace(final)
+            folder.mkdir(exist_ok=True)
+            with replacing(folder / _name(step)) as unfinished:
+                unfinished.mkdir()
+                checksums = {}
+                for part, tensors in parts.items():
+                    path = unfinished / f"{part}.safetensors"
+                    save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, path)
+                    checksums[part] = _checksum(path)
+                write_json(unfinished / "state.json", {"step": step, "checksums": checksums, **counters})
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
             raise UserError(
                 f"the checkpoint at step {step} could not be written to {folder} ({error}): make "
                 "room and run the same command again; it continues from the last checkpoint."

@@ -314,14 +314,6 @@ def _refuse_divergence(row: Mapping[str, Any]) -> None:
     )
 
 
-def to_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A step's row with floats for tensors, rounded to 6 significant digits: ready for a file."""
-    return {
-        key: to_numbers(value) if isinstance(value, Mapping) else float(f"{float(value):.6g}")
-        for key, value in row.items()
-    }
-
-
 def synchronise(device: torch.device) -> float:
     """Wait for the device, then the time in seconds of a monotonic clock."""
     if device.type == "cuda":

@@ -14,9 +14,10 @@ import torch
 import backbones
 from bench.config import resolve
 from bench.core.errors import UserError, exit_code
+from bench.core.files import read_rows
 from bench.launch.runner import Experiment
 from bench.run import main
-from bench.runs.folder import Run, read_rows
+from bench.runs.folder import Run
 from bench.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,12 @@ import torch
 import backbones
 from backbones import checkpoints
 from bench.core.errors import exit_code
+from bench.core.files import read_rows
 from bench.data.decode_only import Storeless
 from bench.evaluation.sweep import Sweep, score_run
 from bench.run import main
 from bench.runs import loading
-from bench.runs.folder import find_runs, read_rows
+from bench.runs.folder import find_runs
 
 SHORT = ["--batch-size", "16", "--samples", "30", "--sampler-sit", "euler[steps=3]"]
 

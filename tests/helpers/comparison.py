@@ -1,6 +1,6 @@
 """What must not depend on how a run came about."""
 
-from bench.runs.folder import read_rows
+from bench.core.files import read_rows
 
 TIMING = {"seconds", "step_seconds", "images_per_second", "evaluation_seconds"}
 

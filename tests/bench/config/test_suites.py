@@ -8,6 +8,7 @@ import torch
 
 from bench.config import resolve, suites
 from bench.core.errors import UserError
+from bench.core.files import read_rows
 from bench.nets import teachers
 from bench.rewards import base
 from bench.run import Comparison, Options, plan
@@ -117,7 +118,7 @@ def test_a_run_that_another_suite_has_finished_is_copied(finished, tmp_path):
     assert f"copied from {finished.folder}" in (copy.folder / "log.txt").read_text()
     assert list((tmp_path / "two").iterdir()) == [copy.folder]
     copy.append("eval", {"step": 500, "guidance_scale": 2})  # what one suite adds is not the other's
-    assert len(folder.read_rows(finished.folder / "eval.jsonl")) == 1
+    assert len(read_rows(finished.folder / "eval.jsonl")) == 1
 
 
 def test_what_is_unfinished_elsewhere_or_begun_here_is_not_copied(finished, tmp_path):

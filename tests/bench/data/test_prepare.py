@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from bench.data.shards import sha256
+from bench.core.files import sha256
 from tests.helpers.sources_on_disk import image_folder
 
 # The command with small shards, so that there are many moments to be killed at.

@@ -10,6 +10,7 @@ from PIL import Image
 
 from bench import prepare as command
 from bench.core.errors import UserError
+from bench.core.files import sha256
 from bench.data import build, dataset
 from bench.data import shards as stores
 from bench.data.hub_sources import open_source
@@ -27,7 +28,7 @@ def prepare(source, out, size=32, **recipe):
 
 
 def files(folder):
-    return {path.name: stores.sha256(path) for path in folder.iterdir()}
+    return {path.name: sha256(path) for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_records_are_the_images_of_the_source_with_their_class(source, store):
 def test_folder_zip_and_tar_give_the_same_records(source, store, tmp_path):
     packed = zipped(source, tmp_path / "source.zip")
     assert files(prepare(packed, tmp_path / "zip")).items() - files(store).items() == {
-        ("manifest.json", stores.sha256(tmp_path / "zip" / "manifest.json"))  # it names the source
+        ("manifest.json", sha256(tmp_path / "zip" / "manifest.json"))  # it names the source
     }
     first, second = (read_manifest(folder).contents for folder in (store, tmp_path / "zip"))
     assert first.fingerprint == second.fingerprint

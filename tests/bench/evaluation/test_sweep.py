@@ -6,11 +6,11 @@ import torch
 
 from bench import evaluate
 from bench.core.errors import UserError, exit_code
+from bench.core.files import read_rows
 from bench.data.image_files import open_images
 from bench.evaluation import sweep
 from bench.evaluation.sweep import Sweep, score_run
 from bench.runs import loading
-from bench.runs.folder import read_rows
 from tests.helpers import untrained_run
 
 CPU = torch.device("cpu")

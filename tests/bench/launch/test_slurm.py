@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.runs.folder import find_runs, read_rows
+from bench.core.files import read_rows
+from bench.runs.folder import find_runs
 from bench.runs.lock import owner_of, working_on
 from tests.helpers.comparison import numbers
 

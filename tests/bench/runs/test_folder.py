@@ -7,6 +7,7 @@ import torch
 
 from bench.config import resolve
 from bench.core.errors import UserError
+from bench.core.files import read_rows
 from bench.runs import folder
 
 PARTS = {"backbone": {"w": torch.arange(1000.0)}, "optimizer": {"w.step": torch.tensor(3.0)}}
@@ -36,9 +37,9 @@ def test_a_row_torn_by_a_kill_is_skipped_and_the_next_is_whole(run):
     run.append("train", {"step": 1})
     with open(run.folder / "train.jsonl", "a") as file:
         file.write('{"step": 2, "lo')
-    assert folder.read_rows(run.folder / "train.jsonl") == [{"step": 1}]
+    assert read_rows(run.folder / "train.jsonl") == [{"step": 1}]
     run.append("train", {"step": 3})
-    assert folder.read_rows(run.folder / "train.jsonl") == [{"step": 1}, {"step": 3}]
+    assert read_rows(run.folder / "train.jsonl") == [{"step": 1}, {"step": 3}]
 
 
 def test_a_half_written_checkpoint_is_ignored_and_removed(run, tmp_path):

@@ -1,0 +1,90 @@
+"""Files that are read and written everywhere: whole or not at all, JSON, rows, checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it at the end of the block.
+
+    The block writes a file or makes a folder there. A file is on disk before it is renamed, a folder takes
+    the place of an older one. If the block raises, `path` stays as it was and nothing is left behind. The
+    temporary name begins with a dot and keeps the suffix, since numpy appends one where it is missing.
+    """
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield unfinished
+        if unfinished.is_dir():
+            if path.exists():
+                shutil.rmtree(path)
+        else:
+            with open(unfinished, "rb+") as file:
+                os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a whole file, or none of it. Raises OSError."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(content, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a whole JSON file, or none of it. Raises OSError."""
+    write_text(path, json.dumps(content, indent=2))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is missing, damaged or holds something else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `.jsonl` file; a line torn by a kill is skipped, a missing file has none.
+
+    The rows of NAME.PART.jsonl follow those of NAME.jsonl: each file has one writer.
+    """
+    rows = []
+    for part in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))):
+        if not part.is_file():
+            continue
+        for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+    return rows
+
+
+def to_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with floats for tensors, rounded to 6 significant digits: ready for a file."""
+    return {
+        key: to_numbers(value) if isinstance(value, Mapping) else float(f"{float(value):.6g}")
+        for key, value in row.items()
+    }
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,55 @@
+"""Files are written whole or not at all."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from bench.core import files
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"x": 1})
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as unfinished:
+        unfinished.write_text("half")
+        raise ZeroDivisionError
+    with pytest.raises(TypeError):
+        files.write_json(path, {"x": object()})
+    assert json.loads(path.read_text()) == {"x": 1} == files.read_json(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_the_place_of_an_older_one_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "step"
+    for content in ("old", "new"):
+        with files.replacing(path) as unfinished:
+            unfinished.mkdir()
+            (unfinished / content).touch()
+            assert content == "old" or (path / "old").is_file()
+    assert [file.name for file in path.iterdir()] == ["new"]
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as unfinished:
+        unfinished.mkdir()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == [path] and (path / "new").is_file()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"x": ', b"[1]", b"\xff\xfe"])
+def test_json_that_is_damaged_or_no_object_reads_as_empty(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    assert files.read_json(tmp_path / "a.json") == {} == files.read_json(tmp_path / "absent.json")
+
+
+def test_rows_are_read_from_every_writers_file_and_torn_lines_are_skipped(tmp_path):
+    (tmp_path / "eval.jsonl").write_text('{"step": 1}\n{"step": 2')
+    (tmp_path / "eval.4.jsonl").write_bytes(b'{"step": 4}\n\xff\n3\n')
+    assert files.read_rows(tmp_path / "eval.jsonl") == [{"step": 1}, {"step": 4}]
+    assert files.read_rows(tmp_path / "absent.jsonl") == []
+
+
+def test_numbers_and_checksums(tmp_path):
+    row = {"loss": torch.tensor(1 / 3), "raw": {"denoise": 2}}
+    assert files.to_numbers(row) == {"loss": 0.333333, "raw": {"denoise": 2.0}}
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
