@@ -10,28 +10,48 @@ n is fresh noise, none in the last step. x0_hat is not clipped, as latents have 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import DDPM, Process
 from bench.diffusion.paths import TIMESTEPS, Schedule, respaced_schedule, respaced_timesteps
-from bench.diffusion.solvers import Model, StepNoise
+from bench.diffusion.sampler_base import Predict, Sampler, StepNoise
 from bench.diffusion.variational_bound import log_variance, posterior_mean
 
 
-def _descending(steps: int, process: Process) -> Iterator[tuple[float, Schedule]]:
-    """(t handed to the model, entry of the respaced schedule) from noise to data."""
-    if not isinstance(process, DDPM):
-        raise UserError("this sampler is for process ddpm; for flow take heun, euler or euler-maruyama.")
-    schedule = respaced_schedule(steps)
-    for i in reversed(range(steps)):
-        entry = schedule.at(i)
-        yield (int(entry.timestep) + 1) / TIMESTEPS, entry
+@dataclass(frozen=True)
+class ChainSampler(Sampler):
+    """Walks a chain of `steps` kept timesteps from noise to data, one model evaluation per step."""
+
+    steps: int = 250
+
+    def __post_init__(self) -> None:
+        respaced_timesteps(self.steps)
+
+    @property
+    def evaluations(self) -> int:
+        """Model evaluations per sample (guided ones count once)."""
+        return self.steps
+
+    def solve(self, predict: Predict, process: Process, x: Tensor, step_noise: StepNoise) -> Tensor:
+        """Steps over the respaced schedule; raises UserError unless the process is DDPM."""
+        if not isinstance(process, DDPM):
+            raise UserError("this sampler is for process ddpm; for flow take heun, euler or euler-maruyama.")
+        schedule = respaced_schedule(self.steps)
+        for i in reversed(range(self.steps)):
+            at = schedule.at(i)
+            prediction, variance = predict(x, (int(at.timestep) + 1) / TIMESTEPS)
+            x = self.step(x, prediction, variance, at, step_noise)
+        return x
+
+    @abstractmethod
+    def step(
+        self, x: Tensor, noise: Tensor, variance: Tensor | None, at: Schedule, step_noise: StepNoise
+    ) -> Tensor:
+        """x at the previous kept timestep, from predicted noise and raw variance at the entry `at`."""
 
 
 def _x0_hat(x: Tensor, noise: Tensor, at: Schedule) -> Tensor:
@@ -39,80 +59,37 @@ def _x0_hat(x: Tensor, noise: Tensor, at: Schedule) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Ancestral:
-    """DDPM sampling with the learned variance (log β without one); one model evaluation a step."""
+class Ancestral(ChainSampler):
+    """DDPM sampling with the learned variance (log β without one); no noise in the last step."""
 
-    steps: int = 250
-    float64: bool = False
-
-    def __post_init__(self) -> None:
-        respaced_timesteps(self.steps)
-
-    @property
-    def evaluations(self) -> int:
-        """Model evaluations a sample (guided ones count once)."""
-        return self.steps
-
-    @torch.no_grad()
-    def sample(
-        self,
-        model: Model,
-        noise: Tensor,
-        label: Tensor,
-        *,
-        process: Process,
-        guidance: Guidance,
-        step_noise: StepNoise,
+    def step(
+        self, x: Tensor, noise: Tensor, variance: Tensor | None, at: Schedule, step_noise: StepNoise
     ) -> Tensor:
-        """x0 [B, C, H, W] from noise [B, C, H, W] and label [B]; `step_noise` is called `steps` - 1 times."""
-        predict = guidance.predictor(model, label, noise)
-        x = noise.double() if self.float64 else noise
-        for t, at in _descending(self.steps, process):
-            prediction, variance = predict(x, t)
-            x = posterior_mean(_x0_hat(x, prediction, at), x, at)
-            if at.alpha_bar_previous < 1:
-                log_var = at.beta.log() if variance is None else log_variance(variance, at)
-                x = x + torch.exp(0.5 * log_var) * step_noise().to(x)
-        return x.to(noise.dtype)
+        """A draw from the chain's Gaussian."""
+        x = posterior_mean(_x0_hat(x, noise, at), x, at)
+        if at.alpha_bar_previous == 1:
+            return x
+        log_var = at.beta.log() if variance is None else log_variance(variance, at)
+        return x + (0.5 * log_var).exp() * step_noise().to(x)
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(ChainSampler):
     """Implicit sampling; eta 0 is deterministic, eta 1 has the ancestral sampler's posterior variance."""
 
     steps: int = 50
     eta: float = 0.0
-    float64: bool = False
 
     def __post_init__(self) -> None:
-        respaced_timesteps(self.steps)
+        super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} must lie in 0..1.")
 
-    @property
-    def evaluations(self) -> int:
-        """Model evaluations a sample (guided ones count once)."""
-        return self.steps
-
-    @torch.no_grad()
-    def sample(
-        self,
-        model: Model,
-        noise: Tensor,
-        label: Tensor,
-        *,
-        process: Process,
-        guidance: Guidance,
-        step_noise: StepNoise,
+    def step(
+        self, x: Tensor, noise: Tensor, variance: Tensor | None, at: Schedule, step_noise: StepNoise
     ) -> Tensor:
-        """x0 [B, C, H, W] from noise [B, C, H, W] and label [B]; `step_noise` is called where eta > 0."""
-        predict = guidance.predictor(model, label, noise)
-        x = noise.double() if self.float64 else noise
-        for t, at in _descending(self.steps, process):
-            prediction, _ = predict(x, t)
-            sigma = self.eta * at.posterior_variance.sqrt()
-            direction = (1 - at.alpha_bar_previous - sigma**2).clamp(min=0).sqrt() * prediction
-            x = at.alpha_bar_previous.sqrt() * _x0_hat(x, prediction, at) + direction
-            if sigma > 0:
-                x = x + sigma * step_noise().to(x)
-        return x.to(noise.dtype)
+        """The implied x0 and noise put together anew, with fresh noise where eta > 0."""
+        sigma = self.eta * at.posterior_variance.sqrt()
+        direction = (1 - at.alpha_bar_previous - sigma**2).clamp(min=0).sqrt() * noise
+        x = at.alpha_bar_previous.sqrt() * _x0_hat(x, noise, at) + direction
+        return x + sigma * step_noise().to(x) if sigma > 0 else x

@@ -7,43 +7,11 @@ are said for each; papers count them, code bases often count grid points.
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from torch import Tensor
-
 from bench.core import grammar
 from bench.core.errors import unknown
 from bench.diffusion.ancestral import DDIM, Ancestral
-from bench.diffusion.guidance import Guidance
-from bench.diffusion.objectives import Process
-from bench.diffusion.solvers import Dopri5, Euler, EulerMaruyama, Heun, Model, StepNoise
-
-
-class Sampler(Protocol):
-    """What every sampler is: a frozen dataclass of its options, which never draws noise of its own."""
-
-    @property
-    def evaluations(self) -> int | None:
-        """Model evaluations a sample (guided ones count once); None for adaptive samplers."""
-        ...
-
-    def sample(
-        self,
-        model: Model,
-        noise: Tensor,
-        label: Tensor,
-        *,
-        process: Process,
-        guidance: Guidance,
-        step_noise: StepNoise,
-    ) -> Tensor:
-        """x0 [B, C, H, W] from standard normal noise [B, C, H, W] and label [B].
-
-        `step_noise()` gives the fresh noise of one stochastic step. Raises UserError for a process that
-        the sampler is not made for.
-        """
-        ...
-
+from bench.diffusion.sampler_base import Sampler
+from bench.diffusion.solvers import Dopri5, Euler, EulerMaruyama, Heun
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "euler": Euler,

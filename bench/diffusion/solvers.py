@@ -13,7 +13,7 @@ Yu et al. 2024 (REPA), `samplers.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -23,25 +23,18 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.diffusion.conversions import to_score, to_velocity, to_x0
-from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import FlowMatching, Process
 from bench.diffusion.paths import Coefficients
-
-Model = Callable[..., Any]  # the backbone's signature: (x_t, t, label) -> Output
-StepNoise = Callable[[], Tensor]  # fresh standard normal noise [B, C, H, W]
+from bench.diffusion.sampler_base import Predict, Sampler, StepNoise
 
 
-class _Flow:
+class Flow:
     """The guided network as a vector field, on a process whose path it knows."""
 
-    def __init__(
-        self, model: Model, noise: Tensor, label: Tensor, process: Process, guidance: Guidance
-    ) -> None:
-        if not isinstance(process, FlowMatching):
-            raise UserError("this sampler integrates flow processes; for process ddpm take ddpm or ddim.")
+    def __init__(self, predict: Predict, process: FlowMatching) -> None:
         self.process = process
         self.t_min, self.t_max = process.time_range(training=False)
-        self._predict = guidance.predictor(model, label, noise)
+        self._predict = predict
 
     def coefficients(self, t: float) -> Coefficients:
         return self.process.coefficients(torch.tensor(t, dtype=torch.float64))
@@ -63,83 +56,71 @@ def _require_steps(steps: int, least: int) -> None:
         raise ValueError(f"steps={steps} must be at least {least}.")
 
 
+class FlowSampler(Sampler):
+    """Integrates the vector field of a flow process from its noise end to its data end."""
+
+    def solve(self, predict: Predict, process: Process, x: Tensor, step_noise: StepNoise) -> Tensor:
+        """`integrate` on the process's vector field; raises UserError unless it is a flow process."""
+        if not isinstance(process, FlowMatching):
+            raise UserError("this sampler integrates flow processes; for process ddpm take ddpm or ddim.")
+        return self.integrate(Flow(predict, process), x, step_noise)
+
+    @abstractmethod
+    def integrate(self, flow: Flow, x: Tensor, step_noise: StepNoise) -> Tensor:
+        """x at t_min from x at t_max, both [B, C, H, W]."""
+
+
 @dataclass(frozen=True)
-class Euler:
+class Euler(FlowSampler):
     """First order: `steps` equal steps, one model evaluation each."""
 
     steps: int = 50
-    float64: bool = False
 
     def __post_init__(self) -> None:
         _require_steps(self.steps, 1)
 
     @property
     def evaluations(self) -> int:
-        """Model evaluations a sample (guided ones count once)."""
+        """Model evaluations per sample (guided ones count once)."""
         return self.steps
 
-    @torch.no_grad()
-    def sample(
-        self,
-        model: Model,
-        noise: Tensor,
-        label: Tensor,
-        *,
-        process: Process,
-        guidance: Guidance,
-        step_noise: StepNoise,
-    ) -> Tensor:
-        """x0 [B, C, H, W] from noise [B, C, H, W] and label [B]; `step_noise` is not called."""
-        flow = _Flow(model, noise, label, process, guidance)
-        x = noise.double() if self.float64 else noise
+    def integrate(self, flow: Flow, x: Tensor, step_noise: StepNoise) -> Tensor:
+        """Euler steps along the velocity."""
         times = _grid(flow.t_max, flow.t_min, self.steps + 1)
         for t, t_next in pairwise(times):
             x = x + (t_next - t) * flow.velocity(x, t)
-        return x.to(noise.dtype)
+        return x
 
 
 @dataclass(frozen=True)
-class Heun:
+class Heun(FlowSampler):
     """Second order: `steps` equal steps, two model evaluations each, the last step included.
 
     (REPA's Heun option ends on an Euler step; SiT's, torchdiffeq's `heun2`, does not.)
     """
 
     steps: int = 25
-    float64: bool = False
 
     def __post_init__(self) -> None:
         _require_steps(self.steps, 1)
 
     @property
     def evaluations(self) -> int:
-        """Model evaluations a sample (guided ones count once)."""
+        """Model evaluations per sample (guided ones count once)."""
         return 2 * self.steps
 
-    @torch.no_grad()
-    def sample(
-        self,
-        model: Model,
-        noise: Tensor,
-        label: Tensor,
-        *,
-        process: Process,
-        guidance: Guidance,
-        step_noise: StepNoise,
-    ) -> Tensor:
-        """x0 [B, C, H, W] from noise [B, C, H, W] and label [B]; `step_noise` is not called."""
-        flow = _Flow(model, noise, label, process, guidance)
-        x = noise.double() if self.float64 else noise
+    def integrate(self, flow: Flow, x: Tensor, step_noise: StepNoise) -> Tensor:
+        """Trapezoidal steps along the velocity."""
         times = _grid(flow.t_max, flow.t_min, self.steps + 1)
         for t, t_next in pairwise(times):
             velocity = flow.velocity(x, t)
             ahead = flow.velocity(x + (t_next - t) * velocity, t_next)
             x = x + (t_next - t) * (velocity + ahead) / 2
-        return x.to(noise.dtype)
+        return x
 
 
 @dataclass(frozen=True)
-class Dopri5:
+class Dopri5(FlowSampler):
     """Adaptive fifth-order Dormand-Prince (torchdiffeq), SiT's default for ODEs and its tolerances.
 
     The step is chosen for the whole batch, so a sample depends on its batch, within the tolerance.
@@ -147,39 +128,27 @@ class Dopri5:
 
     atol: float = 1e-6
     rtol: float = 1e-3
-    float64: bool = False
 
     @property
     def evaluations(self) -> None:
         """Not known beforehand."""
         return None
 
-    @torch.no_grad()
-    def sample(
-        self,
-        model: Model,
-        noise: Tensor,
-        label: Tensor,
-        *,
-        process: Process,
-        guidance: Guidance,
-        step_noise: StepNoise,
-    ) -> Tensor:
-        """x0 [B, C, H, W] from noise [B, C, H, W] and label [B]; `step_noise` is not called."""
+    def integrate(self, flow: Flow, x: Tensor, step_noise: StepNoise) -> Tensor:
+        """One call of torchdiffeq's `odeint`."""
         from torchdiffeq import odeint
 
-        flow = _Flow(model, noise, label, process, guidance)
-        times = torch.tensor([flow.t_max, flow.t_min], dtype=torch.float64, device=noise.device)
+        times = torch.tensor([flow.t_max, flow.t_min], dtype=torch.float64, device=x.device)
         states: Any = odeint(
             lambda t, x: flow.velocity(x, float(t)),
-            noise.double() if self.float64 else noise,
+            x,
             times,
             method="dopri5",
             atol=self.atol,
             rtol=self.rtol,
             options={"step_t": times[1:]},  # land on t_min: by default it steps beyond and interpolates
         )
-        return states[-1].to(noise.dtype)
+        return states[-1]
 
 
 Diffusion = Literal["constant", "sbdm", "sigma", "linear", "decreasing", "increasing-decreasing"]
@@ -204,7 +173,7 @@ def diffusion_coefficient(form: Diffusion, norm: float, t: float, c: Coefficient
 
 
 @dataclass(frozen=True)
-class EulerMaruyama:
+class EulerMaruyama(FlowSampler):
     """First order, stochastic: `steps` grid points from the noise end to t = h, then a last step to 0.
 
     h is `last_step_size`, and the last step takes no noise:
@@ -219,7 +188,6 @@ class EulerMaruyama:
     diffusion_norm: float = 1.0
     last_step: Literal["mean", "euler", "tweedie"] | None = "mean"
     last_step_size: float = 0.04
-    float64: bool = False
 
     def __post_init__(self) -> None:
         _require_steps(self.steps, 2)
@@ -230,23 +198,11 @@ class EulerMaruyama:
 
     @property
     def evaluations(self) -> int:
-        """Model evaluations a sample (guided ones count once)."""
+        """Model evaluations per sample (guided ones count once)."""
         return self.steps - (self.last_step is None)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        model: Model,
-        noise: Tensor,
-        label: Tensor,
-        *,
-        process: Process,
-        guidance: Guidance,
-        step_noise: StepNoise,
-    ) -> Tensor:
-        """x0 [B, C, H, W] from noise [B, C, H, W] and label [B]; `step_noise` is called `steps` - 1 times."""
-        flow = _Flow(model, noise, label, process, guidance)
-        x = noise.double() if self.float64 else noise
+    def integrate(self, flow: Flow, x: Tensor, step_noise: StepNoise) -> Tensor:
+        """`steps` - 1 stochastic steps, then the last one."""
         # D of sbdm is infinite where α = 0, at t = 1 of all paths but vp; 1e-3 is SiT's sample_eps.
         infinite = self.diffusion == "sbdm" and flow.process.path != "vp"
         t_max = 1 - 1e-3 if infinite else flow.t_max
@@ -256,12 +212,12 @@ class EulerMaruyama:
             diffusion = self._diffusion_at(flow, t)
             spread = math.sqrt(2 * diffusion * (t - t_next))
             x = x + (t_next - t) * (velocity - diffusion * score) + spread * step_noise().to(x)
-        return self._last_step(flow, x, times[-1]).to(noise.dtype)
+        return self._last_step(flow, x, times[-1])
 
-    def _diffusion_at(self, flow: _Flow, t: float) -> float:
+    def _diffusion_at(self, flow: Flow, t: float) -> float:
         return diffusion_coefficient(self.diffusion, self.diffusion_norm, t, flow.coefficients(t))
 
-    def _last_step(self, flow: _Flow, x: Tensor, t: float) -> Tensor:
+    def _last_step(self, flow: Flow, x: Tensor, t: float) -> Tensor:
         if self.last_step is None:
             return x
         velocity, score = flow.velocity_and_score(x, t)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.core import grammar
 from bench.core.errors import UserError
 from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
@@ -25,7 +26,7 @@ LABEL = torch.tensor([0, 3, 1, 2])
 
 
 def process_of(name):
-    return DDPM() if samplers.names.split(name)[0] in ("ddpm", "ddim") or "ddpm" in name else FlowMatching()
+    return DDPM() if grammar.split(name)[0] in ("ddpm", "ddim") or "ddpm" in name else FlowMatching()
 
 
 class Network(nn.Module):
@@ -62,7 +63,7 @@ def draw(name, network=None, seeds=(0, 1, 2, 3), label=LABEL, guidance=None):
 
 
 def test_every_registered_sampler_is_tested_here():
-    assert {samplers.names.split(name)[0] for name in SHORT} == set(samplers.SAMPLERS)
+    assert {grammar.split(name)[0] for name in SHORT} == set(samplers.SAMPLERS)
 
 
 @pytest.mark.parametrize("name", [name for name in SHORT if name != "dopri5"])
