@@ -140,7 +140,7 @@ class VRPO(REPA):
         return replace(needs, rewards=rewards, reward_net=self.reward_net, whole_batch=compares)
 
     def losses(self, context: Context) -> dict[str, Loss]:
-        noise_level = context.t if context.noise_level is None else context.noise_level
+        noise_level = context.noise_level
         losses: dict[str, Loss] = {}
         if self.aligns(context.step, context.steps):
             losses["repa"] = self._alignment(context, noise_level)
@@ -150,7 +150,7 @@ class VRPO(REPA):
                 losses["reward"] = self._likelihood(context, weights, noise_level, losses["repa"].value)
         elif weights:
             losses["reward"] = self._guidance(context, weights, noise_level)
-        if context.logging:
+        if context.share.logging:
             repa = losses.get("repa")
             kl = None if repa is None else repa.weight * (repa.value + (0 if self.angular else 1))
             context.logs |= logs.of_divergence(context, noise_level, kl)
@@ -163,17 +163,17 @@ class VRPO(REPA):
     def _alignment(self, context: Context, noise_level: Tensor) -> Loss:
         """REPA's term; the counterfactual gate and the controls change its value or its weight."""
         hidden = context.hidden[self.alignment_depth]
-        if self.gated or context.logging:
+        if self.gated or context.share.logging:
 
             def watch(*moments: Tensor) -> None:
                 product, a, b = moments
                 if self.gated:
                     self.gate.see(torch.stack(moments), noise_level)
-                if context.logging:
+                if context.share.logging:
                     cosine = product / (a * b).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
                     context.logs.update(logs.by_noise("alignment_cosine", cosine, noise_level))
 
-            hidden = weighting.watched(hidden, watch, context.batch_size / context.processes)
+            hidden = weighting.watched(hidden, watch, context.share.mean_over)
         if self.angular:
             value = self.compare(weighting.angle, hidden, context)
         else:
@@ -182,7 +182,7 @@ class VRPO(REPA):
         if self.gated:
             gate = self.gate.weight(noise_level)
             weight = weight * gate
-            if context.logging:
+            if context.share.logging:
                 context.logs |= logs.by_noise("gate", gate, noise_level)
         if self.align_below:
             weight = weight * weighting.timestep_weight(noise_level, self.align_below)
@@ -190,8 +190,7 @@ class VRPO(REPA):
 
     def _guidance(self, context: Context, weights: Mapping[str, float], noise_level: Tensor) -> Loss:
         """The reward term of score and pathwise: minus the projection of x0_hat on the force."""
-        levels = noise_level if context.step_noise_level is None else context.step_noise_level
-        acting = (levels < self.t_max).nonzero()[:, 0]
+        acting = (context.share.noise_level < self.t_max).nonzero()[:, 0]
         acting = acting[: round(self.share * len(acting))]
         _, own = forces.here(context, acting)
         if self.estimator == "score":
@@ -218,7 +217,7 @@ class VRPO(REPA):
         unit = 1.0 if self.estimator == "pathwise-raw" else scale * force[0].numel() ** 0.5
         value = -(force * context.x0_hat.float()).flatten(1).sum(1) / unit
         weight = self._reward_weight(context) / self.share
-        if context.logging and len(own):
+        if context.share.logging and len(own):
             context.logs |= logs.of_guidance(guidance, noise_level[own])
             context.logs |= logs.of_force(force, weight * scale / unit, context, noise_level)
         return Loss(value, weight)
@@ -234,21 +233,21 @@ class VRPO(REPA):
         advantage = torch.zeros_like(misalignment)
         for name, weight in weights.items():
             reward = forces.regions(rewards[name].float(), per_patch=False, sample_dims=1)[:, 0, 0]
-            everyone = context.gather(reward), context.gather(noise_level)
-            advantage += weight * weighting.peer_advantage(*everyone, self.group_size)[context.rows]
-            if context.logging:
+            everyone = context.share.gather(reward), context.share.gather(noise_level)
+            advantage += weight * weighting.peer_advantage(*everyone, self.group_size)[context.share.rows]
+            if context.share.logging:
                 context.logs |= logs.by_noise(f"reward/{name}", reward, noise_level)
                 context.logs[f"reward/{name}_spread"] = reward.std()
-        if context.logging:
+        if context.share.logging:
             context.logs["advantage/spread"] = advantage.std()
             context.logs |= logs.histogram(advantage)
         if self.shuffle:
-            advantage = forces.exchange(context, context.batch_size, context.rows)(advantage)
+            advantage = forces.exchange(context, context.share.batch_size, context.share.rows)(advantage)
         return Loss(misalignment, self._reward_weight(context) * (noise_level < self.t_max) * advantage)
 
     def _reward_weight(self, context: Context) -> float:
         """Strength and schedule."""
         schedule = self.schedule(context.step, context.steps)
-        if context.logging:
+        if context.share.logging:
             context.logs["reward/schedule"] = schedule
         return self.strength * schedule

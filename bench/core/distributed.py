@@ -140,11 +140,28 @@ def by_first(action: Callable[[], T]) -> T:
     return value
 
 
-def gathered(rows: Tensor) -> Tensor:
-    """[b, ...] of each process -> [B, ...] in the order of processes, without gradient."""
+def gathered(rows: Tensor, gradient: bool = False) -> Tensor:
+    """[b, ...] of each process -> [B, ...] in the order of processes.
+
+    With `gradient`, the gradients that all processes send to a row are summed: of a loss that each of them
+    computes alike, averaging gradients over processes then gives what one process would compute.
+    """
     if count() == 1:
-        return rows
-    return torch.cat(everyones(rows.detach().cpu())).to(rows.device)
+        return rows if gradient else rows.detach()
+    return _Gather.apply(rows) if gradient else torch.cat(everyones(rows.detach().cpu())).to(rows.device)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = everyones(rows.detach().cpu())
+        first = sum(len(part) for part in parts[: rank()])
+        ctx.own = slice(first, first + len(rows))
+        return torch.cat(parts).to(rows.device)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return total(gradients[0])[ctx.own]
 
 
 def everyones(value: T) -> list[T]:

@@ -89,9 +89,7 @@ class Targets:
         found = {}
         for name in self.asked_encoders(needs):
             seen = [self._encode(name, inputs.image[rows], inputs.index[rows]) for rows in portions]
-            found[name] = (
-                seen[0] if len(seen) == 1 else Features(*(torch.cat(x) for x in zip(*seen, strict=True)))
-            )
+            found[name] = Features.cat(seen)
         logs: dict[str, float | Tensor] = {}
         if needs.rewards and self.rewards.student:
             share = len(inputs.x0) / self.spec.training.batch_size
@@ -103,5 +101,5 @@ class Targets:
     def _encode(self, name: str, image: Tensor, index: Tensor) -> Features:
         encoder = self.encoders[name]
         if isinstance(encoder, FeatureCache):
-            return Features(*(value.to(self.device) for value in encoder(index)))
+            return encoder(index).map(lambda value: value.to(self.device))
         return encoder(image)

@@ -32,7 +32,7 @@ from bench.data.prefetch import Prefetch
 from bench.rewards.base import Truth
 from bench.training.batch import Inputs, draw
 from bench.training.frozen import Targets
-from methods.base import BackboneInfo, Context, Features, Loss, Needs
+from methods.base import BackboneInfo, Context, Features, Loss, Needs, Share
 
 DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
 
@@ -63,7 +63,16 @@ class Trainer:
                 self.backbone = self._build_backbone()
                 torch.manual_seed(seed_of(spec.seed, "init method"))
                 side = self.data.size // architecture.patch
-                info = BackboneInfo(architecture.family, architecture.depth, architecture.width, (side, side))
+                info = BackboneInfo(
+                    architecture.family,
+                    architecture.depth,
+                    architecture.width,
+                    (side, side),
+                    architecture.heads,
+                    architecture.patch,
+                    self.data.channels,
+                    self.data.classes,
+                )
                 self.targets = Targets(spec, self.data, info.grid, device)
                 self.method.build(info, self.targets.load_encoder)
             except ValueError as error:
@@ -199,6 +208,7 @@ class Trainer:
         truth = Truth(x0, self.process.x0_hat_scale(t), inputs.true_label)
         with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
             output = self.network(x_t, t, inputs.label, hidden_depths=needs.hidden_depths)
+            stream = generator(self.spec.seed, "method", step)
             context = Context(
                 x0=x0,
                 noise=noise,
@@ -211,20 +221,21 @@ class Trainer:
                 label=inputs.label,
                 step=step,
                 steps=training.steps,
-                generator=generator(self.spec.seed, "method", step),
+                generator=stream,
                 hidden=output.hidden,
-                features={
-                    name: Features(*(tensor[self._local(portion)] for tensor in of_part))
-                    for name, of_part in features.items()
-                },
+                features={name: of_part.rows(self._local(portion)) for name, of_part in features.items()},
                 rewards=self.targets.rewards.against(truth) if needs.rewards else None,
                 noise_level=self.process.noise_level(t),
-                logging=step == 0 or (step + 1) % training.log_every == 0,
-                step_noise_level=self.process.noise_level(part.step_t),
-                batch_size=training.batch_size,
-                rows=portion,
-                gather=distributed.gathered,
-                processes=distributed.count(),
+                share=Share(
+                    batch_size=training.batch_size,
+                    rows=portion,
+                    generator=stream,
+                    device=device,
+                    noise_level=self.process.noise_level(part.step_t),
+                    processes=distributed.count(),
+                    logging=step == 0 or (step + 1) % training.log_every == 0,
+                    gather=distributed.gathered,
+                ),
             )
             denoising = self.process.losses(output, x0, noise, t, x_t)
             terms = {name: Loss(value) for name, value in denoising.items()} | self.method.losses(context)

@@ -147,7 +147,7 @@ def to_pixels(values: Tensor, image: Tensor) -> Tensor:
 def here(context: Context, samples: Tensor) -> tuple[Tensor, Tensor]:
     """Of `samples` of a step's whole batch, in order, those of this context: their places among `samples`
     [n], and their rows in the context [n]."""
-    rows = samples - (context.rows.start or 0)
+    rows = samples - context.share.rows.start
     place = ((rows >= 0) & (rows < len(context.x0))).nonzero()[:, 0]
     return place, rows[place]
 
@@ -158,4 +158,4 @@ def exchange(context: Context, samples: int, place: Tensor | slice) -> Callable[
     By one permutation of `samples` samples of the step, of which this context has those at `place`.
     """
     order = torch.randperm(samples, generator=context.generator).to(context.x0.device)[place]
-    return lambda values: context.gather(values)[order]
+    return lambda values: context.share.gather(values)[order]
