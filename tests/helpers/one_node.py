@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
+from tests.helpers.leftovers import Supervised
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 CONFIGURATION = """
@@ -45,7 +45,7 @@ PartitionName=others Nodes=alone MaxTime=INFINITE State=UP
 
 
 def missing() -> str:
-    """Why there can be no cluster here; empty where there can."""
+    """Why there can be no cluster here; empty if there can."""
     absent = [program for program in PROGRAMS if not shutil.which(program, path=_path())]
     if absent:
         return f"Slurm is not installed ({absent[0]} is missing): apt-get install slurm-wlm munge"
@@ -70,10 +70,10 @@ class Cluster:
         )
         (folder / "slurm.conf").write_text(text)
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
-        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._daemons: list[Supervised] = []
 
     def start(self) -> None:
-        """Returns when the node takes jobs. Raises RuntimeError where that does not happen."""
+        """Return when the node accepts jobs. Raises RuntimeError with the daemons' logs if it does not."""
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
@@ -85,30 +85,17 @@ class Cluster:
         }
         options = [f"--{option}={self.folder / name}" for option, name in files.items()]
         self._start("munged", "--foreground", "--force", f"--key-file={key}", *options)
-        self._wait_for(lambda: (self.folder / "munge.socket").exists())
+        self._wait_for("munged to open its socket", lambda: (self.folder / "munge.socket").exists())
         self._start("slurmctld", "-D")
         self._start("slurmd", "-D", "-N", "alone")
-        self._wait_for(lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T"))
+        self._wait_for(
+            "the node to be idle", lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T")
+        )
 
     def stop(self) -> None:
-        """End all jobs, then the daemons, so that no process is left."""
-        deadline = time.monotonic() + 60
-        while self._daemons and self.ask("squeue", "--noheader").strip() and time.monotonic() < deadline:
-            self.ask("scancel", "--me")
-            self.ask("scancel", "--me", "--signal=KILL", "--full")
-            time.sleep(0.5)
+        """End the daemons and all jobs, so that no process is left."""
         for daemon in reversed(self._daemons):
-            daemon.terminate()
-        for daemon in self._daemons:
-            try:
-                daemon.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
-        for process in psutil.process_iter():  # whatever outlived them
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
-                    process.kill()
+            daemon.end()
 
     def ask(self, *command: str) -> str:
         """The output of one of Slurm's commands, errors included."""
@@ -118,18 +105,18 @@ class Cluster:
         return done.stdout + done.stderr
 
     def _start(self, *command: str) -> None:
-        with open(self.folder / f"{command[0]}.out", "wb") as output:
-            environment = os.environ | self.environment
-            self._daemons.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+        output = self.folder / f"{command[0]}.out"
+        self._daemons.append(Supervised([*command], os.environ | self.environment, output))
 
-    def _wait_for(self, condition) -> None:
+    def _wait_for(self, what: str, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
         while not condition():
-            if time.monotonic() > deadline:
+            ended = [daemon.command for daemon in self._daemons if not daemon.running()]
+            if ended or time.monotonic() > deadline:
                 logs = {
                     path.name: path.read_text(errors="replace")[-1000:] for path in self.folder.glob("*.*")
                 }
-                raise RuntimeError(f"the cluster did not start: {logs}")
+                raise RuntimeError(f"waited in vain for {what}; ended: {ended}; logs: {logs}")
             time.sleep(0.2)
 
 

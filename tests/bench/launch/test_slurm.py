@@ -1,5 +1,6 @@
 """Jobs on a real Slurm: whatever happens to them, they end with the numbers of an undisturbed run here."""
 
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from bench.runs.lock import owner_of, working_on
 from tests.helpers.comparison import numbers
 
 ROOT = Path(__file__).parents[3]
+STALLED = 120  # seconds; importing torch on a loaded machine takes a part of it
 SLOW = str(ROOT / "tests" / "helpers" / "slow.py")
 SHORT = ["--batch-size", "16", "--log-every", "1", "--samples", "20", "--feature-nets", "pixels"]
 SHORT += ["--sampler-sit", "euler[steps=2]", "--sampler-dit", "ddim[steps=2]"]
@@ -33,9 +35,24 @@ class Commands:
 
     def run(self, *arguments, module="bench.run", fails=False):
         command = [sys.executable, "-m", module, *map(str, arguments)]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
-        assert (done.returncode != 0) == fails, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        with ThreadPoolExecutor() as pool:  # which reads while this waits
+            words = pool.submit(process.communicate)
+            try:
+                self.wait_for(f"{command} to end", words.done)
+            except BaseException:
+                process.kill()
+                raise
+        output = words.result()[0]
+        assert (process.returncode != 0) == fails, output
+        return output
 
     def submit(self, name, arguments):
         """Start one run as a job, without waiting; returns its folder and the job's number."""
@@ -46,6 +63,25 @@ class Commands:
     def states(self):
         lines = self.cluster.ask("squeue", "--me", "--noheader", "--array", "--format=%i %T").split("\n")
         return dict(line.split() for line in lines if line.strip())
+
+    def wait_for(self, what, condition):
+        """What the condition returns once it is true. Fails when no job changes its state and no file of a
+        run grows for STALLED seconds."""
+        seen, since = None, time.monotonic()
+        for attempt in itertools.count():
+            if found := condition():
+                return found
+            if attempt % 20 == 0 and (now := self._progress()) != seen:
+                seen, since = now, time.monotonic()
+            if time.monotonic() > since + STALLED:
+                queue, nodes = self.cluster.ask("squeue"), self.cluster.ask("sinfo", "--long", "--Node")
+                logs = {str(path): path.read_text()[-500:] for path in self.folder.rglob("log.txt")}
+                pytest.fail(f"waited for {what}; nothing moved for {STALLED} s\n{queue}{nodes}{logs}")
+            time.sleep(0.1)
+
+    def _progress(self):
+        files = (path for path in self.folder.rglob("*") if path.suffix in (".jsonl", ".json", ".txt"))
+        return self.states(), {path: path.stat().st_size for path in files if path.exists()}
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +95,6 @@ def undisturbed(commands):
     commands.run("--method", "baseline", *ONE, "--output", commands.folder / "inline")
     (run,) = find_runs(commands.folder / "inline" / "runs")
     return numbers(run)
-
-
-def wait_for(condition, seconds=600):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.1)
-    return found
 
 
 def steps_done(run):
@@ -90,7 +118,7 @@ def disturbed(commands):
         submitted = pool.map(lambda event: commands.submit(event, arguments), together)
         runs = dict(zip(together, submitted, strict=True))
     for run, _ in runs.values():
-        wait_for(lambda run=run: steps_done(run) >= 2)
+        commands.wait_for("two steps", lambda run=run: steps_done(run) >= 2)
     jobs = {event: job for event, (_, job) in runs.items()}
     cluster.ask("scontrol", "requeue", jobs["requeued"])
     cluster.ask("scancel", "--signal=USR2", jobs["preempted"])
@@ -98,17 +126,17 @@ def disturbed(commands):
     os.kill(owner_of(runs["killed"][0]).process, signal.SIGKILL)
     for event in ("killed", "cancelled"):
         run, job = runs[event]
-        wait_for(lambda job=job: job not in commands.states())
+        commands.wait_for(f"the {event} job to end", lambda job=job: job not in commands.states())
         said = commands.run(run.parent, "--resubmit", module="bench.status")
         assert "submitted: " in said, said
     for run, _ in runs.values():
-        wait_for(lambda run=run: state(run) == "finished")
+        commands.wait_for(f"{run} to finish", lambda run=run: state(run) == "finished")
     runs[failing] = commands.submit(failing, arguments)
-    wait_for(lambda: steps_done(runs[failing][0]) >= 2)
+    commands.wait_for("two steps", lambda: steps_done(runs[failing][0]) >= 2)
     cluster.ask("scontrol", "update", "NodeName=alone", "State=DOWN", "Reason=test")
-    wait_for(lambda: not working_on(runs[failing][0]))
+    commands.wait_for("the job on the failing node to stop", lambda: not working_on(runs[failing][0]))
     cluster.ask("scontrol", "update", "NodeName=alone", "State=RESUME")
-    wait_for(lambda: state(runs[failing][0]) == "finished")
+    commands.wait_for("the requeued job to finish", lambda: state(runs[failing][0]) == "finished")
     return {event: run for event, (run, _) in runs.items()}
 
 
@@ -164,10 +192,11 @@ def submitted(commands, disturbed):
         words = {
             name: pool.submit(commands.run, *call, fails=name == "diverged") for name, call in calls.items()
         }
-        vrpo = wait_for(
-            lambda: [run for run in find_runs(folder / "grid" / "quickstart") if "vrpo" in run.name]
+        vrpo = commands.wait_for(
+            "the grid's VRPO run to appear",
+            lambda: [run for run in find_runs(folder / "grid" / "quickstart") if "vrpo" in run.name],
         )[0]
-        wait_for(lambda: steps_done(vrpo) >= 1)
+        commands.wait_for("its first step", lambda: steps_done(vrpo) >= 1)
         commands.cluster.ask("scontrol", "requeue", json.loads((vrpo / "job.json").read_text())["id"])
         for name, call in {"grid": suite, "shared": shared, "judged": judged}.items():
             commands.run(*call, "--output", folder / "inline" / name)
@@ -216,11 +245,13 @@ def test_thirty_evaluation_jobs_at_once_lose_no_row(commands, submitted):
 def test_an_evaluation_of_its_own_starts_while_training_goes_on(commands):
     separate = ("--method", f"{SLOW}[pause=4.0]", *ONE, "--evaluate-as", "separate")
     run, job = commands.submit("judged early", separate)
-    wait_for(lambda: read_rows(run / "eval.jsonl"))
+    commands.wait_for("an evaluation", lambda: read_rows(run / "eval.jsonl"))
     assert list(numbers(run)["eval"]) == [8] and steps_done(run) < 16
     said = commands.run(run.parent, "--cancel", module="bench.status")
     assert f"cancelled: {job}" in said, said
-    wait_for(lambda: state(run) == "interrupted" and job not in commands.states())
+    commands.wait_for(
+        "the cancelled job to end", lambda: state(run) == "interrupted" and job not in commands.states()
+    )
 
 
 def test_a_run_that_diverges_fails_for_good(commands, submitted):
