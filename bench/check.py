@@ -1,7 +1,7 @@
-"""Find the stage that is off: python -m bench.check protocol
+"""Find the stage that fails: python -m bench.check protocol
 
 Runs the stages between a trained model and its numbers apart, each against something known, and says which
-deviates and what could not be checked on this machine. Exit code 2 where one is off.
+deviates and what could not be checked on this machine. Exit code 2 if one fails.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def main() -> None:
     nets = dict.fromkeys((*protocol.feature_nets, *options.nets))
     protocol = protocol.model_copy(update={"feature_nets": tuple(nets)})
     findings = list(check(protocol, options.data, options.reference))
-    colours = {"ok": "green", "off": "bold red", "not checked": "yellow"}
+    colours = {"ok": "green", "failed": "bold red", "not checked": "yellow"}
     table = Table("stage", "", box=box.SIMPLE_HEAD)
     table.add_column("what was compared", overflow="fold")
     for stage, state, text in findings:
         table.add_row(stage, f"[{colours[state]}]{state}[/]", escape(text))
     Console().print(table)
-    off = dict.fromkeys(finding.stage for finding in findings if finding.state == "off")
-    if off:
-        raise UserError(f"of the protocol of {options.data}, this is off: {', '.join(off)}.")
+    failed = dict.fromkeys(finding.stage for finding in findings if finding.state == "failed")
+    if failed:
+        raise UserError(f"the protocol of {options.data} fails in: {', '.join(failed)}.")
 
 
 if __name__ == "__main__":

@@ -128,8 +128,8 @@ def evaluate_images(options: Options) -> dict[str, float]:
     from bench.core import machine
     from bench.data.image_files import open_images
     from bench.evaluation.reference import read_reference, write_reference
-    from bench.evaluation.resume import look_at
-    from bench.evaluation.scorer import Choice, Scorer
+    from bench.evaluation.resume import score_resumable
+    from bench.evaluation.scorer import MetricOptions, Scorer
     from bench.nets.judges import feature_net
 
     chosen = options.images
@@ -148,15 +148,16 @@ def evaluate_images(options: Options) -> dict[str, float]:
     if chosen.reference is None:
         print(f"reference of {images.count} images written to {chosen.save_reference}")
         return {}
-    choice = Choice(
+    metric_options = MetricOptions(
         chosen.neighbours, chosen.precision_recall, chosen.kid, chosen.fid_infinity, chosen.bootstrap
     )
-    scorer = Scorer(nets, references, choice=choice)
-    look_at(images, scorer, chosen.batch_size, chosen.weights)
+    scorer = Scorer(nets, references, options=metric_options)
+    score_resumable(images, scorer, chosen.batch_size, chosen.weights)
     metrics = scorer.results()
     if any(reference.features is None for reference in references.values()):
         warnings.warn("the reference has no images: precision, recall and KID are left out.", stacklevel=1)
-    how = f"{images.count} images against {chosen.reference}; k = {chosen.neighbours}, {choice.arithmetic}"
+    how = f"{images.count} images against {chosen.reference}; k = {chosen.neighbours}"
+    how += f", {chosen.precision_recall}"
     _print(str(options.path), {"value": metrics}, how)
     if chosen.output is not None:
         _write(options.path, chosen, images.count, metrics)

@@ -205,7 +205,7 @@ def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: 
     from bench.evaluation.evaluator import make_kept
     from bench.launch.cost import announce, refuse_what_does_not_fit
     from bench.launch.runner import Experiment
-    from bench.runs.folder import Run, adopt
+    from bench.runs.folder import RunFolder, adopt
 
     division = distributed.Division(options.division.micro_batch, options.division.shard)
     if not options.machine.dry_run:
@@ -219,13 +219,13 @@ def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: 
     distributed.by_first(lambda: refuse_what_does_not_fit(costs, folder, device))
     failures = []
     for number, spec in enumerate(specs, start=1):
-        done = distributed.by_first(lambda spec=spec: Run(folder, spec).finished)
+        done = distributed.by_first(lambda spec=spec: RunFolder(folder, spec).finished)
         print(f"[{number}/{len(specs)}] {spec.run_id}{' (finished before)' if done else ''}", flush=True)
         if done:
             continue
         try:
             Experiment(spec, folder, device, division, options.launch.evaluate_as).complete()
-            for step in distributed.by_first(lambda spec=spec: Run(folder, spec).kept_steps()):
+            for step in distributed.by_first(lambda spec=spec: RunFolder(folder, spec).kept_steps()):
                 make_kept(spec, folder, step, device)
         except UserError as error:
             if len(specs) == 1:

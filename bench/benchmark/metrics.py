@@ -168,22 +168,22 @@ def torch_fidelity_neighbours(options: Options, device: str) -> Timing:
 
 
 def our_pass(options: Options, device: str) -> Timing:
-    from bench.evaluation.accumulator import Evidence, look
+    from bench.evaluation.accumulator import FeatureAccumulator, extract
     from bench.nets.inception import AdmInception
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the weights are not the published ones
         net = AdmInception(device, _random_weights(Path(folder)))
-    images, evidence = _images(options), Evidence()
+    images, evidence = _images(options), FeatureAccumulator()
 
     def work() -> str:
         import torch
 
         for batch in torch.arange(len(images)).split(options.batch_size):
-            evidence.update(look(net, images[batch]), None, batch)
+            evidence.update(extract(net, images[batch]), None, batch)
         return f"{evidence.statistics.mean.mean():.6f}" if evidence.statistics else ""
 
-    look(net, images[: options.batch_size])  # warm-up
+    extract(net, images[: options.batch_size])  # warm-up
     return _timed(work, device)
 
 

@@ -12,7 +12,7 @@ from bench.nets.arithmetic import plain_float32
 from bench.nets.base import Activations, FeatureNet, same_width
 
 
-class Evidence:
+class FeatureAccumulator:
     """One net's statistics of one set of images, and its features for the metrics that need them all."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Evidence:
             self.judged += len(labels)
             self.agreed += int((seen.logits.argmax(dim=1).cpu() == labels.cpu()).sum())
 
-    def merge(self, other: Evidence) -> None:
+    def merge(self, other: FeatureAccumulator) -> None:
         """Add everything that `other` has seen; the two must have seen different images."""
         self.pooled += other.pooled
         self.index += other.index
@@ -83,7 +83,7 @@ def _merged(a: GaussianStatistics | None, b: GaussianStatistics | None) -> Gauss
     return a
 
 
-def look(net: FeatureNet, images: Tensor) -> Activations:
+def extract(net: FeatureNet, images: Tensor) -> Activations:
     """What a net sees in images [B, C, H, W] uint8, in plain float32."""
     with plain_float32():
         return net(images)

@@ -21,7 +21,7 @@ from bench.evaluation.reference import reference_of_data
 from bench.evaluation.scorer import Scorer
 from bench.nets.judges import feature_net
 from bench.runs import loading
-from bench.runs.folder import Run
+from bench.runs.folder import RunFolder
 from bench.training.trainer import synchronise
 
 GRID_ROWS, GRID_COLUMNS = 4, 10  # of the sample grid; the same noise in the same place for all methods
@@ -31,7 +31,13 @@ class Evaluation:
     """What evaluations of one run share: the nets that judge and what they know of the reference."""
 
     def __init__(
-        self, spec: RunSpec, run: Run, data: Data, process: Process, device: torch.device, rows: str = "eval"
+        self,
+        spec: RunSpec,
+        run: RunFolder,
+        data: Data,
+        process: Process,
+        device: torch.device,
+        rows: str = "eval",
     ) -> None:
         """`rows` names the file that rows go to, `ROWS.jsonl`."""
         self.spec, self.run, self.data, self.process, self.device = spec, run, data, process, device
@@ -96,7 +102,7 @@ def make_kept(spec: RunSpec, root: Path, step: int, device: torch.device) -> Non
 
     Raises UserError where nothing was kept of that step.
     """
-    run = Run(root, spec)
+    run = RunFolder(root, spec)
     if not run.evaluated(step):
         found = loading.load(run.folder, device, kept=step)
         counters = {"step": found.step, "seconds": found.seconds, "flops": found.flops}

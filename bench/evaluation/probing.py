@@ -12,14 +12,14 @@ from bench.core.progress import progress_bar
 from bench.core.seeding import data_order, generator
 from bench.metrics import representation
 from bench.nets import teachers
-from bench.runs.loading import Trained
+from bench.runs.loading import LoadedRun
 
 BATCH_SIZE = 100  # images at once; no number depends on it
 FEWEST_IMAGES = 50
 
 
 def probe(
-    run: Trained, times: Sequence[float], images: int, encoder: str | None = None
+    run: LoadedRun, times: Sequence[float], images: int, encoder: str | None = None
 ) -> list[dict[str, float]]:
     """A row for every depth and every time in (0, 1]: step, t, depth and the measures of `alignment`.
 
@@ -50,7 +50,7 @@ def probe(
 
 
 @torch.no_grad()
-def hidden_states(run: Trained, x0: Tensor, noise: Tensor, t: float) -> dict[int, Tensor]:
+def hidden_states(run: LoadedRun, x0: Tensor, noise: Tensor, t: float) -> dict[int, Tensor]:
     """Tokens [B, N, D] after every block (from 1), of x0 [B, C, H, W] at time t, without a class."""
     device = next(run.model.parameters()).device
     depths = tuple(range(1, run.model.architecture.depth + 1))

@@ -35,20 +35,20 @@ from bench.nets.local import RECIPES, accuracy, local_net
 from bench.nets.weights import INCEPTION, TORCHSCRIPT_INCEPTION, locate
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """What the check of one stage, or of one part of it, found."""
 
     stage: str
-    state: Literal["ok", "off", "not checked"]
+    state: Literal["ok", "failed", "not checked"]
     text: str
 
 
-def check(protocol: Protocol, data: str, reference: Path | None = None) -> Iterator[Finding]:
+def check(protocol: Protocol, data: str, reference: Path | None = None) -> Iterator[CheckResult]:
     """All findings, stage by stage; a stage that fails does not keep the others from being checked.
 
     `data` is the name of the protocol's data set, `reference` a file of statistics to look at beside it.
     """
-    stages: dict[str, Callable[[], Iterator[Finding]]] = {
+    stages: dict[str, Callable[[], Iterator[CheckResult]]] = {
         "numerics": numerics,
         "feature nets": lambda: feature_nets(protocol),
         "reference": lambda: reference_statistics(data, reference),
@@ -61,20 +61,20 @@ def check(protocol: Protocol, data: str, reference: Path | None = None) -> Itera
         try:
             yield from look()
         except UserError as error:
-            yield Finding(stage, "off", str(error))
+            yield CheckResult(stage, "failed", str(error))
 
 
-def _compared(stage: str, what: str, found: float, truth: float, tolerance: float) -> Finding:
+def _compared(stage: str, what: str, found: float, truth: float, tolerance: float) -> CheckResult:
     good = abs(found - truth) <= tolerance
-    return Finding(
-        stage, "ok" if good else "off", f"{what}: {found:.6g}, should be {truth:.6g} +- {tolerance:.2g}"
+    return CheckResult(
+        stage, "ok" if good else "failed", f"{what}: {found:.6g}, should be {truth:.6g} +- {tolerance:.2g}"
     )
 
 
-def numerics() -> Iterator[Finding]:
+def numerics() -> Iterator[CheckResult]:
     """Frechet distance of Gaussians in closed form; precision and recall of points on a line."""
     frechet.self_test()
-    yield Finding("numerics", "ok", "Frechet distances of Gaussians in closed form")
+    yield CheckResult("numerics", "ok", "Frechet distances of Gaussians in closed form")
     # Of 0, 1, ..., 9, every ball reaches 3 at the ends and 2 inside: it covers -3 .. 12.
     line = torch.arange(10.0)[:, None]
     found = precision_recall(torch.tensor([[-3.5], [-2.9], [4.4], [11.9], [12.1], [40.0]]), line)
@@ -88,7 +88,7 @@ WEIGHTS = {AdmInception.name: INCEPTION, "legacy-pytorch": INCEPTION} | {
 }
 
 
-def feature_nets(protocol: Protocol) -> Iterator[Finding]:
+def feature_nets(protocol: Protocol) -> Iterator[CheckResult]:
     """Stored outputs on a stored input, accuracy of nets trained here, checksums of published weights."""
     for name in protocol.feature_nets:
         if name == "random-conv":
@@ -99,17 +99,17 @@ def feature_nets(protocol: Protocol) -> Iterator[Finding]:
             reached = accuracy(local_net(name), dataset.load(RECIPES[name].data))
             good = reached >= RECIPES[name].required_accuracy
             text = f"{name}: {reached:.1%} of the held-out images classified right"
-            yield Finding("feature nets", "ok" if good else "off", text)
+            yield CheckResult("feature nets", "ok" if good else "failed", text)
         elif name in WEIGHTS:
             try:
                 path = locate(name, WEIGHTS[name])
-                yield Finding("feature nets", "ok", f"{name}: {path} is the published file")
+                yield CheckResult("feature nets", "ok", f"{name}: {path} is the published file")
             except UserError as error:
-                yield Finding("feature nets", "not checked", str(error))
+                yield CheckResult("feature nets", "not checked", str(error))
         elif name == "pixels":
-            yield Finding("feature nets", "ok", "pixels: nothing to go wrong")
+            yield CheckResult("feature nets", "ok", "pixels: nothing to go wrong")
         elif name in names() or name.startswith(("timm:", "clip:")):
-            yield Finding("feature nets", "not checked", f"{name}: no outputs of it are stored")
+            yield CheckResult("feature nets", "not checked", f"{name}: no outputs of it are stored")
         else:
             raise unknown("feature net", name, names())
 
@@ -124,26 +124,28 @@ def fingerprint(images: Tensor, labels: Tensor) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def reference_statistics(data: str, path: Path | None) -> Iterator[Finding]:
+def reference_statistics(data: str, path: Path | None) -> Iterator[CheckResult]:
     """The reference images are the pinned ones; a given file holds sound statistics."""
     stage = "reference"
     if not dataset.available(data):
-        yield Finding(stage, "not checked", f"there is no store of {data} here")
+        yield CheckResult(stage, "not checked", f"there is no store of {data} here")
     else:
         images, labels = dataset.load(data).reference()
         if data in FINGERPRINTS:
             good = fingerprint(images, labels) == FINGERPRINTS[data]
             text = f"{len(images)} images of {data}, the {'pinned' if good else 'WRONG'} ones"
-            yield Finding(stage, "ok" if good else "off", text)
+            yield CheckResult(stage, "ok" if good else "failed", text)
         else:
-            yield Finding(stage, "not checked", f"{len(images)} images of {data}: none are pinned")
+            yield CheckResult(stage, "not checked", f"{len(images)} images of {data}: none are pinned")
     path = path or dataset.reference_file(data)
     if path is None or path.suffix != ".npz":
         return
     with open_archive(path) as arrays:
         pairs = [(m, s) for m, s in (("mu", "sigma"), ("mu_s", "sigma_s")) if {m, s} <= set(arrays.files)]
         if not pairs:
-            yield Finding(stage, "not checked", f"{path} has no statistics; it has {', '.join(arrays.files)}")
+            yield CheckResult(
+                stage, "not checked", f"{path} has no statistics; it has {', '.join(arrays.files)}"
+            )
         for mean, covariance in pairs:
             gaussian = frechet.Gaussian(torch.from_numpy(arrays[mean]), torch.from_numpy(arrays[covariance]))
             scale = gaussian.covariance.double().trace().item()
@@ -154,10 +156,10 @@ def reference_statistics(data: str, path: Path | None) -> Iterator[Finding]:
             yield _compared(stage, what, own, 0.0, 1e-5 * scale)
 
 
-def decoder(name: str) -> Iterator[Finding]:
+def decoder(name: str) -> Iterator[CheckResult]:
     """Images of a data set through the model's space and back."""
     if not dataset.available(name):
-        yield Finding("decoder", "not checked", f"there is no store of {name} here")
+        yield CheckResult("decoder", "not checked", f"there is no store of {name} here")
         return
     data = dataset.load(name)
     batch = data.batch(torch.arange(min(64, len(data))), generator(0, "check"))
@@ -165,14 +167,14 @@ def decoder(name: str) -> Iterator[Finding]:
         decoded = to_uint8(data.to_pixels(batch.x0), "round")
     if batch.x0.shape == batch.image.shape:
         same = torch.equal(decoded, batch.image)
-        yield Finding(
-            "decoder", "ok" if same else "off", "pixels: rounding to the nearest level gives them back"
+        yield CheckResult(
+            "decoder", "ok" if same else "failed", "pixels: rounding to the nearest level gives them back"
         )
         return
     error = (decoded.double() - batch.image.double()).square().mean().item()
     noise_ratio = 10 * torch.log10(torch.tensor(255**2 / max(error, 1e-9))).item()
     text = f"latents of 64 images decoded: {noise_ratio:.1f} dB PSNR, should be above 20"
-    yield Finding("decoder", "ok" if noise_ratio > 20 else "off", text)
+    yield CheckResult("decoder", "ok" if noise_ratio > 20 else "failed", text)
 
 
 MEAN, DEVIATION = 0.3, 0.5  # of the Gaussian data that samplers are tried on
@@ -195,7 +197,7 @@ def gaussian_model(process: Process) -> Callable[..., Output]:
     return model
 
 
-def sampler(protocol: Protocol) -> Iterator[Finding]:
+def sampler(protocol: Protocol) -> Iterator[CheckResult]:
     """Both samplers of the protocol on a model that knows the answer, in many steps and in their own."""
     for text, process in ((protocol.sampler_sit, "flow"), (protocol.sampler_dit, "ddpm")):
         own = samplers.get(text)
@@ -207,7 +209,7 @@ def sampler(protocol: Protocol) -> Iterator[Finding]:
         if fine is not own:
             mean, deviation = _drawn_from_gaussian(own, resolve.process(process))
             few = f"{text} with its few steps: mean {mean:.3f}, deviation {deviation:.3f}"
-            yield Finding("sampler", "ok", few)
+            yield CheckResult("sampler", "ok", few)
 
 
 def _drawn_from_gaussian(sampler: samplers.Sampler, process: Process) -> tuple[float, float]:
@@ -223,7 +225,7 @@ def _drawn_from_gaussian(sampler: samplers.Sampler, process: Process) -> tuple[f
     return samples.mean().item(), samples.std().item()
 
 
-def labels_and_seeds(protocol: Protocol, classes: int) -> Iterator[Finding]:
+def labels_and_seeds(protocol: Protocol, classes: int) -> Iterator[CheckResult]:
     """Class balance, and that labels do not depend on how samples are cut into batches."""
     stage = "labels and seeds"
     index = torch.arange(protocol.samples)
@@ -232,7 +234,7 @@ def labels_and_seeds(protocol: Protocol, classes: int) -> Iterator[Finding]:
     if protocol.labels == "balanced":
         spread = (counts.max() - counts.min()).item()
         text = f"balanced labels: class counts differ by {spread:.0f}, at most 1 is expected"
-        yield Finding(stage, "ok" if spread <= 1 else "off", text)
+        yield CheckResult(stage, "ok" if spread <= 1 else "failed", text)
     else:  # of independent uniform labels it has mean K - 1 and variance 2 (K - 1)
         expected = protocol.samples / classes
         found = ((counts - expected) ** 2 / expected).sum().item()
@@ -240,10 +242,12 @@ def labels_and_seeds(protocol: Protocol, classes: int) -> Iterator[Finding]:
         yield _compared(stage, what, found, classes - 1, 5 * (2 * (classes - 1)) ** 0.5)
     parts = [sampling.requested_labels(part, protocol.labels, classes, seed=0) for part in index.split(7)]
     same = torch.equal(torch.cat(parts), labels)
-    yield Finding(stage, "ok" if same else "off", "labels do not depend on the batches they are drawn in")
+    yield CheckResult(
+        stage, "ok" if same else "failed", "labels do not depend on the batches they are drawn in"
+    )
 
 
-def rounding() -> Iterator[Finding]:
+def rounding() -> Iterator[CheckResult]:
     """Every rule on values that tell them apart."""
     values = torch.tensor([-2.0, -1.0, 0.0, 0.0002, 0.0039, 1.0, 2.0])
     expected = {
@@ -254,4 +258,4 @@ def rounding() -> Iterator[Finding]:
     for rule, levels in expected.items():
         found = to_uint8(values, rule).tolist()  # type: ignore[arg-type]
         text = f"{rule}: {found}" + ("" if found == levels else f", should be {levels}")
-        yield Finding("rounding", "ok" if found == levels else "off", text)
+        yield CheckResult("rounding", "ok" if found == levels else "failed", text)

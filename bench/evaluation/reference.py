@@ -24,7 +24,7 @@ from bench.core.progress import progress_bar
 from bench.data import dataset
 from bench.data.dataset import Data
 from bench.data.image_files import open_archive, open_images
-from bench.evaluation.accumulator import Evidence, look
+from bench.evaluation.accumulator import FeatureAccumulator, extract
 from bench.metrics.frechet import Gaussian
 from bench.nets.base import FeatureNet
 
@@ -46,13 +46,13 @@ def reference_of(
     nets: Sequence[FeatureNet], batches: Iterable[Tensor], total: int = 0
 ) -> dict[str, Reference]:
     """From images [B, C, H, W] uint8, by the name of each net; `total` > 0 shows their progress."""
-    seen = {net.name: Evidence() for net in nets}
+    seen = {net.name: FeatureAccumulator() for net in nets}
     with progress_bar(total, 0, "reference", "img") if total else nullcontext() as bar:
         for batch in batches:
             for part in batch.split(BATCH_SIZE):
                 index = torch.arange(len(part)) + seen[nets[0].name].count
                 for net in nets:
-                    seen[net.name].update(look(net, part), None, index)
+                    seen[net.name].update(extract(net, part), None, index)
                 if bar is not None:
                     bar.update(len(part))
     return {

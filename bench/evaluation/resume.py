@@ -21,14 +21,14 @@ from bench.core.errors import UserError
 from bench.core.files import replacing
 from bench.core.progress import progress_bar
 from bench.data.image_files import ImageSet
-from bench.evaluation.accumulator import look
+from bench.evaluation.accumulator import extract
 from bench.evaluation.scorer import Scorer
 from bench.nets.base import Activations, join
 
 PART = 1000  # images
 
 
-def look_at(images: ImageSet, scorer: Scorer, batch_size: int, weights: Sequence[str] = ()) -> None:
+def score_resumable(images: ImageSet, scorer: Scorer, batch_size: int, weights: Sequence[str] = ()) -> None:
     """Show all images to the scorer, taking up an interrupted scoring of the same images.
 
     `weights` names the files that the nets were given: with others, nothing is taken up.
@@ -40,14 +40,14 @@ def look_at(images: ImageSet, scorer: Scorer, batch_size: int, weights: Sequence
         scorer.add(seen, labels, torch.arange(start, stop))
         return stop
 
-    unfinished = Unfinished(images.path, [net.name for net in scorer.nets], weights)
+    unfinished = ActivationCache(images.path, [net.name for net in scorer.nets], weights)
     start = 0
     while seen := unfinished.load(start):
         start = add(seen)
     held: list[list[Activations]] = []
     with progress_bar(images.count, start, images.path.name, "img") as bar:
         for batch in images.batches(batch_size, start):
-            held.append([look(net, batch) for net in scorer.nets])
+            held.append([extract(net, batch) for net in scorer.nets])
             bar.update(len(batch))
             count = sum(len(seen[0].pooled) for seen in held)
             if count >= PART or start + count == images.count:
@@ -58,7 +58,7 @@ def look_at(images: ImageSet, scorer: Scorer, batch_size: int, weights: Sequence
     unfinished.clear()
 
 
-class Unfinished:
+class ActivationCache:
     """Activations of the first images of a set, part by part."""
 
     def __init__(self, images: Path, nets: Sequence[str], weights: Sequence[str]) -> None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.evaluation.accumulator import Evidence, look
+from bench.evaluation.accumulator import FeatureAccumulator, extract
 from bench.evaluation.reference import Reference, reference_of
+from bench.metrics import names
 from bench.metrics.frechet import frechet_distance, self_test
 from bench.metrics.kid import kernel_distance
 from bench.metrics.precision_recall import Arithmetic, precision_recall
@@ -26,7 +27,7 @@ from bench.nets.base import Activations, FeatureNet
 
 
 @dataclass(frozen=True)
-class Choice:
+class MetricOptions:
     """Which metrics, beside those that always are, and how."""
 
     neighbours: int = 3  # k of precision and recall
@@ -45,7 +46,7 @@ class Scorer:
         reference: Tensor | Mapping[str, Reference],
         *,
         neighbours: int = 3,
-        choice: Choice | None = None,
+        options: MetricOptions | None = None,
     ) -> None:
         """`reference`: images [M, C, H, W] uint8, seen once, here; or what each net, by name, knows of them.
 
@@ -53,7 +54,7 @@ class Scorer:
         """
         self_test()
         self.nets = tuple(nets)
-        self.choice = choice or Choice(neighbours=neighbours)
+        self.options = options or MetricOptions(neighbours=neighbours)
         if isinstance(reference, Tensor):
             reference = reference_of(self.nets, [reference])
         self.reference = dict(reference)
@@ -61,7 +62,7 @@ class Scorer:
 
     def reset(self) -> None:
         """Forget the samples, keep the reference."""
-        self.samples = {net.name: Evidence() for net in self.nets}
+        self.samples = {net.name: FeatureAccumulator() for net in self.nets}
         self._next = 0
 
     def update(self, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None) -> None:
@@ -69,7 +70,7 @@ class Scorer:
 
         Without numbers they are counted on from the last.
         """
-        self.add([look(net, images) for net in self.nets], labels, index)
+        self.add([extract(net, images) for net in self.nets], labels, index)
 
     def add(
         self, activations: Sequence[Activations], labels: Tensor | None = None, index: Tensor | None = None
@@ -85,7 +86,7 @@ class Scorer:
         """Unite the samples of all processes of the default group; every process then has them all."""
         from torch import distributed
 
-        everywhere: list[dict[str, Evidence]] = [{} for _ in range(distributed.get_world_size())]
+        everywhere: list[dict[str, FeatureAccumulator]] = [{} for _ in range(distributed.get_world_size())]
         distributed.all_gather_object(everywhere, self.samples)
         self.samples = everywhere[0]
         for samples in everywhere[1:]:
@@ -101,13 +102,14 @@ class Scorer:
         for net in self.nets:
             samples, reference = self.samples[net.name], self.reference[net.name]
             _warn_if_few(net.name, samples.count, len(samples.gaussian.mean))
-            where = "" if net.name == "inception" else f"[{net.name}]"
-            metrics = measure(samples, reference, self.choice, "fid" if net.classifies else "fd")
-            results |= {f"{metric}{where}": value for metric, value in metrics.items()}
+            metrics = compute_metrics(samples, reference, self.options, "fid" if net.classifies else "fd")
+            results |= {names.key(name, net.name): value for name, value in metrics.items()}
         return results
 
 
-def measure(samples: Evidence, reference: Reference, choice: Choice, distance: str) -> dict[str, float]:
+def compute_metrics(
+    samples: FeatureAccumulator, reference: Reference, options: MetricOptions, distance: str
+) -> dict[str, float]:
     """The metrics of one net; `distance` is what its Frechet distance is called."""
     results = {distance: frechet_distance(samples.gaussian, reference.gaussian)}
     if samples.spatial is not None and reference.spatial is not None:
@@ -117,16 +119,16 @@ def measure(samples: Evidence, reference: Reference, choice: Choice, distance: s
     features = samples.features
     if reference.features is not None:
         known = reference.features.to(features.device)
-        shares = precision_recall(features, known, choice.neighbours, choice.arithmetic)
+        shares = precision_recall(features, known, options.neighbours, options.arithmetic)
         results["precision"], results["recall"] = shares
-        if choice.kid:
+        if options.kid:
             results["kid"] = kernel_distance(features, known)
     if samples.judged:
         results["accuracy"] = samples.agreed / samples.judged
-    if choice.fid_infinity:
+    if options.fid_infinity:
         results[f"{distance}_infinity"] = extrapolated(features, reference.gaussian)
-    if choice.bootstrap:
-        results[f"{distance}_std"] = bootstrap_spread(features, reference.gaussian, choice.bootstrap)
+    if options.bootstrap:
+        results[f"{distance}_std"] = bootstrap_spread(features, reference.gaussian, options.bootstrap)
     return results
 
 

@@ -23,7 +23,7 @@ from bench.evaluation.reference import reference_of_data
 from bench.evaluation.scorer import Scorer
 from bench.nets.judges import feature_net
 from bench.runs import loading
-from bench.runs.folder import Run
+from bench.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def score_run(folder: Path, sweep: Sweep, device: torch.device) -> list[dict[str
     protocols = sweep.protocols(run.spec.protocol)
     if sweep.copy is not None and len(protocols) > 1:
         raise UserError("--copy takes one guidance scale at a time.")
-    store = Run(folder.resolve().parent, run.spec)
+    store = RunFolder(folder.resolve().parent, run.spec)
     done = {(row["step"], row["protocol"]): row for row in read_rows(folder / "eval.jsonl")}
     scorer: Scorer | None = None
     rows = []
@@ -79,7 +79,7 @@ def score_run(folder: Path, sweep: Sweep, device: torch.device) -> list[dict[str
     return rows
 
 
-def _row(run: loading.Trained, protocol: Protocol, scorer: Scorer, copy: Path | None) -> dict[str, Any]:
+def _row(run: loading.LoadedRun, protocol: Protocol, scorer: Scorer, copy: Path | None) -> dict[str, Any]:
     """Sample and score the run by one protocol."""
     spec = run.spec.model_copy(update={"protocol": protocol})
     scorer.reset()

@@ -84,10 +84,10 @@ class Job:
     def _start_evaluation(self, step: int) -> None:
         """The weights of this step are kept: its job need not wait for the end of training any longer."""
         from bench.launch import slurm, watch
-        from bench.runs.folder import Run
+        from bench.runs.folder import RunFolder
 
         spec = self.run_spec()
-        jobs = watch.description(Run(Path(self.root), spec).folder).get("evaluations", [])
+        jobs = watch.description(RunFolder(Path(self.root), spec).folder).get("evaluations", [])
         if jobs:
             slurm.release(jobs[spec.training.evaluation_steps.index(step)])
 
@@ -95,9 +95,9 @@ class Job:
         """submitit's protocol: what to queue for the next turn; None gives up. The state is saved by then."""
         from submitit.core.utils import DelayedSubmission
 
-        from bench.runs.folder import Run
+        from bench.runs.folder import RunFolder
 
-        run = Run(Path(self.root), self.run_spec())
+        run = RunFolder(Path(self.root), self.run_spec())
         step = run.status.get("step", 0)
         self.turns_without_progress = 0 if step > self.first_step else self.turns_without_progress + 1
         if self.kept is None and self.turns_without_progress >= PATIENCE:

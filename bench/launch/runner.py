@@ -21,8 +21,8 @@ from bench.core.errors import UserError
 from bench.core.files import to_numbers, write_json
 from bench.core.progress import progress_bar
 from bench.evaluation.evaluator import Evaluation
-from bench.runs.folder import Run
-from bench.runs.lock import Claim
+from bench.runs.folder import RunFolder
+from bench.runs.lock import RunLock
 from bench.training.trainer import Trainer, synchronise
 
 # What a signal asks for: to stop, or to stop because the same job will be started again.
@@ -57,8 +57,8 @@ class Experiment:
         """
         self.spec, self.device, self.division, self.evaluate = spec, device, division, evaluate
         self.when_kept = when_kept
-        self.run = distributed.by_first(lambda: Run(root, spec))
-        self.claim: Claim | None = None  # of the first process
+        self.run = distributed.by_first(lambda: RunFolder(root, spec))
+        self.lock: RunLock | None = None  # of the first process
         self.step, self.seconds, self.flops = 0, 0.0, 0
 
     def complete(self, signals: Mapping[int, int] = SIGNALS) -> None:
@@ -68,23 +68,23 @@ class Experiment:
         UserError where another process works on this run, the checkpoint is damaged, or the loss diverges,
         the latter with the state before that step saved.
         """
-        distributed.by_first(self._claim)
+        distributed.by_first(self._acquire)
         try:
             with _stop_asked(signals) as stop_asked:
                 self._prepare()
                 self._train(stop_asked)
         except Exception as error:
-            if self.claim is None or self.claim.holds():
+            if self.lock is None or self.lock.held():
                 self._set_status("failed", _in_one_line(error, self.spec))
             if isinstance(error, torch.OutOfMemoryError):
                 raise UserError(_in_one_line(error, self.spec)) from None
             raise
         finally:
-            if self.claim:
-                self.claim.release()
+            if self.lock:
+                self.lock.release()
 
-    def _claim(self) -> None:
-        self.claim = self.run.claim()
+    def _acquire(self) -> None:
+        self.lock = self.run.lock()
 
     def _prepare(self) -> None:
         """Build what is trained, and restore the last checkpoint."""
@@ -168,8 +168,8 @@ class Experiment:
         state = self.trainer.state()
 
         def write() -> None:
-            assert self.claim is not None
-            self.claim.check()
+            assert self.lock is not None
+            self.lock.check()
             self.run.save_checkpoint(self.step, state, self._counters())
 
         distributed.by_first(write)

@@ -22,7 +22,7 @@ from bench.core.files import write_json
 from bench.launch import slurm, watch
 from bench.launch.job import Job, again, describe
 from bench.launch.resources import Launcher, LaunchOptions, Resources
-from bench.runs.folder import Run, adopt
+from bench.runs.folder import RunFolder, adopt
 
 TURNS = 10**6  # of a job that reaches its time limit; one that makes no step gives up by itself
 REFRESH = 2.0  # seconds
@@ -202,7 +202,7 @@ def _note(
     judging: Resources | None = None,
     evaluations: Sequence[str] = (),
 ) -> None:
-    run = Run(Path(job.root), job.run_spec())
+    run = RunFolder(Path(job.root), job.run_spec())
     found = describe(number, launcher, Path(job.root) / "jobs", job) | {
         "resources": asdict(resources),
         "judging": judging and asdict(judging),
@@ -232,7 +232,9 @@ def judges_of(seen: Sequence[watch.Seen]) -> list[Job]:
     """The jobs that evaluate what runs have kept."""
     jobs = [again(watch.description(run.folder)) for run in seen if run.to_evaluate]
     return [
-        replace(job, kept=step) for job in jobs for step in Run(Path(job.root), job.run_spec()).kept_steps()
+        replace(job, kept=step)
+        for job in jobs
+        for step in RunFolder(Path(job.root), job.run_spec()).kept_steps()
     ]
 
 

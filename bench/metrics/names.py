@@ -1,7 +1,7 @@
-"""What the metrics in the rows are called in print, and which way is better: the only place that says so.
+"""The metrics: names in rows and in print, better direction, decimals. Scorer and report read this table.
 
-Rows name a metric `kind` or `kind[net]`: `fid[digits-cnn]`, `precision[random-conv]`, plain `fid` for the
-ADM Inception.
+Rows name a metric `NAME[NET]`, after the feature net that it is computed with: `fid[digits-cnn]`,
+`precision[random-conv]`; plain `fid` for the Inception of ADM, which the literature reports.
 """
 
 from __future__ import annotations
@@ -12,36 +12,56 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of metric: its printed name, its better direction and the decimals it is printed with."""
+class MetricInfo:
+    """What is known about a metric, whatever the feature net."""
 
     label: str
-    lower_is_better: bool
+    lower_is_better: bool | None  # None: neither is better, nothing is marked best
     decimals: int
+    is_distance: bool = False  # between distributions: speed-ups and logarithmic axes make sense
 
 
-KINDS = {  # in the order in which tables show them
-    "fid": Kind("FID", True, 2),
-    "sfid": Kind("sFID", True, 2),
-    "is": Kind("IS", False, 1),
-    "fd": Kind("FD", True, 2),
-    "kid": Kind("KID", True, 4),
-    "precision": Kind("Prec.", False, 3),
-    "recall": Kind("Rec.", False, 3),
-    "density": Kind("Dens.", False, 3),
-    "coverage": Kind("Cov.", False, 3),
-    "accuracy": Kind("Acc.", False, 3),
+METRICS = {  # in the order of columns
+    "fid": MetricInfo("FID", True, 2, is_distance=True),  # Frechet distance; the net was trained to classify
+    "fid_infinity": MetricInfo(
+        "FID-inf", True, 2, is_distance=True
+    ),  # extrapolated to infinitely many samples
+    "fid_std": MetricInfo("std(FID)", None, 3),  # over bootstrap resamples of the samples
+    "sfid": MetricInfo("sFID", True, 2, is_distance=True),  # of spatial features
+    "is": MetricInfo("IS", False, 1),  # Inception score
+    "fd": MetricInfo("FD", True, 2, is_distance=True),  # Frechet distance, any other net
+    "fd_infinity": MetricInfo("FD-inf", True, 2, is_distance=True),
+    "fd_std": MetricInfo("std(FD)", None, 3),
+    "kid": MetricInfo("KID", True, 4, is_distance=True),  # kernel distance
+    "precision": MetricInfo("Prec.", False, 3),
+    "recall": MetricInfo("Rec.", False, 3),
+    "accuracy": MetricInfo("Acc.", False, 3),  # fraction of samples classified as the requested class
 }
-_NAMED = re.compile(r"^(?P<kind>[^\[]+)(?:\[(?P<net>.*)\])?$")
+_UNLISTED_DECIMALS = 3
+_KEY = re.compile(r"^(?P<name>[^\[]+)(?:\[(?P<net>.*)\])?$")
+
+
+def key(name: str, net: str) -> str:
+    """The name in a row of a metric of the table, computed with a feature net.
+
+    Raises KeyError for a metric that is not in the table.
+    """
+    METRICS[name]
+    return name if net == "inception" else f"{name}[{net}]"
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A metric as the tables and plots need to know it."""
+class Metric:
+    """A metric of a row, as tables and plots show it."""
 
-    key: str  # as in the rows
-    kind: str
-    net: str  # the feature space it is taken in; "" for the community's one
+    key: str  # as in the row
+    name: str
+    net: str  # feature net; "" for the Inception of ADM
+
+    @property
+    def info(self) -> MetricInfo:
+        """From the table; a metric that is not in it keeps its own name and has no direction."""
+        return METRICS.get(self.name, MetricInfo(self.name, None, _UNLISTED_DECIMALS))
 
     @property
     def label(self) -> str:
@@ -51,17 +71,17 @@ class Measure:
     @property
     def short(self) -> str:
         """`FID`: for a column under a heading that names the net."""
-        return KINDS[self.kind].label if self.kind in KINDS else self.kind
+        return self.info.label
 
     @property
     def lower_is_better(self) -> bool | None:
-        """None where nobody has said: then nothing is marked best."""
-        return KINDS[self.kind].lower_is_better if self.kind in KINDS else None
+        """None if neither direction is: then nothing is marked best."""
+        return self.info.lower_is_better
 
     @property
     def is_distance(self) -> bool:
-        """Whether it judges samples as a whole: what speedups and logarithmic axes are for."""
-        return self.kind in ("fid", "sfid", "fd", "kid")
+        """Whether speed-ups and logarithmic axes make sense."""
+        return self.info.is_distance
 
     @property
     def arrow(self) -> str:
@@ -69,27 +89,26 @@ class Measure:
 
     @property
     def decimals(self) -> int:
-        return KINDS[self.kind].decimals if self.kind in KINDS else 3
+        return self.info.decimals
 
 
-def measure(key: str) -> Measure:
-    """The measure of a row's metric name; an unknown kind is kept under its own name, without direction."""
-    match = _NAMED.match(key)
+def metric(key: str) -> Metric:
+    """The metric of a row's key; one that is not in the table is kept under its own name."""
+    match = _KEY.match(key)
     assert match is not None, key
-    return Measure(key, match["kind"], match["net"] or "")
+    return Metric(key, match["name"], match["net"] or "")
 
 
-def in_order(keys: Iterable[str]) -> list[Measure]:
-    """Measures net by net in order of appearance, within a net in the order of `KINDS`.
+def in_order(keys: Iterable[str]) -> list[Metric]:
+    """Metrics net by net in order of appearance, within a net in the order of `METRICS`.
 
-    Kinds that classify (FID) come before feature spaces that nothing was trained for (FD), so the first
-    measure is the headline.
+    Nets that were trained to classify (FID) come before others (FD), so the first metric is the headline.
     """
-    measures = [measure(key) for key in dict.fromkeys(keys)]
-    order = list(KINDS)
-    rank = {item.key: order.index(item.kind) if item.kind in KINDS else len(order) for item in measures}
+    metrics = [metric(key) for key in dict.fromkeys(keys)]
+    order = list(METRICS)
+    rank = {item.key: order.index(item.name) if item.name in METRICS else len(order) for item in metrics}
     nets: dict[str, int] = {}
-    for item in measures:
+    for item in metrics:
         nets[item.net] = min(nets.get(item.net, len(order)), rank[item.key])
     appearance = {net: position for position, net in enumerate(nets)}
-    return sorted(measures, key=lambda item: (nets[item.net], appearance[item.net], rank[item.key]))
+    return sorted(metrics, key=lambda item: (nets[item.net], appearance[item.net], rank[item.key]))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench.core import grammar
 from bench.core.errors import UserError, unknown
-from bench.metrics.names import Measure, in_order
+from bench.metrics.names import Metric, in_order
 from bench.reporting.results import Results
 from bench.reporting.statistics import Difference, Estimate, difference, estimate, paired
 from bench.reporting.time_to_target import Grid, Speedup, grid, speedup
@@ -64,14 +64,14 @@ class Comparison:
 
     results: Results
     entries: Sequence[Entry]
-    measures: Sequence[Measure]  # the headline first
+    measures: Sequence[Metric]  # the headline first
     reference: str
     confidence: float = 0.95
     _differences: dict[tuple[Entry, str], Difference | None] = field(default_factory=dict)
     _speedups: dict[tuple[Entry, str, str], Speedup | None] = field(default_factory=dict)
 
     @property
-    def headline(self) -> Measure:
+    def headline(self) -> Metric:
         return self.measures[0]
 
     @property
@@ -122,7 +122,7 @@ class Comparison:
             )
         return self._speedups[key]
 
-    def marks(self, entries: Sequence[Entry], measure: Measure) -> dict[Entry, Mark]:
+    def marks(self, entries: Sequence[Entry], measure: Metric) -> dict[Entry, Mark]:
         """The best mean, always; the second only where it is told from its neighbours.
 
         That is where its paired differences from the best and from the third both have t intervals that

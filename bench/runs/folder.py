@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
 from bench.core.files import read_json, read_rows, replacing, write_json
-from bench.runs.lock import Claim
+from bench.runs.lock import RunLock
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ def _copy(source: Path, target: Path) -> None:
             log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} copied from {source}\n")
 
 
-class Run:
+class RunFolder:
     """One run's folder, opened for writing."""
 
     def __init__(self, root: Path, spec: RunSpec) -> None:
@@ -100,16 +100,16 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror or error}.") from None
 
-    def claim(self) -> Claim:
-        """Own the folder until the claim is released; what a killed owner left unfinished is removed.
+    def lock(self) -> RunLock:
+        """Lock the folder; what a killed owner left unfinished is removed.
 
         Raises UserError, naming the owner, where another process works on this run.
         """
-        claim = Claim(self.folder)
-        claim.take()
+        lock = RunLock(self.folder)
+        lock.acquire()
         for unfinished in (*self.checkpoints.glob(".*"), *self.kept.glob(".*")):
             shutil.rmtree(unfinished, ignore_errors=True)
-        return claim
+        return lock
 
     def _refuse_another_spec(self, path: Path) -> None:
         try:

@@ -22,7 +22,7 @@ from bench.diffusion.objectives import Process
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoadedRun:
     """What a run has come to."""
 
     folder: Path
@@ -35,7 +35,7 @@ class Trained:
     process: Process
 
 
-def load(folder: Path, device: torch.device, kept: int | None = None) -> Trained:
+def load(folder: Path, device: torch.device, kept: int | None = None) -> LoadedRun:
     """The run in this folder, at its last checkpoint, or at a step that was kept for its evaluation.
 
     Raises UserError where the folder is no run of this version, or has no checkpoint that can be read.
@@ -75,4 +75,4 @@ def load(folder: Path, device: torch.device, kept: int | None = None) -> Trained
         raise UserError(f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from None
     model.eval().requires_grad_(False).to(device)
     process = resolve.process(spec.process)
-    return Trained(folder, spec, state["step"], state["seconds"], state["flops"], model, data, process)
+    return LoadedRun(folder, spec, state["step"], state["seconds"], state["flops"], model, data, process)

@@ -1,6 +1,6 @@
-"""Who works on a run: at most one process, or one job's processes, without locks.
+"""The lock of a run folder: at most one process, or the processes of one job, work on a run.
 
-`owner.json` in the run's folder names the owner. It is made by a hard link, which succeeds for one of any
+`owner.json` in the run's folder names the owner. It is created by a hard link, which succeeds for one of any
 number of contenders on any file system, NFS included. While the owner lives, a thread renews the file's
 time stamp. An owner is gone, and the run may be taken over, when
 
@@ -50,7 +50,7 @@ class Owner:
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Who last claimed the run, dead or alive; None where nobody has since it was released."""
+    """The last process that locked the run, dead or alive; None if the lock was released."""
     try:
         return Owner(**json.loads((folder / "owner.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -58,13 +58,13 @@ def owner_of(folder: Path) -> Owner | None:
 
 
 def working_on(folder: Path) -> Owner | None:
-    """The living owner of the run, if there is one."""
+    """The live owner of the run, if there is one."""
     owner = owner_of(folder)
     return owner if owner and _lives(owner, folder, time.time()) else None
 
 
-class Claim:
-    """One process's hold on a run."""
+class RunLock:
+    """One process's lock on a run folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,36 +72,36 @@ class Claim:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
-    def take(self) -> None:
-        """Own the run from now on. Raises UserError, naming the owner, where somebody else does."""
-        _claim(self.folder, self._own)
+    def acquire(self) -> None:
+        """Lock the run. Raises UserError, naming the owner, if another process holds the lock."""
+        _acquire(self.folder, self._own)
         self._thread.start()
 
-    def holds(self) -> bool:
-        """Whether nobody has taken the run over: from a process that slept too long."""
+    def held(self) -> bool:
+        """Whether this process still owns the run; another may take over from one that slept too long."""
         return owner_of(self.folder) == self._own
 
     def check(self) -> None:
-        """Raises UserError where the run has been taken over."""
-        if not self.holds():
+        """Raises UserError if another process has taken the run over."""
+        if not self.held():
             raise UserError(f"{self.folder.name} was taken over by {owner_of(self.folder)}: this one stops.")
 
     def release(self) -> None:
-        """Leave the run to others."""
+        """Release the lock."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self.holds():
+        if self.held():
             (self.folder / "owner.json").unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED_EVERY):
-            if self.holds():
+            if self.held():
                 with contextlib.suppress(OSError):
                     os.utime(self.folder / "owner.json")
 
 
-def _claim(folder: Path, own: Owner) -> None:
+def _acquire(folder: Path, own: Owner) -> None:
     path, candidate = folder / "owner.json", folder / f".owner.{own.token}"
     candidate.write_text(json.dumps(asdict(own)))
     try:
@@ -112,11 +112,13 @@ def _claim(folder: Path, own: Owner) -> None:
             found = owner_of(folder)
             if found and _lives(found, folder, candidate.stat().st_mtime, own):
                 raise UserError(
-                    f"{folder.name} is in the hands of {found}: wait for it, or stop it. Should it be dead, "
-                    f"the run is free {PATIENCE:.0f} seconds after its end."
+                    f"{folder.name} is locked by {found}. Stop that process, or wait {PATIENCE:.0f} s if it "
+                    "has died."
                 )
             _remove_stale(path, found)
-        raise UserError(f"{folder.name} is claimed by several processes at once: start one of them again.")
+        raise UserError(
+            f"{folder.name} is being locked by several processes at once: start one of them again."
+        )
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}.") from None
     finally:
@@ -124,7 +126,7 @@ def _claim(folder: Path, own: Owner) -> None:
 
 
 def _remove_stale(path: Path, stale: Owner | None) -> None:
-    """Move the file away and look at what was moved: if another contender was faster, put his back."""
+    """Move a stale lock away; if another contender was faster, restore the other contender's file."""
     moved = path.with_name(f".owner.{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
         path.rename(moved)

@@ -8,8 +8,8 @@ import pytest
 
 from bench.config import resolve
 from bench.core.errors import exit_code
-from bench.runs.folder import Run
-from bench.runs.lock import Claim
+from bench.runs.folder import RunFolder
+from bench.runs.lock import RunLock
 from bench.status import main
 
 
@@ -18,12 +18,12 @@ def status(tmp_path, monkeypatch, capfd):
     """Runs the command on a suite of three runs: failed at step 3, running, and killed."""
     runs = {}
     for seed, name in enumerate(("failed", "running", "killed")):
-        runs[name] = Run(tmp_path / "suite", resolve.run_spec("baseline", "sit-ti", "digits", seed))
+        runs[name] = RunFolder(tmp_path / "suite", resolve.run_spec("baseline", "sit-ti", "digits", seed))
         runs[name].set_status(
             "failed" if name == "failed" else "running", 3, "NaN" if name == "failed" else ""
         )
-    claim = Claim(runs["running"].folder)
-    claim.take()
+    own = RunLock(runs["running"].folder)
+    own.acquire()
     row = {"step": 70, "step_seconds": 0.5}
     runs["running"].append("train", row)
     runs["running"].append("eval", {"step": 50, "metrics": {"fid[digits-cnn]": 12.345678}})
@@ -36,7 +36,7 @@ def status(tmp_path, monkeypatch, capfd):
         return code, out + err
 
     yield call
-    claim.release()
+    own.release()
 
 
 def line_of(text, name):

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from bench.config import resolve
-from bench.runs.folder import Run
+from bench.runs.folder import RunFolder
 from bench.training.trainer import Trainer
 
 
@@ -25,6 +25,6 @@ def make(root: Path, backbone: str = "sit-ti", step: int = 5) -> Path:
         if parameter.abs().sum() == 0:
             parameter.data.normal_(0, 0.1, generator=draw)
     state = trainer.state() | {"optimizer": {}}
-    run = Run(root, run_spec)
+    run = RunFolder(root, run_spec)
     run.save_checkpoint(step, state, {"step": step, "seconds": 1.5, "flops": 100})
     return run.folder

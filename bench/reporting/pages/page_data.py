@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.metrics.names import Measure
+from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.plots.curves import last_by_guidance
 from bench.reporting.plots.style import COST_LABELS, looks
@@ -44,7 +44,7 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _curve(entry: Entry, measures: Sequence[Measure], costs: Sequence[str]) -> dict[str, Any]:
+def _curve(entry: Entry, measures: Sequence[Metric], costs: Sequence[str]) -> dict[str, Any]:
     """Points [n] of every metric against every cost: cost, and mean, low and high over the seeds."""
     return {
         "method": entry.method,
@@ -142,7 +142,7 @@ def _traces(comparison: Comparison) -> Iterator[dict[str, Any]]:
     yield from charts.values()
 
 
-def _profiles(comparison: Comparison, headline: Measure) -> dict[str, Any]:
+def _profiles(comparison: Comparison, headline: Metric) -> dict[str, Any]:
     scores = {method: studies.gains(comparison, method, headline) for method in comparison.methods}
     pooled = {method: 100 * np.concatenate(found) for method, found in scores.items() if len(found) > 1}
     ends = np.concatenate([[0.0], *pooled.values()])
@@ -164,7 +164,7 @@ def _profiles(comparison: Comparison, headline: Measure) -> dict[str, Any]:
     }
 
 
-def _guidance(comparison: Comparison, headline: Measure) -> dict[str, Any]:
+def _guidance(comparison: Comparison, headline: Metric) -> dict[str, Any]:
     """No series where no run was evaluated at several guidance scales."""
     series = []
     for backbone in comparison.backbones:
@@ -199,7 +199,7 @@ def _speedups(comparison: Comparison, entry: Entry) -> list[dict[str, Any]]:
     return points
 
 
-def _final(entry: Entry, measure: Measure, x: float) -> dict[str, Any]:
+def _final(entry: Entry, measure: Metric, x: float) -> dict[str, Any]:
     """The mean at the end, with the range of the seeds."""
     values = entry.final[measure.key]
     return {"x": _number(x), "y": _number(values.mean()), **_interval(values.min(), values.max())}

@@ -10,7 +10,7 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from bench.core import grammar
-from bench.metrics.names import Measure
+from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.plots.style import (
     COLOURS,
@@ -27,7 +27,7 @@ from bench.reporting.tables.studies import change
 
 
 def speedup_bars(
-    comparison: Comparison, measure: Measure, entries: Sequence[Entry], costs: Sequence[str]
+    comparison: Comparison, measure: Metric, entries: Sequence[Entry], costs: Sequence[str]
 ) -> Figure:
     """How many times sooner each entry is as good as its reference at the end, with bootstrap intervals."""
     several = len({entry.backbone for entry in entries}) > 1
@@ -66,7 +66,7 @@ def speedup_bars(
     return figure
 
 
-def ablation_bars(comparison: Comparison, measures: Sequence[Measure], variants: Sequence[Entry]) -> Figure:
+def ablation_bars(comparison: Comparison, measures: Sequence[Metric], variants: Sequence[Entry]) -> Figure:
     """Variants of one method: bars for the mean, dots for the seeds, one panel a distance.
 
     Lines are the other methods without options, dashed for the reference, and dotted the variant without.

@@ -12,13 +12,13 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.metrics.names import Measure
+from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.plots.style import PAGE, REFERENCE, cost_axis, distance_axis, legend, looks, paper
 
 
 def convergence(
-    comparison: Comparison, measure: Measure, backbones: Sequence[str], costs: Sequence[str]
+    comparison: Comparison, measure: Metric, backbones: Sequence[str], costs: Sequence[str]
 ) -> Figure:
     """A metric against each cost: a row a backbone, a line a method, a band for the range of its seeds.
 
@@ -58,7 +58,7 @@ def _target(
     comparison: Comparison,
     entries: Sequence[Entry],
     cost: str,
-    measure: Measure,
+    measure: Metric,
     look: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """The reference's final value, and an arrow to where the fastest method has it."""
@@ -164,7 +164,7 @@ def _histogram(panel: Axes, shares: pd.DataFrame) -> None:
     panel.set_xlabel("")
 
 
-def guidance_sweep(comparison: Comparison, measures: Sequence[Measure], backbone: str) -> Figure:
+def guidance_sweep(comparison: Comparison, measures: Sequence[Metric], backbone: str) -> Figure:
     """Metrics of the last checkpoint against the guidance scale: a panel a metric, a line a method."""
     look = looks(comparison.methods, comparison.reference)
     last = last_by_guidance(comparison, backbone)

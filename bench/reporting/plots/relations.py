@@ -10,14 +10,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 
-from bench.metrics.names import Measure
+from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison
 from bench.reporting.plots.style import COLUMN, PAGE, distance_axis, legend, looks, paper
 from bench.reporting.statistics import performance_profile
 from bench.reporting.tables.studies import gains
 
 
-def scaling(comparison: Comparison, measure: Measure, backbones: Sequence[str]) -> Figure:
+def scaling(comparison: Comparison, measure: Metric, backbones: Sequence[str]) -> Figure:
     """The final metric against the backbone's parameters: a line a method, whiskers for the seeds' range."""
     look = looks(comparison.methods, comparison.reference)
     with paper():
@@ -54,7 +54,7 @@ def scaling(comparison: Comparison, measure: Measure, backbones: Sequence[str]) 
     return figure
 
 
-def pareto(comparison: Comparison, measure: Measure) -> Figure:
+def pareto(comparison: Comparison, measure: Metric) -> Figure:
     """The final metric against the time of a training step; entries on the dotted line are not dominated."""
     look = looks(comparison.methods, comparison.reference)
     entries = [entry for entry in comparison.entries if len(entry.final)]
@@ -103,7 +103,7 @@ def pareto_front(cost: Sequence[float], value: Sequence[float], *, lower_is_bett
     return front
 
 
-def profiles(comparison: Comparison, measure: Measure) -> Figure:
+def profiles(comparison: Comparison, measure: Metric) -> Figure:
     """Share of runs, over all backbones and seeds, whose gain on the reference exceeds the x axis."""
     look = looks(comparison.methods, comparison.reference)
     scores = {method: gains(comparison, method, measure) for method in comparison.methods}

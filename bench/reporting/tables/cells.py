@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from bench.metrics.names import Measure
+from bench.metrics.names import Metric
 from bench.reporting.comparison import Entry, Mark
 from bench.reporting.statistics import Estimate
 from bench.reporting.tables.table import Cell
 from bench.reporting.time_to_target import Speedup
 
 
-def digits(measure: Measure, entries: Iterable[Entry]) -> int:
+def digits(measure: Metric, entries: Iterable[Entry]) -> int:
     """Decimals of a measure in a column: its own, or more, so that the smallest mean shows three digits."""
     means = [abs(entry.at_end(measure.key).mean) for entry in entries]
     smallest = min((mean for mean in means if mean > 0), default=1.0)

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from bench.core import grammar
-from bench.metrics.names import measure
+from bench.metrics.names import metric
 from bench.reporting.comparison import Comparison
 from bench.reporting.tables.summary import measure_columns
 from bench.reporting.tables.table import Cell, Column, Table
@@ -105,7 +105,7 @@ def published_table(comparison: Comparison) -> Table:
         Column("method", "Method", text=True),
         Column("encoder", "Encoder", text=True),
         Column("steps", "Steps"),
-        *measure_columns([measure(name) for name in METRICS]),
+        *measure_columns([metric(name) for name in METRICS]),
         Column("source", "Source", text=True),
         Column("status", "Status", text=True),
     ]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bench.core import grammar
-from bench.metrics.names import Measure
+from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.statistics import interquartile_interval, interquartile_mean
 from bench.reporting.tables.cells import (
@@ -117,7 +117,7 @@ def scaling_table(comparison: Comparison, family: str, backbones: list[str]) -> 
     return Table(f"scaling-{family}", f"Scaling of {family}", columns, rows, notes)
 
 
-def gains(comparison: Comparison, method: str, measure: Measure) -> list[np.ndarray]:
+def gains(comparison: Comparison, method: str, measure: Metric) -> list[np.ndarray]:
     """Relative gains [seeds] on the reference in every setting (backbone and protocol); larger is better.
 
     1 - method/reference for distances, method/reference - 1 where larger is better.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bench.metrics.names import Measure
+from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.statistics import estimate
 from bench.reporting.tables.caption import protocol_text
@@ -199,11 +199,11 @@ def _letter(comparison: Comparison, protocol: str) -> str:
     return chr(ord("a") + comparison.protocols.index(protocol))
 
 
-def measure_columns(measures: Sequence[Measure]) -> list[Column]:
+def measure_columns(measures: Sequence[Metric]) -> list[Column]:
     return [Column(item.key, f"{item.short} {item.arrow}".strip(), item.net) for item in measures]
 
 
-def metric_cells(comparison: Comparison, measures: Sequence[Measure]) -> list[tuple[Entry, list[Cell]]]:
+def metric_cells(comparison: Comparison, measures: Sequence[Metric]) -> list[tuple[Entry, list[Cell]]]:
     """Every entry with its cells of these measures, marked within its group."""
     rows: dict[Entry, list[Cell]] = {entry: [] for entry in comparison.entries}
     for item in measures:

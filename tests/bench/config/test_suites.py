@@ -103,7 +103,7 @@ def test_a_scale_without_a_suite_is_refused():
 @pytest.fixture
 def finished(tmp_path):
     """A finished run of suite `one`."""
-    run = folder.Run(tmp_path / "one", planned("main")[0][0])
+    run = folder.RunFolder(tmp_path / "one", planned("main")[0][0])
     run.append("eval", {"step": 500})
     (run.folder / "ema.safetensors").write_bytes(b"weights")
     run.set_status("finished", 500)
@@ -112,7 +112,7 @@ def finished(tmp_path):
 
 def test_a_run_that_another_suite_has_finished_is_copied(finished, tmp_path):
     assert folder.adopt(tmp_path / "two", finished.spec) == finished.folder
-    copy = folder.Run(tmp_path / "two", finished.spec)
+    copy = folder.RunFolder(tmp_path / "two", finished.spec)
     assert copy.finished and copy.evaluated(500)
     assert copy.folder.joinpath("ema.safetensors").samefile(finished.folder / "ema.safetensors")
     assert f"copied from {finished.folder}" in (copy.folder / "log.txt").read_text()
@@ -126,6 +126,6 @@ def test_what_is_unfinished_elsewhere_or_begun_here_is_not_copied(finished, tmp_
     finished.set_status("interrupted", 250)
     assert folder.adopt(tmp_path / "two", finished.spec) is None
     finished.set_status("finished", 500)
-    folder.Run(tmp_path / "two", finished.spec).set_status("running", 3)
+    folder.RunFolder(tmp_path / "two", finished.spec).set_status("running", 3)
     assert folder.adopt(tmp_path / "two", finished.spec) is None
     assert json.loads((tmp_path / "two" / finished.spec.run_id / "status.json").read_text())["step"] == 3

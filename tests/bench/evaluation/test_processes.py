@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from bench.evaluation.scorer import Choice, Scorer
+from bench.evaluation.scorer import MetricOptions, Scorer
 from tests.helpers.linear_net import Linear, random_images
 
-CHOICE = Choice(kid=True)
+CHOICE = MetricOptions(kid=True)
 SAMPLES, REFERENCE = random_images(200, seed=1), random_images(90, seed=0)
 
 
 def _score_a_share(rank: int, world: int, folder: str) -> None:
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
-    scorer = Scorer([Linear()], REFERENCE, choice=CHOICE)
+    scorer = Scorer([Linear()], REFERENCE, options=CHOICE)
     index = torch.arange(rank, len(SAMPLES), world)
     for part in index.split(17):
         scorer.update(SAMPLES[part], index=part)
@@ -27,7 +27,7 @@ def _score_a_share(rank: int, world: int, folder: str) -> None:
 
 
 def test_three_processes_find_what_one_finds(tmp_path: Path):
-    alone = Scorer([Linear()], REFERENCE, choice=CHOICE)
+    alone = Scorer([Linear()], REFERENCE, options=CHOICE)
     alone.update(SAMPLES)
     multiprocessing.spawn(_score_a_share, (3, str(tmp_path)), nprocs=3)
     for rank in range(3):

@@ -4,7 +4,7 @@ import torch
 from bench.core.errors import UserError
 from bench.data import dataset
 from bench.evaluation.reference import reference_of
-from bench.evaluation.scorer import Choice, Scorer
+from bench.evaluation.scorer import MetricOptions, Scorer
 from bench.metrics.frechet import frechet_distance, gaussian_of
 from bench.metrics.precision_recall import precision_recall
 from bench.nets.base import Activations
@@ -44,8 +44,8 @@ def test_forgetting_the_samples_keeps_the_reference():
 
 
 def test_the_options_add_their_metrics():
-    choice = Choice(kid=True, fid_infinity=True, bootstrap=3)
-    scorer = Scorer([Linear()], random_images(50, seed=0), choice=choice)
+    options = MetricOptions(kid=True, fid_infinity=True, bootstrap=3)
+    scorer = Scorer([Linear()], random_images(50, seed=0), options=options)
     scorer.update(random_images(40, seed=1))
     added = {"kid", "fid_infinity", "fid_std"}
     assert set(scorer.results()) == {"fid", "sfid", "is", "precision", "recall"} | added

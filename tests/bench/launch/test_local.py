@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.runs.folder import find_runs
-from bench.runs.lock import Claim
+from bench.runs.lock import RunLock
 from tests.helpers.comparison import numbers
 
 ROOT = Path(__file__).parents[3]
@@ -75,9 +75,9 @@ def test_a_second_command_on_the_same_run_hears_who_owns_it(tmp_path):
     (folder,) = find_runs(tmp_path / "runs")
     status = json.loads((folder / "status.json").read_text())
     (folder / "status.json").write_text(json.dumps(status | {"state": "running"}))
-    claim = Claim(folder)
-    claim.take()
+    own = RunLock(folder)
+    own.acquire()
     code, words = run(tmp_path, *arguments)
-    claim.release()
-    assert code == 2 and f"in the hands of process {os.getpid()}" in words
+    own.release()
+    assert code == 2 and f"is locked by process {os.getpid()}" in words
     assert json.loads((folder / "status.json").read_text())["state"] == "running"  # not marked as failed

@@ -12,7 +12,7 @@ from bench.core.errors import UserError
 from bench.launch import slurm, watch
 from bench.launch.job import Job
 from bench.launch.resources import LaunchOptions, Resources
-from bench.runs.folder import Run
+from bench.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def lost(tmp_path):
     """Makes a run whose job has ended without a word, but for what stands in its log of errors."""
 
     def make(log: str) -> str:
-        run = Run(tmp_path, resolve.run_spec("baseline", "sit-ti", "digits", 0))
+        run = RunFolder(tmp_path, resolve.run_spec("baseline", "sit-ti", "digits", 0))
         logs = tmp_path / "jobs"
         logs.mkdir()
         (logs / "7_0_log.err").write_text(log)
@@ -103,7 +103,7 @@ def test_a_job_that_vanished_is_explained_by_the_scheduler(lost, monkeypatch):
 
 def test_a_job_that_makes_no_step_is_given_up(tmp_path):
     run_spec = resolve.run_spec("baseline", "sit-ti", "digits", 0)
-    run = Run(tmp_path, run_spec)
+    run = RunFolder(tmp_path, run_spec)
     run.set_status("interrupted", 5)
     job = Job(run_spec.model_dump_json(), str(tmp_path), "cpu", 0, False, "here", "")
     assert job.checkpoint() is not None and job.turns_without_progress == 0
@@ -126,7 +126,7 @@ def test_every_evaluated_step_gets_an_evaluation_job():
 
 
 def test_logs_of_a_run_without_a_job_are_its_own(tmp_path: Path):
-    run = Run(tmp_path, resolve.run_spec("baseline", "sit-ti", "digits", 0))
+    run = RunFolder(tmp_path, resolve.run_spec("baseline", "sit-ti", "digits", 0))
     run.set_status("failed", 3, "the loss diverged")
     assert watch.logs(run.folder) == [run.folder / "log.txt"]
     assert "the loss diverged" in watch.last_lines(run.folder / "log.txt", 1)[0]

@@ -13,7 +13,7 @@ from PIL import Image
 from bench.core.errors import UserError
 from bench.data.image_files import open_images, writing
 from bench.evaluation.reference import read_reference
-from bench.evaluation.scorer import Choice, Scorer
+from bench.evaluation.scorer import MetricOptions, Scorer
 from bench.nets.inception import AdmInception, CleanFid
 from tests.helpers.random_inception import save_parameters, save_torchscript
 
@@ -44,8 +44,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def score(files: Path, net, choice: Choice) -> dict[str, float]:
-    scorer = Scorer([net], read_reference(files / "reference", [net]), choice=choice)
+def score(files: Path, net, options: MetricOptions) -> dict[str, float]:
+    scorer = Scorer([net], read_reference(files / "reference", [net]), options=options)
     for batch in open_images(files / "samples").batches(4):
         scorer.update(batch)
     return scorer.results()
@@ -65,7 +65,7 @@ def test_adm_metrics_equal_those_of_torch_fidelity(files: Path):
         verbose=False,
         batch_size=10,
     )
-    ours = score(files, AdmInception(weights=files / "checkpoints" / PARAMETERS), Choice())
+    ours = score(files, AdmInception(weights=files / "checkpoints" / PARAMETERS), MetricOptions())
     assert set(ours) == {"fid", "sfid", "is", "precision", "recall"}
     for mine, name in (
         ("fid", "frechet_inception_distance"),
@@ -101,7 +101,7 @@ def clean_fid_reads_our_file(files: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("clean_fid_reads_our_file")
 def test_clean_metrics_equal_those_of_clean_fid(files: Path):
-    ours = score(files, CleanFid("clean", weights=files / "inception-2015-12-05.pt"), Choice(kid=True))
+    ours = score(files, CleanFid("clean", weights=files / "inception-2015-12-05.pt"), MetricOptions(kid=True))
     paths = str(files / "samples"), str(files / "reference")
     how = {"device": CPU, "use_dataparallel": False, "num_workers": 0, "verbose": False}
     assert ours["fid[clean]"] == pytest.approx(clean_fid.compute_fid(*paths, mode="clean", **how), rel=1e-4)

@@ -15,7 +15,7 @@ PARTS = {"backbone": {"w": torch.arange(1000.0)}, "optimizer": {"w.step": torch.
 
 @pytest.fixture
 def run(tmp_path):
-    return folder.Run(tmp_path, resolve.run_spec("baseline", "sit-ti", "digits", 0))
+    return folder.RunFolder(tmp_path, resolve.run_spec("baseline", "sit-ti", "digits", 0))
 
 
 def test_checkpoints_are_read_back_exactly(run):
@@ -47,9 +47,9 @@ def test_a_half_written_checkpoint_is_ignored_and_removed(run, tmp_path):
     unfinished = run.checkpoints / ".step-00000006.1"
     unfinished.mkdir()
     (unfinished / "backbone.safetensors").write_bytes(b"half")
-    again = folder.Run(tmp_path, run.spec)
+    again = folder.RunFolder(tmp_path, run.spec)
     assert again.load_checkpoint()[1]["step"] == 5
-    again.claim().release()
+    again.lock().release()
     assert not unfinished.exists()
 
 
@@ -89,10 +89,10 @@ def test_a_folder_of_another_spec_is_refused(run, tmp_path):
     content["training"]["learning_rate"] = 0.5
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"another spec \(it differs in training\)"):
-        folder.Run(tmp_path, run.spec)
+        folder.RunFolder(tmp_path, run.spec)
 
 
 def test_an_output_that_cannot_be_a_folder_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
-        folder.Run(tmp_path / "file", run.spec)
+        folder.RunFolder(tmp_path / "file", run.spec)
