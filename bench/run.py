@@ -19,7 +19,7 @@ import methods
 from bench.config import suites
 from bench.core.cli import Name, Real, Whole
 from bench.core.errors import UserError, exit_code
-from bench.data import dataset
+from bench.data import datasets
 from bench.launch.resources import Launcher, LaunchOptions
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Comparison:
         tuple[str, ...], _listed(f"backbones: {', '.join(backbones.names())}; /PATCH, default /2", "NAME...")
     ] = ()
     seed: Annotated[tuple[int, ...], _listed("seeds; runs of one seed are paired", "N...")] = ()
-    data: Annotated[str | None, _listed(f"data set: {', '.join(dataset.names())}", "NAME")] = None
+    data: Annotated[str | None, _listed(f"data set: {', '.join(datasets.names())}", "NAME")] = None
     suite: Annotated[
         str | None,
         _listed(
@@ -293,8 +293,9 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
 
 def _refuse_without_reference(data: str) -> None:
     """Raises UserError where samples of the data set could be compared with nothing that is here."""
-    if not dataset.available(data) and not dataset.reference_file(data):
-        name = data.partition("[")[0]
+    dataset = datasets.get(data)
+    if not dataset.available and not dataset.reference_file:
+        name = dataset.name
         raise UserError(
             f"there is no store of {name} here to compare samples with: name a file of reference statistics "
             f"or images, --data '{name}[reference=FILE.npz]', or make the store, python -m bench.prepare"
@@ -314,15 +315,17 @@ def _weights(options: WeightsOptions) -> tuple[InitialWeights | None, str, str]:
 
     from backbones import checkpoints
     from bench.config.spec import InitialWeights
+    from bench.data.base import Shape
 
     try:
         found = checkpoints.weights(path, options.family)
     except ValueError as error:
         raise UserError(str(error)) from None
     print(f"{path}: {found.found}")
-    shape = dataset.Shape(found.num_classes, found.channels, found.input_size)
+    shape = Shape(found.num_classes, found.channels, found.input_size)
     weights = InitialWeights.of(path, options.family)
-    return weights, found.architecture.name, dataset.of_shape(shape) or "digits"
+    fitting = datasets.of_shape(shape)
+    return weights, found.architecture.name, fitting.name if fitting else "digits"
 
 
 def _expanded(texts: Iterable[str]) -> list[str]:

@@ -166,9 +166,9 @@ def read_store(folder: Path, order: Tensor, batch_size: int, workers: int) -> It
     import torch
 
     from bench.data.prefetch import Prefetch
-    from bench.data.sharded import Expected, StoredImages
+    from bench.data.sharded import StoredImages
 
-    data, batches = StoredImages(folder, Expected()), order.split(batch_size)
+    data, batches = StoredImages(folder), order.split(batch_size)
 
     def read(step: int) -> Any:
         return data.batch(batches[step], torch.Generator()) if step < len(batches) else None

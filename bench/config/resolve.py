@@ -13,7 +13,7 @@ from bench.config.spec import Protocol, RunSpec, Training, digest
 from bench.core import grammar
 from bench.core.errors import UserError, unknown
 from bench.core.files import sha256
-from bench.data import dataset
+from bench.data import datasets
 
 if TYPE_CHECKING:
     from bench.diffusion.objectives import Process
@@ -69,9 +69,9 @@ def process(text: str) -> Process:
     return grammar.configure(kinds[name], options, f"process {name}")
 
 
-def _named_reference(data: str) -> dict[str, str]:
+def _named_reference(dataset: datasets.Dataset) -> dict[str, str]:
     """The protocol's `reference` where the data set's name brings a file along: the same wherever it lies."""
-    file = dataset.reference_file(data)
+    file = dataset.reference_file
     return {"reference": f"{file.name}@{digest(file)}"} if file else {}
 
 
@@ -94,11 +94,12 @@ def run_spec(
     Raises UserError where a name is unknown or a value is of another type or outside its range.
     """
     built = architecture(backbone)
-    chosen = dataset.preset(data)
-    sizes = chosen["training"].pop("sizes", {})
-    settings = {"precision": native_precision} | chosen["training"] | sizes.get(built.size, {})
+    dataset = datasets.get(data)
+    chosen = dataset.preset
+    settings = {"precision": native_precision} | chosen["training"]
+    settings |= settings.pop("sizes", {}).get(built.size, {})
     settings |= training or {}
-    judged = {"data": dataset.identity(data)} | chosen["protocol"] | _named_reference(data)
+    judged = {"data": dataset.identity} | chosen["protocol"] | _named_reference(dataset)
     try:
         return RunSpec(
             method=method,

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Generator, Tensor
 
 from bench.core.errors import UserError
-from bench.data.dataset import ALL, Batch, Shape
+from bench.data.base import ALL, Batch, Shape
 from bench.data.vae import VAE, weight_file
 
 
-class Storeless:
+class DecodeOnly:
     """Model space is z * scale with z the latents of a VAE, or pixels; no records."""
 
     def __init__(self, shape: Shape, store: dict[str, Any]) -> None:
@@ -33,7 +33,7 @@ class Storeless:
     def __len__(self) -> int:
         return 0
 
-    def batch(self, index: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
+    def batch(self, indices: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
         raise UserError("there is no store of this data set to train on: python -m bench.prepare")
 
     def to_pixels(self, x0: Tensor) -> Tensor:

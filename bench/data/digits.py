@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Generator, Tensor
 
-from bench.data.dataset import ALL, Batch
+from bench.data.base import ALL, Batch
 
 REFERENCE_IMAGES = 600
 
@@ -38,10 +38,10 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, index: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
-        index = index[rows]
-        image = self.images[index]
-        return Batch(image.float() / 127.5 - 1, self.labels[index], image, index)
+    def batch(self, indices: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
+        indices = indices[rows]
+        image = self.images[indices]
+        return Batch(image.float() / 127.5 - 1, self.labels[indices], image, indices)
 
     def to_pixels(self, x0: Tensor) -> Tensor:
         return x0

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bench.core.errors import UserError
 from bench.core.files import replacing, sha256
+from bench.data.base import Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +100,19 @@ class Contents:
         if self.latents:  # weights identify a VAE, wherever it lies
             content["latents"] = {k: v for k, v in content["latents"].items() if k not in ("vae", "decoder")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def shape(self) -> Shape:
+        """Classes and size of x0."""
+        channels, size = (self.latents.channels, self.latents.size) if self.latents else (3, self.size)
+        return Shape(len(self.classes), channels, size)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a preset may expect, by the preset's names; of pixels, what concerns latents is empty."""
+        kept = ("vae", "decoder", "scale", "statistic", "normalise")
+        latents = {key: getattr(self.latents, key) if self.latents else "" for key in kept}
+        return {"image_size": self.size, **self.shape._asdict(), "resize": self.resize, **latents}
 
     @property
     def resize(self) -> Resize:
@@ -194,13 +208,13 @@ class Store:
                 )
         self._opened: dict[str, dict[str, Tensor]] = {}
 
-    def read(self, field: str, index: Tensor, part: str = TRAIN) -> Tensor:
+    def read(self, field: str, indices: Tensor, part: str = TRAIN) -> Tensor:
         """One field of the records of these numbers, [B, ...]."""
         import torch
 
         per_shard = self.contents.records_per_shard
         rows = []
-        for number in index.tolist():
+        for number in indices.tolist():
             shard, row = divmod(number, per_shard)
             rows.append(self._shard(f"{part}-{shard:05d}.safetensors")[field][row])
         return torch.stack(rows)

@@ -14,7 +14,7 @@ from torchvision.utils import make_grid, save_image
 from bench.config.spec import RunSpec
 from bench.core import distributed
 from bench.core.files import to_numbers
-from bench.data.dataset import Data
+from bench.data.base import Records
 from bench.diffusion.objectives import Process
 from bench.evaluation import sampling
 from bench.evaluation.reference import reference_of_data
@@ -34,7 +34,7 @@ class Evaluation:
         self,
         spec: RunSpec,
         run: RunFolder,
-        data: Data,
+        data: Records,
         process: Process,
         device: torch.device,
         rows: str = "eval",

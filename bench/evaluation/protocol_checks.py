@@ -20,7 +20,7 @@ from bench.config import resolve
 from bench.config.spec import Protocol
 from bench.core.errors import UserError, unknown
 from bench.core.seeding import generator
-from bench.data import dataset
+from bench.data import datasets
 from bench.data.image_files import open_archive
 from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
@@ -54,7 +54,7 @@ def check(protocol: Protocol, data: str, reference: Path | None = None) -> Itera
         "reference": lambda: reference_statistics(data, reference),
         "decoder": lambda: decoder(data),
         "sampler": lambda: sampler(protocol),
-        "labels and seeds": lambda: labels_and_seeds(protocol, dataset.shape(data).classes),
+        "labels and seeds": lambda: labels_and_seeds(protocol, datasets.get(data).shape.classes),
         "rounding": rounding,
     }
     for stage, look in stages.items():
@@ -96,7 +96,7 @@ def feature_nets(protocol: Protocol) -> Iterator[CheckResult]:
             error = (feature_net(name)(ramp).pooled[0, : len(PINNED)] - torch.tensor(PINNED)).abs().max()
             yield _compared("feature nets", f"{name} on a ramp, largest deviation", error.item(), 0, 1e-4)
         elif name in RECIPES:
-            reached = accuracy(local_net(name), dataset.load(RECIPES[name].data))
+            reached = accuracy(local_net(name), datasets.get(RECIPES[name].data).open())
             good = reached >= RECIPES[name].required_accuracy
             text = f"{name}: {reached:.1%} of the held-out images classified right"
             yield CheckResult("feature nets", "ok" if good else "failed", text)
@@ -127,17 +127,17 @@ def fingerprint(images: Tensor, labels: Tensor) -> str:
 def reference_statistics(data: str, path: Path | None) -> Iterator[CheckResult]:
     """The reference images are the pinned ones; a given file holds sound statistics."""
     stage = "reference"
-    if not dataset.available(data):
+    if not datasets.get(data).available:
         yield CheckResult(stage, "not checked", f"there is no store of {data} here")
     else:
-        images, labels = dataset.load(data).reference()
+        images, labels = datasets.get(data).open().reference()
         if data in FINGERPRINTS:
             good = fingerprint(images, labels) == FINGERPRINTS[data]
             text = f"{len(images)} images of {data}, the {'pinned' if good else 'WRONG'} ones"
             yield CheckResult(stage, "ok" if good else "failed", text)
         else:
             yield CheckResult(stage, "not checked", f"{len(images)} images of {data}: none are pinned")
-    path = path or dataset.reference_file(data)
+    path = path or datasets.get(data).reference_file
     if path is None or path.suffix != ".npz":
         return
     with open_archive(path) as arrays:
@@ -158,10 +158,10 @@ def reference_statistics(data: str, path: Path | None) -> Iterator[CheckResult]:
 
 def decoder(name: str) -> Iterator[CheckResult]:
     """Images of a data set through the model's space and back."""
-    if not dataset.available(name):
+    if not datasets.get(name).available:
         yield CheckResult("decoder", "not checked", f"there is no store of {name} here")
         return
-    data = dataset.load(name)
+    data = datasets.get(name).open()
     batch = data.batch(torch.arange(min(64, len(data))), generator(0, "check"))
     with torch.no_grad():
         decoded = to_uint8(data.to_pixels(batch.x0), "round")

@@ -21,8 +21,8 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.core.files import replacing
 from bench.core.progress import progress_bar
-from bench.data import dataset
-from bench.data.dataset import Data
+from bench.data import datasets
+from bench.data.base import Records
 from bench.data.image_files import open_archive, open_images
 from bench.evaluation.accumulator import FeatureAccumulator, extract
 from bench.metrics.frechet import Gaussian
@@ -61,9 +61,9 @@ def reference_of(
     }
 
 
-def reference_of_data(name: str, data: Data, nets: Sequence[FeatureNet]) -> dict[str, Reference]:
+def reference_of_data(name: str, data: Records, nets: Sequence[FeatureNet]) -> dict[str, Reference]:
     """What samples of a data set are compared with: the file that its name brings along, else its images."""
-    file = dataset.reference_file(name)
+    file = datasets.get(name).reference_file
     if file is not None:
         return read_reference(file, nets)
     images, _ = data.reference()

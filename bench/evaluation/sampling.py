@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.config.spec import RunSpec
 from bench.core.progress import progress_bar
 from bench.core.seeding import generator
-from bench.data.dataset import Data
+from bench.data.base import Records
 from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
@@ -31,7 +31,7 @@ class Samples(NamedTuple):
 
 @torch.no_grad()
 def stream(
-    model: nn.Module, process: Process, spec: RunSpec, data: Data, index: Tensor, *, progress: str = ""
+    model: nn.Module, process: Process, spec: RunSpec, data: Records, index: Tensor, *, progress: str = ""
 ) -> Iterator[Samples]:
     """Sample the images of these numbers by the spec's protocol, batch by batch, in float32.
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 
 from bench.config import resolve
 from bench.config.spec import RunSpec
-from bench.core import grammar
 from bench.core.errors import UserError
-from bench.data import dataset, vae
-from bench.data.shards import read_manifest
+from bench.data import datasets, vae
+from bench.data.datasets import Dataset
 from bench.evaluation.protocol_checks import WEIGHTS
 from bench.nets import teachers
 from bench.nets.weights import locate
@@ -23,10 +22,11 @@ def missing(specs: list[RunSpec]) -> list[str]:
 
 def _missing(spec: RunSpec) -> Iterator[str]:
     # Scoring weights against a file takes no images of the data set.
-    storeless = not spec.training.steps and dataset.reference_file(spec.data) is not None
-    if not storeless and not dataset.available(spec.data):
-        yield f"the store of {spec.data}. Make it: {_prepare(spec.data)}"
-    for name in _autoencoders(spec.data, storeless):
+    dataset = datasets.get(spec.data)
+    storeless = not spec.training.steps and dataset.reference_file is not None
+    if not storeless and not dataset.available:
+        yield f"the store of {dataset}. Make it: {_prepare(dataset)}"
+    for name in _autoencoders(dataset, storeless):
         yield from _refusal(lambda name=name: vae.weight_file(name))
     for name in _encoders(spec):
         yield from _refusal(lambda name=name: teachers.require(name))
@@ -42,27 +42,26 @@ def _refusal(look: Callable[[], object]) -> Iterator[str]:
         yield str(error)
 
 
-def _autoencoders(data: str, storeless: bool) -> list[str]:
+def _autoencoders(dataset: Dataset, storeless: bool) -> list[str]:
     """What the store needs to be made; of one that is there, or does without, what decodes its latents."""
-    store = dataset.preset(data).get("store")
-    if store and dataset.available(data):
-        latents = read_manifest(dataset.store_folder(data)).contents.latents
+    if dataset.manifest:
+        latents = dataset.manifest.contents.latents
         return [latents.decoder] if latents else []
-    named_by = (store or {}) | grammar.split(data)[1]
-    if storeless and named_by.get("decoder"):
-        return [named_by["decoder"]]
-    return [named_by[key] for key in ("vae", "decoder") if named_by.get(key)]
+    expected = dataset.expected
+    if storeless and expected.get("decoder"):
+        return [expected["decoder"]]
+    return [expected[key] for key in ("vae", "decoder") if expected.get(key)]
 
 
-def _prepare(data: str) -> str:
+def _prepare(dataset: Dataset) -> str:
     """The command that makes the store of a preset, and what it will take on disk where that is known."""
-    store = dataset.preset(data)["store"] | grammar.split(data)[1]
+    store = dataset.expected
     options = {"size": "image_size", "resize": "resize", "vae": "vae", "decoder": "decoder"}
     chosen = [f"--{option} {store[key]}" for option, key in options.items() if store.get(key)]
-    command = " ".join(["python -m bench.prepare IMAGES --out", str(dataset.store_folder(data)), *chosen])
+    command = " ".join(["python -m bench.prepare IMAGES --out", str(dataset.folder), *chosen])
     if "records" not in store:
         return command
-    latent = 2 * 4 * store["x0"]["channels"] * store["x0"]["size"] ** 2 if store["vae"] else 0
+    latent = 2 * 4 * store["channels"] * store["size"] ** 2 if store["vae"] else 0
     size = store["records"] * (3 * store["image_size"] ** 2 + latent)
     return f"{command} ({size / 1e9:.0f} GB)"
 
@@ -70,7 +69,7 @@ def _prepare(data: str) -> str:
 def _encoders(spec: RunSpec) -> list[str]:
     """The encoders that the method of a run loads, found by building it with descriptions alone."""
     asked: list[str] = []
-    shape, architecture = dataset.shape(spec.data), resolve.architecture(spec.backbone)
+    shape, architecture = datasets.get(spec.data).shape, resolve.architecture(spec.backbone)
     side = shape.size // architecture.patch
 
     def describe(name: str) -> EncoderInfo:

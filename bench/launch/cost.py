@@ -26,7 +26,7 @@ from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core import machine
 from bench.core.errors import UserError
-from bench.data import dataset
+from bench.data import datasets
 from bench.diffusion import samplers
 from bench.evaluation import sampling
 from bench.launch import assets
@@ -55,13 +55,14 @@ class Cost:
 
 def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     """The cost of a run on a device that multiplies matrices at `peak` FLOP/s."""
-    data, training, protocol = dataset.shape(spec.data), spec.training, spec.protocol
+    dataset, training, protocol = datasets.get(spec.data), spec.training, spec.protocol
+    data = dataset.shape
     architecture = resolve.architecture(spec.backbone)
     parameters = cost.parameters(architecture, data.size, data.channels, data.classes)
     forward = cost.flops(architecture, data.size, data.channels)  # of one image
     flops = 3.0 * forward * training.batch_size  # a backward costs two forwards
     step_seconds, measured = flops / (peak * EFFICIENCY), False
-    if flops < MEASURED_BELOW and training.steps and dataset.available(spec.data):
+    if flops < MEASURED_BELOW and training.steps and dataset.available:
         flops, step_seconds, measured = *_measure(spec, device), True
     guided = 1 if protocol.guidance_scale == 1 else 2
     calls = (samplers.get(spec.sampler).evaluations or ADAPTIVE_EVALUATIONS) * guided

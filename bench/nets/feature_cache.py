@@ -26,7 +26,7 @@ from bench.core import cache
 from bench.core.errors import UserError
 from bench.core.files import write_json
 from bench.core.progress import progress_bar
-from bench.data.dataset import Data
+from bench.data.base import Records
 from bench.data.shards import write_shard
 from bench.nets.teachers import Encoder
 from methods.base import Features
@@ -38,8 +38,8 @@ MANIFEST = "manifest.json"  # written last: with it the cache is complete
 class FeatureCache:
     """The features of the training records of a data set, by their numbers."""
 
-    def __init__(self, encoder: Encoder, data: Data, identity: str) -> None:
-        """`identity` of the data set: see `bench.data.identity`."""
+    def __init__(self, encoder: Encoder, data: Records, identity: str) -> None:
+        """`identity` of the data set: see `Dataset.identity`."""
         self.encoder, self.data, self.info = encoder, data, encoder.info
         self.key = {"data": identity, "records": len(data), "grid": encoder.info.grid} | encoder.key
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]

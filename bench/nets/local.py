@@ -24,7 +24,8 @@ from bench.core.errors import UserError, unknown
 from bench.core.files import replacing
 from bench.core.progress import progress_bar
 from bench.core.seeding import data_order, generator, seed_of
-from bench.data import dataset
+from bench.data import datasets
+from bench.data.base import Records
 
 
 @dataclass(frozen=True)
@@ -136,19 +137,20 @@ def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
     if name not in RECIPES:
         raise unknown("local net", name, RECIPES)
     recipe = RECIPES[name]
-    shape = dataset.shape(recipe.data)
+    dataset = datasets.get(recipe.data)
+    shape = dataset.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.seed, "local net"))
         net = LocalNet(recipe, shape.channels, shape.classes)
     if recipe.epochs == 0:
         return net.eval().requires_grad_(False).to(device)
-    _, _, prepared = dataset.identity(recipe.data).partition("@")
+    _, _, prepared = dataset.identity.partition("@")
     made_of = f"{recipe.fingerprint}-{prepared}" if prepared else recipe.fingerprint
     path = cache.folder() / f"{name}-{made_of}.safetensors"
     try:
         net.load_state_dict(load_file(path))
     except (FileNotFoundError, SafetensorError, RuntimeError):  # never trained, or its writing interrupted
-        data = dataset.load(recipe.data)
+        data = dataset.open()
         _train(name, net, data)
         reached = accuracy(net, data)
         print(f"trained {name}: {reached:.1%} of the held-out images classified right", flush=True)
@@ -163,7 +165,7 @@ def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
     return net.eval().requires_grad_(False).to(device)
 
 
-def _train(name: str, net: LocalNet, data: dataset.Data) -> None:
+def _train(name: str, net: LocalNet, data: Records) -> None:
     recipe, records = net.recipe, len(data)
     steps = recipe.epochs * records // recipe.batch_size
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
@@ -192,7 +194,7 @@ def _train(name: str, net: LocalNet, data: dataset.Data) -> None:
 
 
 @torch.no_grad()
-def accuracy(net: LocalNet, data: dataset.Data) -> float:
+def accuracy(net: LocalNet, data: Records) -> float:
     """Share of the held-out reference images that the net classifies right."""
     images, labels = data.reference()
     right = [

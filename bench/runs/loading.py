@@ -16,8 +16,8 @@ from backbones.blocks import Transformer
 from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
-from bench.data import dataset
-from bench.data.dataset import Data
+from bench.data import datasets
+from bench.data.base import Records
 from bench.diffusion.objectives import Process
 
 
@@ -31,7 +31,7 @@ class LoadedRun:
     seconds: float  # of training so far
     flops: int
     model: Transformer  # the weights that the protocol samples from, in eval mode
-    data: Data
+    data: Records
     process: Process
 
 
@@ -57,7 +57,7 @@ def load(folder: Path, device: torch.device, kept: int | None = None) -> LoadedR
     if not saved and (kept is not None or spec.training.steps):
         which = "checkpoint yet" if kept is None else f"kept weights of step {kept}"
         raise UserError(f"{folder} has no {which}: let the run reach one.")
-    data = dataset.load(spec.data)
+    data = datasets.get(spec.data).open()
     model = backbones.build(
         resolve.architecture(spec.backbone),
         input_size=data.size,

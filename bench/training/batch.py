@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.config.spec import RunSpec
 from bench.core.seeding import generator
-from bench.data.dataset import Batch, Data
+from bench.data.base import Batch, Records
 from bench.diffusion.objectives import Process
 
 
@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
 
 
 def draw(
-    spec: RunSpec, data: Data, process: Process, step: int, part: slice, batch: Batch, device: torch.device
+    spec: RunSpec, data: Records, process: Process, step: int, part: slice, batch: Batch, device: torch.device
 ) -> Inputs:
     """Rows `part` of batch `step` (from 0), read as `batch`, on the device; draws are made on the CPU."""
     seed, size = spec.seed, spec.training.batch_size
@@ -50,6 +50,6 @@ def draw(
         label=label.to(device),
         true_label=batch.label.to(device),
         image=batch.image.to(device),
-        index=batch.index,
+        index=batch.indices,
         step_t=t.to(device),
     )

@@ -10,8 +10,8 @@ from torch import Tensor
 from bench.config.spec import RunSpec
 from bench.core import distributed
 from bench.core.seeding import seed_of
-from bench.data import dataset
-from bench.data.dataset import Data
+from bench.data import datasets
+from bench.data.base import Records
 from bench.nets import teachers
 from bench.nets.feature_cache import FeatureCache
 from bench.rewards.base import Rewards, Setting
@@ -22,7 +22,7 @@ from methods.base import REWARD_NET, TEACHER, EncoderInfo, Features, Needs
 class Targets:
     """The frozen nets of one run; only what its method asks for is loaded."""
 
-    def __init__(self, spec: RunSpec, data: Data, grid: tuple[int, int], device: torch.device) -> None:
+    def __init__(self, spec: RunSpec, data: Records, grid: tuple[int, int], device: torch.device) -> None:
         """`grid`: rows and columns of the backbone's tokens."""
         self.spec, self.data, self.grid, self.device = spec, data, grid, device
         self.encoders: dict[str, teachers.Encoder | FeatureCache] = {}
@@ -40,7 +40,7 @@ class Targets:
                 grid=self.grid,
                 precision=self.spec.training.precision,
             )
-            data = dataset.identity(self.spec.data)
+            data = datasets.get(self.spec.data).identity
             self.encoders[name] = FeatureCache(encoder, self.data, data) if encoder.cache else encoder
         return self.encoders[name].info
 
@@ -57,7 +57,7 @@ class Targets:
             grid=self.grid,
             net=self.spec.reward_net if needs.reward_net == REWARD_NET else needs.reward_net,
             teacher=lambda: self.load_encoder(self.teacher),
-            prompts=dataset.preset(self.spec.data).get("prompts", ()),
+            prompts=datasets.get(self.spec.data).preset.get("prompts", ()),
             device=self.device,
         )
         with torch.random.fork_rng(devices=[]):

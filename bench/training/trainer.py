@@ -27,7 +27,8 @@ from bench.core import distributed
 from bench.core.distributed import UNDIVIDED, Division
 from bench.core.errors import UserError
 from bench.core.seeding import data_order, generator, seed_of
-from bench.data import dataset
+from bench.data import datasets
+from bench.data.base import Batch
 from bench.data.prefetch import Prefetch
 from bench.rewards.base import Truth
 from bench.training.batch import Inputs, draw
@@ -48,7 +49,7 @@ class Trainer:
         self.spec, self.device, self.division = spec, device, division
         self.portions = division.portions(spec.training.batch_size)
         self.part = slice(self.portions[0].start, self.portions[-1].stop)
-        self.data = dataset.load(spec.data)
+        self.data = datasets.get(spec.data).open()
         self.process = resolve.process(spec.process)
         self.method = resolve.method(spec.method)
         architecture = resolve.architecture(spec.backbone)
@@ -132,7 +133,7 @@ class Trainer:
             )
         self.backbone.load_state_dict(found.state)
 
-    def _read(self, step: int, needs: Needs | None = None) -> dataset.Batch:
+    def _read(self, step: int, needs: Needs | None = None) -> Batch:
         """This process's part of the batch of a step, with images where an encoder will see them."""
         seed, size, steps = self.spec.seed, self.spec.training.batch_size, self.spec.training.steps
         index = data_order(seed, len(self.data), step * size, size)
@@ -185,7 +186,7 @@ class Trainer:
         """Of the batch; 1 for all of it."""
         return (portion.stop - portion.start) / self.spec.training.batch_size
 
-    def _inputs(self, step: int, batch: dataset.Batch) -> Inputs:
+    def _inputs(self, step: int, batch: Batch) -> Inputs:
         return draw(self.spec, self.data, self.process, step, self.part, batch, self.device)
 
     def _features(

@@ -9,7 +9,7 @@ import torch
 
 from bench import evaluate
 from bench.core.errors import UserError, exit_code
-from bench.data import dataset
+from bench.data import datasets
 from bench.data.image_files import writing
 from bench.evaluate import Images, Options
 from bench.evaluation import resume
@@ -26,7 +26,7 @@ def _own_cache_for_unfinished_work(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 200 digits as `samples.npz` and `samples`, and 300 others as `reference`."""
     folder = tmp_path_factory.mktemp("digits")
-    images, labels = dataset.load("digits").reference()
+    images, labels = datasets.get("digits").open().reference()
     for path, part in (("samples", images[:200]), ("reference", images[200:500])):
         with writing(folder / path, len(part)) as write:
             write(part)

@@ -10,7 +10,7 @@ import backbones
 from backbones import checkpoints
 from bench.core.errors import exit_code
 from bench.core.files import read_rows
-from bench.data.decode_only import Storeless
+from bench.data.decode_only import DecodeOnly
 from bench.evaluation.sweep import Sweep, score_run
 from bench.run import main
 from bench.runs import loading
@@ -91,7 +91,7 @@ def test_a_released_checkpoint_is_scored_without_a_store_and_swept_over_guidance
     assert {"fd[random-conv]", "precision[random-conv]"} <= set(row["metrics"])
     assert "missing" not in capfd.readouterr().out
     found = loading.load(run, torch.device("cpu"))
-    assert isinstance(found.data, Storeless) and found.step == 0
+    assert isinstance(found.data, DecodeOnly) and found.step == 0
     assert found.spec.protocol.reference.startswith("reference.npz@")
     assert str(released) not in found.spec.protocol.model_dump_json()  # comparable wherever the files lie
     sweep = score_run(run, Sweep((1.5,), samples=4), torch.device("cpu"))

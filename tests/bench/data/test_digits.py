@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.data import dataset
+from bench.data import datasets
 from bench.diffusion.pixels import to_uint8
 from bench.nets import teachers
 from bench.nets.local import RECIPES, accuracy, local_net
@@ -11,7 +11,7 @@ from bench.nets.local import RECIPES, accuracy, local_net
 
 @pytest.fixture(scope="module")
 def digits():
-    return dataset.load("digits")
+    return datasets.get("digits").open()
 
 
 def test_it_is_the_published_data_set_split_without_overlap(digits):

@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10
 
 from bench import prepare as command
 from bench.core.errors import UserError
-from bench.data import dataset
+from bench.data.datasets import get
 from bench.data.hub_sources import open_source
 
 CLASSES = ["eel", "ant"]  # not in alphabetical order: the data set's own numbers count
@@ -39,7 +39,7 @@ def test_a_hugging_face_folder_becomes_a_store(tmp_path, format):
         rows.to_parquet(folder / "train-00000-of-00001.parquet")
         rows.select([1]).to_parquet(folder / "validation-00000-of-00001.parquet")
     command.prepare(f"hf:{folder}", tmp_path / "store", command.Recipe(size=16), workers=1)
-    data = dataset.load(f"folder[path={tmp_path / 'store'}]")
+    data = get(f"folder[path={tmp_path / 'store'}]").open()
     batch = data.batch(torch.arange(10), torch.Generator())
     assert data.store.contents.classes == tuple(CLASSES) and batch.label.tolist() == [0, 1] * 5
     for image, found in zip(images, batch.image, strict=True):
@@ -88,7 +88,7 @@ def test_cifar10_is_read_by_torchvision_from_its_archive(tmp_path, monkeypatch):
     archive_md5 = hashlib.md5((tmp_path / CIFAR10.filename).read_bytes()).hexdigest()
     monkeypatch.setattr(CIFAR10, "tgz_md5", archive_md5)
     command.prepare("cifar10", tmp_path / "store", command.Recipe(size=32), workers=1)
-    data = dataset.load(f"cifar10[path={tmp_path / 'store'}]")
+    data = get(f"cifar10[path={tmp_path / 'store'}]").open()
     batch = data.batch(torch.arange(20), torch.Generator())
     expected = np.concatenate([pixels[file] for file in lists["train_list"]]).reshape(20, 3, 32, 32)
     assert np.array_equal(batch.image, expected) and batch.label.tolist() == [3, 1, 4, 1] * 5

@@ -7,7 +7,7 @@ import torch
 
 from bench import prepare
 from bench.core.seeding import data_order
-from bench.data import dataset
+from bench.data import datasets
 from bench.data.prefetch import Prefetch
 from tests.helpers.sources_on_disk import image_folder, tiny_vae
 
@@ -53,7 +53,7 @@ def test_images_are_read_only_where_an_encoder_sees_them(tmp_path):
     tiny_vae(tmp_path / "vae")
     recipe = prepare.Recipe(size=32, vae=str(tmp_path / "vae"))
     prepare.prepare(str(source), tmp_path / "store", recipe, workers=1)
-    data, index = dataset.load(f"folder[path={tmp_path / 'store'}]"), torch.arange(5)
+    data, index = datasets.get(f"folder[path={tmp_path / 'store'}]").open(), torch.arange(5)
     both = [data.batch(index, torch.Generator().manual_seed(0), images) for images in (True, False)]
     assert torch.equal(both[0].x0, both[1].x0)
     assert both[0].image.shape == (5, 3, 32, 32) and both[1].image.numel() == 0

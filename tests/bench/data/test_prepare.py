@@ -15,8 +15,8 @@ COMMAND = """
 import sys
 from pathlib import Path
 from bench import prepare
-from bench.data import store
-store.SHARD_RECORDS = 4
+from bench.data import shards
+shards.SHARD_RECORDS = 4
 prepare.prepare(sys.argv[1], Path(sys.argv[2]), prepare.Recipe(size=32), workers=2)
 """
 

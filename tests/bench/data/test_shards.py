@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,12 @@ import torch
 from PIL import Image
 
 from bench import prepare as command
+from bench.core import grammar
 from bench.core.errors import UserError
 from bench.core.files import sha256
-from bench.data import build, dataset
+from bench.data import build, datasets
 from bench.data import shards as stores
 from bench.data.hub_sources import open_source
-from bench.data.sharded import Expected, StoredImages
 from bench.data.shards import Contents, Store, read_manifest
 from bench.data.sources import area_average, centre_crop
 from bench.data.vae import VAE, describe
@@ -54,7 +55,7 @@ def store(source, tmp_path, small_shards):
 
 
 def load(store, **options):
-    return dataset.load(dataset.grammar.join("folder", {"path": store, **options}))
+    return datasets.get(grammar.join("folder", {"path": store, **options})).open()
 
 
 def test_records_are_the_images_of_the_source_with_their_class(source, store):
@@ -294,15 +295,15 @@ def test_a_missing_or_cut_shard_is_found_on_opening(store):
 
 def test_a_preset_refuses_a_store_of_another_kind(source, store, tmp_path):
     with pytest.raises(UserError, match="has image_size=32, this data set expects 256"):
-        dataset.load(f"imagenet256[path={store}]")
+        datasets.get(f"imagenet256[path={store}]").open()
     with pytest.raises(UserError, match="has classes=3, this data set expects 10"):
-        dataset.load(f"cifar10[path={store}]")
+        datasets.get(f"cifar10[path={store}]").open()
     with pytest.raises(UserError, match="has vae=none, this data set expects tiny"):
         load(store, vae="tiny")
     with pytest.raises(UserError, match="there is no store at"):
         load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="digits"):
-        dataset.load("digits[path=x]")
+        datasets.get("digits[path=x]").open()
 
 
 @pytest.mark.parametrize(
@@ -316,8 +317,9 @@ def test_a_preset_refuses_a_store_of_another_kind(source, store, tmp_path):
     ],
 )
 def test_latents_of_another_kind_than_the_protocols_are_refused(tiny_latents, name, value):
+    dataset = datasets.get(f"folder[path={tiny_latents}]")
     with pytest.raises(UserError, match=f"has {name}=.*, this data set expects {value}: prepare it so"):
-        StoredImages(tiny_latents, Expected(**{name: value}))
+        replace(dataset, preset={"store": {name: value}}).open()
 
 
 def test_a_replaced_decoder_is_refused(source, tmp_path):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.data import dataset
+from bench.data import datasets
 from bench.evaluation.reference import reference_of
 from bench.evaluation.scorer import MetricOptions, Scorer
 from bench.metrics.frechet import frechet_distance, gaussian_of
@@ -13,7 +13,7 @@ from tests.helpers.linear_net import Linear, random_images
 
 
 def test_one_pass_gives_what_each_metric_gives_alone():
-    data = dataset.load("digits")
+    data = datasets.get("digits").open()
     reference, _ = data.reference()
     nets = [feature_net(name) for name in ("digits-cnn", "random-conv", "pixels")]
     scorer = Scorer(nets, reference)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.data import dataset
+from bench.data import datasets
 from bench.nets import feature_cache, teachers
 from bench.nets.feature_cache import FeatureCache
 
@@ -21,7 +21,7 @@ def teacher(monkeypatch, tmp_path):
 
 
 def cached(teacher, identity="digits"):
-    return FeatureCache(teacher, dataset.load("digits"), identity)
+    return FeatureCache(teacher, datasets.get("digits").open(), identity)
 
 
 def test_features_are_the_encoders_own_in_half_precision(teacher):
@@ -29,7 +29,7 @@ def test_features_are_the_encoders_own_in_half_precision(teacher):
     cache.fill()
     index = torch.tensor([1196, 0, 5, 1024])
     features = cache(index)
-    expected = teacher(dataset.load("digits").images[index])
+    expected = teacher(datasets.get("digits").open().images[index])
     assert torch.equal(features.patch_tokens, expected.patch_tokens.half().float())
     assert torch.equal(features.cls_token, expected.cls_token.half().float())
     on_disk = sum(path.stat().st_size for path in cache.folder.glob("*.safetensors"))
@@ -63,7 +63,7 @@ def test_a_cache_that_was_cut_off_is_continued_to_the_same_bytes(teacher, monkey
         cache.fill()
     assert not cache.complete and len(list(cache.folder.glob("*.safetensors"))) == 3
     cache.fill()
-    expected = teacher(dataset.load("digits").images).patch_tokens.half().float()
+    expected = teacher(datasets.get("digits").open().images).patch_tokens.half().float()
     assert torch.equal(cache(torch.arange(1197)).patch_tokens, expected)
 
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.core.errors import UserError
-from bench.data import dataset
+from bench.data import datasets
 from bench.nets.judges import feature_net
 from bench.nets.local import local_net
 
@@ -41,7 +41,7 @@ def test_grey_images_are_seen_as_coloured_ones_of_equal_channels():
 
 
 def test_the_metric_net_of_the_digits_classifies_them():
-    images, labels = dataset.load("digits").reference()
+    images, labels = datasets.get("digits").open().reference()
     seen = feature_net("digits-cnn")(images)
     assert seen.logits is not None
     assert (seen.logits.argmax(1) == labels).float().mean() >= 0.97

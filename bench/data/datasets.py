@@ -1,0 +1,156 @@
+"""Data sets by name: a TOML file in `presets` for each.
+
+If the preset has a table `[store]`, the images lie in a store that `python -m bench.prepare` makes: in
+`stores/NAME`, in `$ALIGNMENT_BENCH_STORES/NAME`, or where the name says, `folder[path=stores/mine]`. Other
+data sets are opened by the module of their name in this package.
+
+Samples are compared with images of the data set, or with a file that the name brings along, as in
+`imagenet256[reference=VIRTUAL_imagenet256_labeled.npz]`; then no store is needed to score a network.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.core import grammar
+from bench.core.errors import UserError, unknown
+from bench.data.base import Records, Shape
+from bench.data.shards import MANIFEST, Manifest, read_manifest
+
+_PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A data set that comes with the package takes no options."""
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """What may stand in brackets behind the name of a data set that lives in a store."""
+
+    reference: str = ""  # a file that samples are compared with, instead of images of the store
+    path: str = ""  # of the store
+    vae: str = ""  # that made its latents, if it is another than the preset's
+    decoder: str = ""  # of its latents, likewise
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as its name describes it. No file of images is opened before `open`."""
+
+    name: str  # of the preset
+    options: Mapping[str, str]  # as they stand in brackets
+    preset: Mapping[str, Any]
+    folder: Path | None  # of its store; None: the data set comes with the package
+    reference_file: Path | None  # that the name brings along for samples to be compared with
+
+    def __str__(self) -> str:
+        return grammar.join(self.name, self.options)
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        """What the preset and the options say of its store; empty for a data set without a store."""
+        own = {key: value for key in ("vae", "decoder") if (value := self.options.get(key))}
+        return self.preset["store"] | self.preset.get("shape", {}) | own if self.folder else {}
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be trained on: it comes with the package, or its store is here and finished."""
+        return self.folder is None or (self.folder / MANIFEST).is_file()
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """Of its store; None if there is none, or none that is finished.
+
+        Raises UserError if the manifest is damaged, or the store is not what the preset expects.
+        """
+        if self.folder is None or not self.available:
+            return None
+        manifest = read_manifest(self.folder)
+        self._refuse_another(manifest)
+        return manifest
+
+    @property
+    def shape(self) -> Shape:
+        """Classes and size of x0: the store's; if it is not there yet, the preset's.
+
+        Raises UserError if neither says.
+        """
+        if self.manifest:
+            return self.manifest.contents.shape
+        if self.folder and "shape" not in self.preset:
+            return read_manifest(self.folder).contents.shape  # raises: there is no store
+        return Shape(**self.preset["shape"])
+
+    @property
+    def identity(self) -> str:
+        """The name, and of a store the identity of its content: the same wherever it lies."""
+        return f"{self.name}@{self.manifest.contents.fingerprint}" if self.manifest else self.name
+
+    def open(self) -> Records:
+        """Its records. Raises UserError if its files are missing, damaged, or not what the preset expects.
+
+        Of a data set that has a reference file and no store here, samples can be decoded, and nothing else.
+        """
+        if self.folder is None:
+            return importlib.import_module(f"bench.data.{self.name}").load()
+        if self.reference_file and not self.available and "shape" in self.preset:
+            from bench.data.decode_only import DecodeOnly
+
+            return DecodeOnly(self.shape, self.expected)
+        from bench.data.sharded import StoredImages
+
+        self._refuse_another(read_manifest(self.folder))
+        return StoredImages(self.folder)
+
+    def _refuse_another(self, manifest: Manifest) -> None:
+        found = manifest.contents.described
+        for key, wanted in self.expected.items():
+            if key in found and found[key] != wanted:
+                raise UserError(
+                    f"the store {self.folder} has {key}={found[key] or 'none'}, this data set expects "
+                    f"{wanted or 'none'}: prepare it so, or name another store with [path=...]."
+                )
+
+
+def names() -> tuple[str, ...]:
+    """The data sets that have a preset; imports nothing."""
+    return tuple(sorted(path.stem for path in _PRESETS.glob("*.toml")))
+
+
+def get(text: str) -> Dataset:
+    """`"imagenet256[reference=F.npz]"` -> the data set. Raises UserError for an unknown name or option."""
+    name, options = grammar.split(text)
+    if name not in names():
+        raise unknown("data set", name, names())
+    preset = _preset(name)
+    if "store" not in preset:
+        grammar.configure(NoOptions, options, f"data set {name}")
+        return Dataset(name, options, preset, None, None)
+    chosen = grammar.configure(StoreOptions, options, f"data set {name}")
+    stores = os.environ.get("ALIGNMENT_BENCH_STORES", "stores")
+    folder = Path(chosen.path or f"{stores}/{name}").expanduser()
+    reference = Path(chosen.reference).expanduser() if chosen.reference else None
+    return Dataset(name, options, preset, folder, reference)
+
+
+def of_shape(wanted: Shape) -> Dataset | None:
+    """The data set whose preset expects x0 of this shape; None if there is none."""
+    for name in names():
+        expected = _preset(name).get("shape")
+        if expected and Shape(**expected) == wanted:
+            return get(name)
+    return None
+
+
+@cache
+def _preset(name: str) -> dict[str, Any]:
+    return tomllib.loads((_PRESETS / f"{name}.toml").read_text(encoding="utf-8"))
