@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from bench.reporting.tables.table import Table
 
 
+SHOWN = 5  # figures of the page; the others and all other files lie in the folder below
+MORE = "more"
+
+
 @dataclass(frozen=True)
 class Report:
     """Turn run folders into tables (Markdown, LaTeX, CSV), plots (PDF, PNG) and one page."""
@@ -64,7 +68,7 @@ def write(options: Report) -> Path:
     )
     report = options.output or folder / "report"
     try:
-        report.mkdir(parents=True, exist_ok=True)
+        (report / MORE).mkdir(parents=True, exist_ok=True)
         return _write(found, report, options)
     except OSError as error:
         raise UserError(f"cannot write to {report}: {error.strerror or error}.") from None
@@ -76,20 +80,22 @@ def _write(found: Comparison, report: Path, options: Report) -> Path:
     from bench.reporting.plots.style import save
     from bench.reporting.tables.caption import caption
 
+    more = report / MORE
     tables = _tables(found, options.with_published)
+    write_text(report / "main.csv", tables[0].to_csv())
     for table in tables:
-        write_text(report / f"{table.name}.csv", table.to_csv())
-        write_text(report / f"{table.name}.md", table.to_markdown())
-        write_text(report / f"{table.name}.tex", table.to_latex(caption(found)))
-    shown = []
-    for drawing in drawings(found):
-        figure = drawing.draw()
-        if figure is not None:
-            save(figure, report, drawing.name)
-            shown.append(drawing)
-    write_text(report / "report.md", markdown.markdown(found, tables, shown, options.command))
+        write_text(more / f"{table.file}.csv", table.to_csv())
+        write_text(more / f"{table.file}.md", table.to_markdown())
+        write_text(more / f"{table.file}.tex", table.to_latex(caption(found)))
+    all_drawings = list(drawings(found))
+    shown = sorted(all_drawings, key=lambda drawing: drawing.rank)[:SHOWN]
+    for drawing in all_drawings:
+        pixels = report if drawing in shown else more
+        save(drawing.draw(), more / f"{drawing.name}.pdf", pixels / f"{drawing.name}.png")
+    page = markdown.markdown(found, tables, all_drawings, shown, MORE, options.command)
+    write_text(report / "report.md", page)
     path = report / "report.html"
-    write_text(path, html.render(found, tables, options.command, report))
+    write_text(path, html.render(found, tables, options.command, report, MORE))
     return path
 
 

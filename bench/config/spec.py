@@ -7,8 +7,6 @@ and only rows of one hash may share a table.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.core import grammar
 from bench.core.errors import UserError
-from bench.core.files import sha256
+from bench.core.files import json_hash, sha256
 from methods.base import joined
 
 
@@ -28,8 +26,7 @@ class _Data(BaseModel):
     @property
     def hash(self) -> str:
         """8 hex digits of the SHA-256 of the canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        return json_hash(self.model_dump(mode="json"))
 
 
 class Training(_Data):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pandas as pd
 
 from bench.core import grammar
 from bench.core.errors import UserError
-from bench.core.files import read_rows
+from bench.core.files import json_hash, read_rows
 
 _RUN = ["run", "method", "backbone", "seed"]
 _METHOD_FIELDS = ("teacher", "reward_net", "method_source")  # of a spec; they tell methods apart
@@ -65,7 +64,7 @@ def load(folder: Path) -> Results:
     for path in sorted(path for path in folder.glob("*") if _is_run(path)):
         try:
             read.append((path, *_run(path)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
             unreadable[path.name] = f"{type(error).__name__}: {error}"
     _name_differences([spec for _, _, spec in read])
     for path, run, spec in read:
@@ -97,6 +96,8 @@ def _json(path: Path) -> dict[str, Any]:
 def _run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The run's row, and its spec."""
     spec = json.loads((path / "spec.json").read_text())
+    for name in ("method", "backbone"):
+        grammar.split(spec[name])
     env, status = _json(path / "env.json"), _json(path / "status.json")
     parameters = env.get("parameters", {})
     return {
@@ -115,13 +116,8 @@ def _run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "device": env.get("device", ""),
         "devices": env.get("devices", 1),
         "hardware": env.get("hardware", ""),
-        "protocol": _hash(spec["protocol"]),
+        "protocol": json_hash(spec["protocol"]),  # as its rows carry it, even if fields are unknown here
     }, spec
-
-
-def _hash(protocol: Mapping[str, Any]) -> str:
-    """The protocol's hash as its rows carry it, whether or not this version knows all of its fields."""
-    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _name_differences(specs: list[dict[str, Any]]) -> None:

@@ -37,8 +37,9 @@ class Strip(NamedTuple):
     image: str  # a data URL
 
 
-def render(comparison: Comparison, tables: Sequence[Table], command: str, report: Path) -> str:
-    """The page's HTML, to be saved in the folder `report`, from where its links lead to the runs."""
+def render(comparison: Comparison, tables: Sequence[Table], command: str, report: Path, more: str) -> str:
+    """The page's HTML, to be saved in the folder `report`, from where its links lead to the runs, and to the
+    tables' files in the folder `more`."""
     folder = Path(__file__).with_name("template")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -52,6 +53,7 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str, report
         command=command,
         comparison=comparison,
         tables=tables,
+        more=more,
         seed=seed,
         strips=[strip for backbone in comparison.backbones for strip in _strips(comparison, backbone, seed)],
         runs=_runs(comparison),

@@ -1,24 +1,224 @@
-"""Which figures a comparison allows, and what each of them shows."""
+"""The figures of a report, as a table: of what there is one each, its caption, and how it is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.core import grammar
-from bench.reporting.comparison import Comparison
+from bench.metrics.names import MetricInfo
+from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.plots import bars, curves, relations, samples
 from bench.reporting.results import probe_maps, training_logs
 from bench.reporting.tables import studies
+from bench.reporting.tables.table import slug
 
 PANEL_ROWS = 5  # of one figure
-ALIGNMENTS = {"cknna": "CKNNA with the teacher", "linear_probe": "Linear probe accuracy"}
 MOST_BARS = 24  # methods of one figure
 MOST_CURVES = 8  # of one panel; of more methods, those without options are shown
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the figures of one comparison are drawn from."""
+
+    all: Comparison
+
+    @cached_property
+    def plain(self) -> Comparison:
+        """What curves show: all methods, or those without options if there are too many to tell apart."""
+        if len(self.all.methods) <= MOST_CURVES:
+            return self.all
+        names = {name for name in self.all.methods if not grammar.split(name)[1]} | {self.all.reference}
+        shown = [entry for entry in self.all.entries if entry.method in names]
+        return replace(self.all, entries=shown) if len(names) > 1 else self.all
+
+    @cached_property
+    def costs(self) -> list[str]:
+        rows = self.all.results.evaluations
+        return [cost for cost in ("step", "seconds", "flops") if rows[cost].notna().any()]
+
+    @cached_property
+    def compared(self) -> list[Entry]:
+        """Entries that have a reference, on the largest backbones only if there are too many."""
+        found = [entry for entry in self.all.entries if self.all.reference_of(entry) is not None]
+        return found if len(found) <= MOST_BARS else [one for one in found if one.backbone in self.largest]
+
+    @cached_property
+    def largest(self) -> list[str]:
+        """The largest backbone of every family: what is shown if a plot for each would be too many."""
+        families: dict[str, str] = {}
+        for backbone in self.all.backbones:
+            families[grammar.split(backbone)[0].partition("-")[0]] = backbone
+        return list(families.values())
+
+    @cached_property
+    def seed(self) -> int:
+        """The seed whose samples and logs are shown."""
+        return int(self.all.results.runs["seed"].min())
+
+    def panels(self) -> dict[str, list[str]]:
+        """Number of a figure, empty for the first -> the backbones whose curves it shows."""
+        backbones = self.all.backbones
+        starts = range(0, len(backbones), PANEL_ROWS)
+        return {
+            str(number) if number > 1 else "": backbones[start : start + PANEL_ROWS]
+            for number, start in enumerate(starts, start=1)
+        }
+
+    def maps(self, measure: str) -> dict[str, dict[str, pd.DataFrame]]:
+        """Backbone -> what `bench.probe` measured of the plain methods, if anything."""
+        probed = {backbone: probe_maps(self.all.results, backbone, measure) for backbone in self.largest}
+        maps = {
+            backbone: {name: found[name] for name in self.plain.methods if name in found}
+            for backbone, found in probed.items()
+        }
+        return {backbone: found for backbone, found in maps.items() if found}
+
+    def logs(self) -> dict[str, pd.DataFrame]:
+        """Backbone -> what the plain methods logged during training, if anything."""
+        found = {name: training_logs(self.all.results, name, self.seed) for name in self.largest}
+        plain = {name: rows[rows["method"].isin(self.plain.methods)] for name, rows in found.items()}
+        return {name: rows for name, rows in plain.items() if len(rows)}
+
+    def swept(self) -> list[str]:
+        """Backbones that were evaluated at three guidance scales or more."""
+        return [
+            backbone
+            for backbone in self.largest
+            if curves.last_by_guidance(self.all, backbone)["guidance_scale"].nunique() > 2
+        ]
+
+    def once(self, applies: bool) -> tuple[str, ...]:
+        """For a figure that there is at most one of."""
+        return ("",) if applies else ()
+
+
+class Kind(NamedTuple):
+    """Figures of one kind.
+
+    `of` gives what there is one figure of each: names, or a dict of name -> argument of `draw`; nothing if
+    the figure does not apply. Name, title and text may hold {one}, that name, and the words of `_words`. The
+    figures of lowest `rank` are shown if a page has room for few.
+    """
+
+    name: str
+    title: str
+    text: str
+    of: Callable[[Contents], Iterable[str]]
+    draw: Callable[[Contents, Any], Figure]
+    rank: int
+
+
+KINDS = (
+    Kind(
+        "convergence",
+        "Convergence of {headline}",
+        "Mean over seeds, band: their range. Dotted: the final value of {reference}; the arrow shows how "
+        "much sooner the fastest method reaches it.{left_out}",
+        Contents.panels,
+        lambda it, backbones: curves.convergence(it.plain, it.all.headline, backbones, it.costs),
+        rank=1,
+    ),
+    Kind(
+        "speedup",
+        "Speedup over {reference}",
+        "Cost until the final {headline} of {reference}, relative to it. Black lines: {confidence} bootstrap "
+        "intervals over seeds.",
+        lambda it: it.once(bool(it.compared)),
+        lambda it, _: bars.speedup_bars(it.all, it.all.headline, it.compared, it.costs),
+        rank=4,
+    ),
+    Kind(
+        "samples",
+        "Samples of {one}",
+        "Seed {seed}, last step, not selected. Within a column all start from the same noise and label.",
+        lambda it: [name for name in it.largest if samples.sample_strips(it.all, name, it.seed)],
+        lambda it, backbone: samples.sample_rows(it.all, backbone, it.seed),
+        rank=2,
+    ),
+    Kind(
+        "ablation",
+        "Ablation of {one}",
+        "Bars: mean; dots: seeds. Lines: other methods, {reference} dashed; dotted: the method without "
+        "options.",
+        lambda it: studies.ablations(it.all),
+        lambda it, variants: bars.ablation_bars(it.all, _distances(it.all), variants),
+        rank=0,
+    ),
+    Kind(
+        "scaling",
+        "Scaling of {one}",
+        "Mean over seeds; whiskers: their range.",
+        lambda it: studies.families(it.all),
+        lambda it, sizes: relations.scaling(it.all, it.all.headline, sizes),
+        rank=0,
+    ),
+    Kind(
+        "pareto",
+        "Quality against the time of a step",
+        "Methods on the dotted line are not beaten by any cheaper one.",
+        lambda it: it.once(sum(len(entry.final) > 0 for entry in it.all.entries) > 2),
+        lambda it, _: relations.pareto(it.all, it.all.headline),
+        rank=3,
+    ),
+    Kind(
+        "profiles",
+        "Performance profiles",
+        "Over all backbones and seeds: share of runs whose gain on {reference} is larger.",
+        lambda it: it.once(
+            any(len(studies.gains(it.all, name, it.all.headline)) > 1 for name in it.all.methods)
+        ),
+        lambda it, _: relations.profiles(it.all, it.all.headline),
+        rank=4,
+    ),
+    Kind(
+        "guidance",
+        "Guidance sweep on {one}",
+        "The last checkpoint at every guidance scale; mean and range over seeds.",
+        Contents.swept,
+        lambda it, backbone: curves.guidance_sweep(it.plain, it.all.measures[:3], backbone),
+        rank=5,
+    ),
+    Kind(
+        "metrics",
+        "All metrics on {one}",
+        "Mean over seeds, band: their range.{left_out}",
+        lambda it: it.largest,
+        lambda it, backbone: curves.all_metrics(it.plain, backbone),
+        rank=6,
+    ),
+    Kind(
+        "cknna",
+        "CKNNA with the teacher on {one}",
+        "By depth and noise level, as measured by `bench.probe`. One colour scale for all.",
+        lambda it: it.maps("cknna"),
+        lambda it, maps: relations.alignment_maps(maps, "CKNNA with the teacher"),
+        rank=6,
+    ),
+    Kind(
+        "linear_probe",
+        "Linear probe accuracy on {one}",
+        "By depth and noise level, as measured by `bench.probe`. One colour scale for all.",
+        lambda it: it.maps("linear_probe"),
+        lambda it, maps: relations.alignment_maps(maps, "Linear probe accuracy"),
+        rank=6,
+    ),
+    Kind(
+        "traces",
+        "Method logs on {one}",
+        "Seed {seed}; quantities that methods log during training; thin lines: by noise level; stacked: a "
+        "histogram, of the first method that logs one.",
+        Contents.logs,
+        lambda it, logs: curves.traces(logs, it.all.methods, it.all.reference),
+        rank=6,
+    ),
+)
 
 
 class Drawing(NamedTuple):
@@ -27,131 +227,37 @@ class Drawing(NamedTuple):
     name: str  # of its files
     title: str
     text: str  # what it shows
-    draw: Callable[[], Figure | None]
+    draw: Callable[[], Figure]
+    rank: int
 
 
 def drawings(comparison: Comparison) -> Iterator[Drawing]:
     """All figures that these results allow, in the order of the page."""
-    headline, reference = comparison.headline, comparison.reference
-    plain = _without_variants(comparison)
-    left_out = "" if plain is comparison else " Variants are left to the bars."
-    distances = [item for item in comparison.measures if item.is_distance]
-    costs = [
-        cost for cost in ("step", "seconds", "flops") if comparison.results.evaluations[cost].notna().any()
-    ]
-    for position, start in enumerate(range(0, len(comparison.backbones), PANEL_ROWS), start=1):
-        backbones = comparison.backbones[start : start + PANEL_ROWS]
-        yield Drawing(
-            "convergence" if position == 1 else f"convergence-{position}",
-            f"Convergence of {headline.label}",
-            f"Mean over seeds, band: their range. Dotted: the final value of {reference}; the arrow shows "
-            f"how much sooner the fastest method has it.{left_out}",
-            partial(curves.convergence, plain, headline, backbones, costs),
-        )
-    compared = [entry for entry in comparison.entries if comparison.reference_of(entry) is not None]
-    if compared:
-        if len(compared) > MOST_BARS:
-            compared = [entry for entry in compared if entry.backbone in largest(comparison)]
-        yield Drawing(
-            "speedup",
-            f"Speedup over {reference}",
-            f"Cost until the final {headline.label} of {reference}, relative to it. Black lines: "
-            f"{comparison.confidence:.0%} bootstrap intervals over seeds.",
-            partial(bars.speedup_bars, comparison, headline, compared, costs),
-        )
-    seed = int(comparison.results.runs["seed"].min())
-    for backbone in largest(comparison):
-        yield Drawing(
-            f"samples-{slug(backbone)}",
-            f"Samples of {backbone}",
-            f"Seed {seed}, last step, not selected. Within a column all start from the same noise and label.",
-            partial(samples.sample_rows, comparison, backbone, seed),
-        )
-    for name, variants in studies.ablations(comparison).items():
-        yield Drawing(
-            f"ablation-{slug(name)}",
-            f"Ablation of {name}",
-            f"Bars: mean; dots: seeds. Lines: other methods, {reference} dashed; dotted: the method without "
-            "options.",
-            partial(bars.ablation_bars, comparison, distances[:3], variants),
-        )
-    for family, sizes in studies.families(comparison).items():
-        yield Drawing(
-            f"scaling-{family}",
-            f"Scaling of {family}",
-            "Mean over seeds; whiskers: their range.",
-            partial(relations.scaling, comparison, headline, sizes),
-        )
-    if sum(len(entry.final) > 0 for entry in comparison.entries) > 2:
-        yield Drawing(
-            "pareto",
-            "Quality against the time of a step",
-            "Methods on the dotted line are not beaten by any cheaper one.",
-            partial(relations.pareto, comparison, headline),
-        )
-    if any(len(studies.gains(comparison, method, headline)) > 1 for method in comparison.methods):
-        yield Drawing(
-            "profiles",
-            "Performance profiles",
-            f"Over all backbones and seeds: share of runs whose gain on {reference} is larger.",
-            partial(relations.profiles, comparison, headline),
-        )
-    for backbone in largest(comparison):
-        if curves.last_by_guidance(comparison, backbone)["guidance_scale"].nunique() > 2:
+    contents = Contents(comparison)
+    words = _words(contents)
+    for kind in KINDS:
+        found = kind.of(contents)
+        for one in found:
+            argument = found[one] if isinstance(found, dict) else one
             yield Drawing(
-                f"guidance-{slug(backbone)}",
-                f"Guidance sweep on {backbone}",
-                "The last checkpoint at every guidance scale; mean and range over seeds.",
-                partial(curves.guidance_sweep, plain, comparison.measures[:3], backbone),
-            )
-        yield Drawing(
-            f"metrics-{slug(backbone)}",
-            f"All metrics on {backbone}",
-            f"Mean over seeds, band: their range.{left_out}",
-            partial(curves.all_metrics, plain, backbone),
-        )
-        for measure, label in ALIGNMENTS.items():
-            found = probe_maps(comparison.results, backbone, measure)
-            maps = {method: found[method] for method in plain.methods if method in found}
-            if maps:
-                yield Drawing(
-                    f"{slug(measure)}-{slug(backbone)}",
-                    f"{label} on {backbone}",
-                    "By depth and noise level, as `bench.probe` measured it. One colour scale for all.",
-                    partial(relations.alignment_maps, maps, label),
-                )
-        logs = training_logs(comparison.results, backbone, seed)
-        logs = logs[logs["method"].isin(plain.methods)]
-        if len(logs):
-            yield Drawing(
-                f"traces-{slug(backbone)}",
-                f"What methods log on {backbone}",
-                f"Seed {seed}; what methods log of themselves during training; thin lines: by noise level; "
-                "stacked: a histogram, of the first method that has one.",
-                partial(curves.traces, logs, comparison.methods, reference),
+                f"{kind.name}-{slug(one)}" if one else kind.name,
+                kind.title.format(one=one, **words),
+                kind.text.format(one=one, **words),
+                partial(kind.draw, contents, argument),
+                kind.rank,
             )
 
 
-def _without_variants(comparison: Comparison) -> Comparison:
-    """The comparison that curves show: all of it, or the methods without options where there are many."""
-    if len(comparison.methods) <= MOST_CURVES:
-        return comparison
-    methods = {name for name in comparison.methods if not grammar.split(name)[1]} | {comparison.reference}
-    shown = [entry for entry in comparison.entries if entry.method in methods]
-    return replace(comparison, entries=shown) if len(methods) > 1 else comparison
+def _words(contents: Contents) -> dict[str, str]:
+    comparison = contents.all
+    return {
+        "headline": comparison.headline.label,
+        "reference": comparison.reference,
+        "confidence": f"{comparison.confidence:.0%}",
+        "seed": str(contents.seed),
+        "left_out": "" if contents.plain is comparison else " Variants are left to the bars.",
+    }
 
 
-def largest(comparison: Comparison) -> list[str]:
-    """The largest backbone of every family: what is shown where a plot for each would be too many."""
-    families: dict[str, str] = {}
-    for backbone in comparison.backbones:
-        families[grammar.split(backbone)[0].partition("-")[0]] = backbone
-    return list(families.values())
-
-
-def slug(name: str) -> str:
-    """For file names: `sit-ti/2[qk_norm=true]` -> `sit-tip2-qk_norm-true`."""
-    kept = "".join(
-        letter if letter.isalnum() or letter in "-_." else "-" for letter in name.replace("/", "p")
-    )
-    return "-".join(part for part in kept.split("-") if part)
+def _distances(comparison: Comparison) -> list[MetricInfo]:
+    return [measure for measure in comparison.measures if measure.is_distance]

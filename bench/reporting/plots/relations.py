@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
 
 from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison
@@ -82,6 +82,8 @@ def pareto(comparison: Comparison, measure: Metric) -> Figure:
                 )
         if max(cost) > 5 * min(cost):
             panel.set_xscale("log")
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+            panel.xaxis.set_minor_formatter(NullFormatter())
         if measure.is_distance:
             distance_axis(panel, value)
         panel.margins(x=0.25, y=0.15)

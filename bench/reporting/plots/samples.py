@@ -13,11 +13,9 @@ from bench.reporting.plots.style import PAGE, on_lines, paper
 GRID_COLUMNS, MARGIN = 10, 2  # images in a row of a run's sample grid, and pixels around each
 
 
-def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure | None:
-    """A row a method, a column a noise and label. None where no run of this backbone and seed has samples."""
+def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure:
+    """One row per method, one column per noise and label; the backbone must have samples of this seed."""
     strips = sample_strips(comparison, backbone, seed)
-    if not strips:
-        return None
     height, width = strips[0][1].shape[:2]
     with paper():
         label = 1.3  # inches, for the method's name
@@ -26,7 +24,7 @@ def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure | No
         figure, panels = plt.subplots(len(strips), 1, figsize=size, squeeze=False, layout="none")
         figure.subplots_adjust(left=label / PAGE, right=1, top=1, bottom=0, hspace=0.02 / strip)
         for panel, (entry, image) in zip(panels.flat, strips, strict=True):
-            panel.imshow(image, interpolation="antialiased", aspect="auto")
+            panel.imshow(image, interpolation="nearest", aspect="auto")
             panel.axis("off")
             name = on_lines(entry.method, 24) + ("\n(unfinished)" if entry.final.empty else "")
             panel.text(-0.01, 0.5, name, transform=panel.transAxes, ha="right", va="center", fontsize=6.5)

@@ -32,16 +32,17 @@ def paper() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """`<name>.pdf` (vector) and `<name>.png`; equal results give equal files."""
+def save(figure: Figure, *paths: Path) -> None:
+    """Write the figure in the formats of the paths' suffixes (pdf, png); equal results give equal files."""
     engine = figure.get_layout_engine()
     with paper():
         if engine is not None:
             engine.execute(figure)  # once, not for every format
         with plt.rc_context({"figure.constrained_layout.use": False}):
             figure.set_layout_engine(None)
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-            figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+            for path in paths:
+                changing = "CreationDate" if path.suffix == ".pdf" else "Software"
+                figure.savefig(path, metadata={changing: None})
     plt.close(figure)
 
 

@@ -75,8 +75,7 @@ def ablation_table(comparison: Comparison, name: str, variants: list[Entry]) -> 
             ]
         )
     notes = [*reading(comparison), f"Backbone {variants[0].backbone}. Δ: from {comparison.reference}."]
-    slug = f"ablation-{name}".replace(" ", "-").replace("/", "p")
-    return Table(slug, f"Ablation of {name}", columns, rows, notes, starts)
+    return Table(f"ablation-{name}", f"Ablation of {name}", columns, rows, notes, starts)
 
 
 def families(comparison: Comparison) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ Numbers are `mean ± spread`; the best of a comparison is bold, the second under
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections.abc import Sequence
@@ -65,16 +66,23 @@ class Table:
                 data[f"{column.name} sd"] = [cell.spread for cell in cells]
         return pd.DataFrame(data)
 
+    @property
+    def file(self) -> str:
+        """The name of its files, without suffix."""
+        return slug(self.name)
+
     def to_csv(self) -> str:
         return self.to_frame().to_csv(index=False)
 
     def to_markdown(self) -> str:
         """A pipe table; a column's group is written into its heading."""
         marks = {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}
-        headings = [f"{column.heading} {column.group}".strip() for column in self.columns]
+        headings = [markdown_text(f"{column.heading} {column.group}".strip()) for column in self.columns]
         lines = [_pipes(headings), _pipes([":--" if column.text else "--:" for column in self.columns])]
-        lines += [_pipes([marks[cell.mark].format(cell.text) for cell in row]) for row in self.rows]
-        return "\n".join([*lines, "", *(f"{note}  " for note in self.notes)]) + "\n"
+        lines += [
+            _pipes([marks[cell.mark].format(markdown_text(cell.text)) for cell in row]) for row in self.rows
+        ]
+        return "\n".join([*lines, "", *(f"{markdown_text(note)}  " for note in self.notes)]) + "\n"
 
     def to_latex(self, caption: str) -> str:
         """A `table*` to be `\\input`; siunitx aligns numbers at the decimal point and at the ±.
@@ -91,7 +99,7 @@ class Table:
             for index, column in enumerate(self.columns)
         ]
         lines = [r"\begin{table*}", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"]
-        lines += [rf"\caption{{{_escape(self.title)}. {_escape(caption)}}}", rf"\label{{tab:{self.name}}}"]
+        lines += [rf"\caption{{{_escape(self.title)}. {_escape(caption)}}}", rf"\label{{tab:{self.file}}}"]
         lines += [
             _SHRINK,
             r"\begin{tabular}{@{}" + " ".join(formats) + "@{}}",
@@ -133,11 +141,25 @@ class Table:
 
 
 def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"
+
+
+def slug(name: str) -> str:
+    """For file names: `sit-ti/2[qk_norm=true]` -> `sit-tip2-qk_norm-true`."""
+    kept = "".join(
+        letter if letter.isalnum() or letter in "-_." else "-" for letter in name.replace("/", "p")
+    )
+    return "-".join(part for part in kept.split("-") if part)
+
+
+def markdown_text(text: str) -> str:
+    """One line that Markdown shows as it is, whatever a user's names hold: no HTML, link or column."""
+    escaped = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([`|\\]|(?<=\])[(\[:])", r"\\\1", escaped)
 
 
 def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def _s_column(texts: Sequence[str]) -> str:

@@ -131,12 +131,13 @@ def disturbed(commands):
         assert "submitted: " in said, said
     for run, _ in runs.values():
         commands.wait_for(f"{run} to finish", lambda run=run: state(run) == "finished")
-    runs[failing] = commands.submit(failing, arguments)
-    commands.wait_for("two steps", lambda: steps_done(runs[failing][0]) >= 2)
+    runs[failing] = run, job = commands.submit(failing, arguments)
+    commands.wait_for("two steps", lambda: steps_done(run) >= 2)
     cluster.ask("scontrol", "update", "NodeName=alone", "State=DOWN", "Reason=test")
-    commands.wait_for("the job on the failing node to stop", lambda: not working_on(runs[failing][0]))
+    commands.wait_for("the job on the failing node to stop", lambda: not working_on(run))
+    commands.wait_for("the job to be queued again", lambda: commands.states().get(job) == "PENDING")
     cluster.ask("scontrol", "update", "NodeName=alone", "State=RESUME")
-    commands.wait_for("the requeued job to finish", lambda: state(runs[failing][0]) == "finished")
+    commands.wait_for("the requeued job to finish", lambda: state(run) == "finished")
     return {event: run for event, (run, _) in runs.items()}
 
 

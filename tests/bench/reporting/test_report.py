@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -24,10 +25,19 @@ def test_report_writes_tables_and_plots_and_leaves_runs_alone(suite: Path) -> No
     report = write(Report("simulated", results=suite.parent)).parent
     page = (report / "report.md").read_text()
     for name in ("main", "metrics", "differences", "speedup", "equal-cost"):
-        assert {path.suffix for path in report.glob(f"{name}.*")} >= {".csv", ".md", ".tex"}
+        assert {path.suffix for path in (report / "more").glob(f"{name}.*")} >= {".csv", ".md", ".tex"}
     for name in ("convergence", "speedup", "samples-sit-tip2", "metrics-dit-tip2"):
-        assert (report / f"{name}.pdf").stat().st_size > 1000
-        assert f"({name}.png)" in page
+        assert (report / "more" / f"{name}.pdf").stat().st_size > 1000
+        assert f"{name}.png" in page
+    pictures = {path.name for path in report.glob("*.png")}
+    assert pictures == set(re.findall(r"!\[.*\]\((.*)\)", page)) and len(pictures) == 5
+    assert {path.name for path in report.iterdir()} == {
+        "report.md",
+        "report.html",
+        "main.csv",
+        "more",
+        *pictures,
+    }
     assert "18 of 18 runs are finished" in page
     assert {
         path: content for path, content in contents(suite).items() if report not in path.parents

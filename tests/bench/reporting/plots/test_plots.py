@@ -16,9 +16,10 @@ from torchvision.utils import make_grid
 from bench.benchmark.simulated_runs import SPEEDS, frechet, sample_grid, write_run
 from bench.reporting.comparison import Comparison, compare
 from bench.reporting.plots import bars, curves, relations, samples
-from bench.reporting.plots.figures import MOST_CURVES, drawings, slug
+from bench.reporting.plots.figures import MOST_CURVES, drawings
 from bench.reporting.plots.style import looks, on_lines, save
 from bench.reporting.results import load, probe_maps, training_logs
+from bench.reporting.tables.table import slug
 
 
 @pytest.fixture
@@ -30,8 +31,8 @@ def test_every_drawing_gives_a_vector_and_a_pixel_file(comparison: Comparison, t
     names = []
     for drawing in drawings(comparison):
         figure = drawing.draw()
-        assert figure is not None and drawing.title and drawing.text
-        save(figure, tmp_path, drawing.name)
+        assert drawing.title and drawing.text
+        save(figure, *(tmp_path / f"{drawing.name}.{kind}" for kind in ("pdf", "png")))
         names.append(drawing.name)
         assert (tmp_path / f"{drawing.name}.pdf").read_bytes().startswith(b"%PDF")
         width = Image.open(tmp_path / f"{drawing.name}.png").width
@@ -50,7 +51,8 @@ def test_every_drawing_gives_a_vector_and_a_pixel_file(comparison: Comparison, t
 
 def test_equal_results_give_equal_files(comparison: Comparison, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        save(curves.convergence(comparison, comparison.headline, ["sit-ti/2"], ["step"]), tmp_path, name)
+        figure = curves.convergence(comparison, comparison.headline, ["sit-ti/2"], ["step"])
+        save(figure, tmp_path / f"{name}.pdf", tmp_path / f"{name}.png")
     for suffix in (".pdf", ".png"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
 
@@ -122,7 +124,6 @@ def test_of_many_methods_curves_show_those_without_options_in_the_same_colours(t
         write_run(tmp_path, method)
     found = compare(load(tmp_path), "baseline", None, 0.95, allow_mixed=False)
     figure = next(iter(drawings(found))).draw()
-    assert figure is not None
     lines = {line.get_label(): line for line in figure.axes[0].lines if line.get_label()[0] != "_"}
     assert set(lines) == {"baseline", "repa"}
     assert lines["repa"].get_color() == looks(found.methods, "baseline")["repa"]["color"]
