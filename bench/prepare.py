@@ -8,13 +8,14 @@ the store is the same to the last byte. Every shard has a checksum: --verify STO
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -22,7 +23,8 @@ from bench.core.errors import UserError, exit_code
 from bench.data.shards import Normalise, Resize, Statistic
 
 if TYPE_CHECKING:
-    from bench.data.shards import Contents, Shard
+    from bench.data.build import Built
+    from bench.data.shards import Manifest, Shard
     from bench.data.sources import Source
 
 
@@ -81,55 +83,60 @@ def main() -> None:
 def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None) -> None:
     """Make the store of the images of `source`, or complete it.
 
-    Raises UserError where an image is damaged, the disk is full, or `out` holds a store of other contents.
+    Raises UserError where an image is damaged, the disk is full, or `out` holds a store of other manifest.
     """
     from bench.core.files import write_json
     from bench.core.progress import progress_bar
-    from bench.data.build import make
+    from bench.data.build import build_shards
     from bench.data.hub_sources import open_source
-    from bench.data.shards import MANIFEST, UNFINISHED, read_manifest
+    from bench.data.shards import MANIFEST, UNFINISHED
 
     if recipe.size < 1:
         raise UserError(f"--size {recipe.size}: images have at least one pixel.")
-    contents = describe(open_source(source), recipe)
-    if (out / MANIFEST).is_file():
-        _refuse_other(out, read_manifest(out).contents, contents)
-        print(f"{out} is complete. Check it: python -m bench.prepare --verify {out}")
-        return
+    manifest = describe(open_source(source), recipe)
+    found = _found(out)
+    if found:
+        _refuse_other(out, found, manifest)
+    finished = (out / MANIFEST).is_file() and found is not None
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if (out / UNFINISHED).is_file():
-            _refuse_other(out, _unfinished(out / UNFINISHED), contents)
-        elif any(out.iterdir()):
-            raise UserError(f"{out} is not empty and no store: choose another --out.")
-        write_json(out / UNFINISHED, asdict(contents))
+        if not finished:
+            write_json(out / UNFINISHED, manifest.to_json())
         for left in out.glob(".*.safetensors*"):
             left.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror or error}.") from None
-    shards = contents.shards()
-    missing = [shard for shard in shards if not (out / shard.file).is_file()]
-    _refuse_full_disk(out, contents, missing)
-    total = sum(contents.records.values())
-    done = total - sum(map(len, missing))
-    with progress_bar(total, done, str(out), "img") as bar:
-        make(source, out, contents, missing, workers, bar.update)
-    manifest: dict[str, Any] = {
-        "format": 1,
-        "fingerprint": contents.fingerprint,
-        "contents": asdict(contents),
-    }
-    if contents.latents and contents.latents.normalise == "channels":
-        manifest["channels"] = _channel_statistics(out, contents)
-    write_json(out / MANIFEST, manifest | {"checksums": _checksums(out, shards)})
-    (out / UNFINISHED).unlink()
-    counts = ", ".join(f"{count} {part}" for part, count in contents.records.items())
-    print(f"{out}: {counts} records, {len(contents.classes)} classes, {len(shards)} shards.")
+    shards, total = manifest.shards(), sum(manifest.records.values())
+    _refuse_full_disk(out, manifest, [shard for shard in shards if not (out / shard.file).is_file()])
+    checked = replace(manifest, checksums=found.checksums if found else {})
+    with progress_bar(total, 0, str(out), "img") as bar:
+        built = build_shards(source, out, checked, workers, bar.update)
+    manifest = _completed(manifest, built, out)
+    if finished and replace(manifest, source=found.source) == found:
+        print(f"{out} is complete and holds these images.")
+        return
+    write_json(out / MANIFEST, manifest.to_json())
+    (out / UNFINISHED).unlink(missing_ok=True)
+    counts = ", ".join(f"{count} {part}" for part, count in manifest.records.items())
+    print(f"{out}: {counts} records, {len(manifest.classes)} classes, {len(shards)} shards.")
 
 
-def describe(source: Source, recipe: Recipe) -> Contents:
+def _completed(manifest: Manifest, built: list[Built], out: Path) -> Manifest:
+    digests = {part: hashlib.sha256() for part in manifest.records}
+    for shard, _, records in built:
+        digests[shard.part].update(records)
+    normalised = manifest.latents and manifest.latents.normalise == "channels"
+    return replace(
+        manifest,
+        images={part: digest.hexdigest() for part, digest in digests.items()},
+        checksums={shard.file: checksum for shard, checksum, _ in built},
+        channels=_channel_statistics(out, manifest) if normalised else None,
+    )
+
+
+def describe(source: Source, recipe: Recipe) -> Manifest:
     """What the store will hold. Raises UserError where the VAE cannot be had or does not fit."""
-    from bench.data.shards import CROPS, Contents
+    from bench.data.shards import CROPS, Manifest
 
     if recipe.decoder and not recipe.vae:
         raise UserError("--decoder says what makes images of latents again: give --vae too.")
@@ -139,7 +146,7 @@ def describe(source: Source, recipe: Recipe) -> Contents:
 
         how = {key: getattr(recipe, key) for key in ("statistic", "normalise", "precision", "tiled")}
         latents = autoencoders.describe(recipe.vae, recipe.decoder or recipe.vae, recipe.size, **how)
-    return Contents(
+    return Manifest(
         source=source.name,
         size=recipe.size,
         classes=source.classes,
@@ -157,33 +164,27 @@ def verify(folder: Path) -> None:
 
     from bench.core.files import sha256
     from bench.core.progress import progress_bar
-    from bench.data.shards import MANIFEST, Store, read_manifest
+    from bench.data.shards import ShardedRecords
 
-    contents, checksums, _ = read_manifest(folder)
-    Store(folder)
-    with progress_bar(sum(contents.records.values()), 0, "verifying", "img") as bar:
-        for shard in contents.shards():
+    manifest = ShardedRecords(folder).manifest
+    with progress_bar(sum(manifest.records.values()), 0, "verifying", "img") as bar:
+        for shard in manifest.shards():
             path = folder / shard.file
-            if sha256(path) != checksums[shard.file]:
+            if sha256(path) != manifest.checksums[shard.file]:
                 raise UserError(
-                    f"{path} is damaged (its checksum differs): delete it and {folder / MANIFEST}, "
-                    "and prepare the store again; what is intact is kept."
+                    f"{path} is damaged (its checksum differs): prepare the store again, what is intact is "
+                    "kept."
                 )
             labels = load_file(path)["label"]
-            if len(labels) != len(shard) or labels.min() < 0 or labels.max() >= len(contents.classes):
-                raise UserError(f"{path} has labels outside 0..{len(contents.classes) - 1}.")
+            if len(labels) != len(shard) or labels.min() < 0 or labels.max() >= len(manifest.classes):
+                raise UserError(f"{path} has labels outside 0..{len(manifest.classes) - 1}.")
             bar.update(len(shard))
-    print(f"{folder}: {sum(contents.records.values())} records in {len(checksums)} shards, all intact.")
+    print(
+        f"{folder}: {sum(manifest.records.values())} records in {len(manifest.checksums)} shards, all intact."
+    )
 
 
-def _checksums(out: Path, shards: list[Shard]) -> dict[str, str]:
-    from bench.core.files import sha256
-
-    with ThreadPoolExecutor() as pool:
-        return dict(pool.map(lambda shard: (shard.file, sha256(out / shard.file)), shards))
-
-
-def _channel_statistics(out: Path, contents: Contents) -> dict[str, list[float]]:
+def _channel_statistics(out: Path, manifest: Manifest) -> dict[str, list[float]]:
     """Mean and deviation of every channel of z over the training part, in float64.
 
     For z = mean + std n the variance is that of the means plus the mean of std^2.
@@ -193,9 +194,9 @@ def _channel_statistics(out: Path, contents: Contents) -> dict[str, list[float]]
 
     from bench.data.shards import TRAIN
 
-    assert contents.latents
-    count, total, squares = 0, *np.zeros((2, contents.latents.channels))
-    for shard in contents.shards():
+    assert manifest.latents
+    count, total, squares = 0, *np.zeros((2, manifest.latents.channels))
+    for shard in manifest.shards():
         if shard.part == TRAIN:
             fields = load_file(out / shard.file)
             z = fields["z" if "z" in fields else "mean"].astype(np.float64)  # [n, C, H, W]
@@ -207,28 +208,38 @@ def _channel_statistics(out: Path, contents: Contents) -> dict[str, list[float]]
     return {"mean": mean.tolist(), "std": np.sqrt(squares / count - mean**2).tolist()}
 
 
-def _unfinished(path: Path) -> Contents:
-    from bench.data.shards import Contents
+def _found(out: Path) -> Manifest | None:
+    """What a folder says that it holds, finished or not; None if it says nothing.
 
-    try:
-        return Contents.from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: delete the folder {path.parent} and prepare again.") from None
+    Raises UserError if it holds anything but a store.
+    """
+    from bench.data.shards import MANIFEST, SHARD_NAME, UNFINISHED, Manifest
 
-
-def _refuse_other(out: Path, found: Contents, wanted: Contents) -> None:
-    if found.fingerprint == wanted.fingerprint:
-        return
-    ours, theirs = asdict(wanted), asdict(found)
-    different = [key for key in ours if ours[key] != theirs[key] and key != "source"]
-    raise UserError(
-        f"{out} holds a store of other contents (it differs in {', '.join(different)}): choose another --out "
-        "or delete it."
-    )
+    known = (MANIFEST, UNFINISHED)
+    for file in out.iterdir() if out.is_dir() else ():
+        if file.name.lstrip(".").split(".")[0] + ".json" not in known and not SHARD_NAME.match(file.name):
+            raise UserError(f"{out} is not empty and no store ({file.name}): choose another --out.")
+    for name in known:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Manifest.from_json(json.loads((out / name).read_bytes()))
+    return None
 
 
-def _refuse_full_disk(out: Path, contents: Contents, missing: list[Shard]) -> None:
-    needed = contents.record_bytes * sum(map(len, missing))
+def _refuse_other(out: Path, found: Manifest, wanted: Manifest) -> None:
+    ours, theirs = wanted.plan, found.plan
+    different = [_SAID.get(key, key) for key in ours if ours[key] != theirs[key]]
+    if different:
+        raise UserError(
+            f"{out} holds a store of other contents (it differs in {', '.join(different)}): choose another "
+            "--out or delete it."
+        )
+
+
+_SAID = {"keys": "the names of its images", "key_bytes": "the length of their names", "crop": "resize"}
+
+
+def _refuse_full_disk(out: Path, manifest: Manifest, missing: list[Shard]) -> None:
+    needed = manifest.record_bytes * sum(map(len, missing))
     free = shutil.disk_usage(out).free
     if needed > free:
         raise UserError(f"the store takes {needed / 1e9:.1f} GB more, {out} has {free / 1e9:.1f} GB free.")

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,10 +141,11 @@ def _records(count: int) -> Records:
 def write_store(folder: Path, records: Records) -> None:
     import numpy as np
 
-    from bench.data.shards import FORMAT, MANIFEST, TRAIN, Contents, Latents, write_shard
+    from bench.core.files import write_json
+    from bench.data.shards import MANIFEST, TRAIN, Latents, Manifest, write_shard
 
     count, size = len(records["label"]), records["image"].shape[-1]
-    contents = Contents(
+    manifest = Manifest(
         source="noise",
         size=size,
         classes=tuple(f"{label:04d}" for label in range(1000)),
@@ -154,12 +155,11 @@ def write_store(folder: Path, records: Records) -> None:
         latents=Latents("", "", "", "", channels=4, size=size // 8, scale=0.18215, bias=0.0),
     )
     checksums = {}
-    for shard in contents.shards():
+    for shard in manifest.shards():
         part = {name: values[shard.first : shard.end] for name, values in records.items()}
         part["key"] = np.zeros((len(shard), 16), np.uint8)
         checksums[shard.file] = write_shard(folder / shard.file, part)
-    manifest = {"format": FORMAT, "contents": asdict(contents), "checksums": checksums}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_json(folder / MANIFEST, replace(manifest, checksums=checksums).to_json())
 
 
 def read_store(folder: Path, order: Tensor, batch_size: int, workers: int) -> Iterable[Any]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 import backbones
 import methods
-from bench.config.spec import Protocol, RunSpec, Training, digest
+from bench.config.spec import Protocol, RunSpec, Training
 from bench.core import grammar
 from bench.core.errors import UserError, unknown
 from bench.core.files import sha256
@@ -69,12 +69,6 @@ def process(text: str) -> Process:
     return grammar.configure(kinds[name], options, f"process {name}")
 
 
-def _named_reference(dataset: datasets.Dataset) -> dict[str, str]:
-    """The protocol's `reference` where the data set's name brings a file along: the same wherever it lies."""
-    file = dataset.reference_file
-    return {"reference": f"{file.name}@{digest(file)}"} if file else {}
-
-
 def run_spec(
     method: str,
     backbone: str,
@@ -99,7 +93,9 @@ def run_spec(
     settings = {"precision": native_precision} | chosen["training"]
     settings |= settings.pop("sizes", {}).get(built.size, {})
     settings |= training or {}
-    judged = {"data": dataset.identity} | chosen["protocol"] | _named_reference(dataset)
+    judged = {"data": dataset.identity} | chosen["protocol"]
+    if dataset.reference_file:
+        judged["reference"] = f"file {dataset.reference_identity}"
     try:
         return RunSpec(
             method=method,

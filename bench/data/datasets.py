@@ -10,6 +10,7 @@ Samples are compared with images of the data set, or with a file that the name b
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import tomllib
@@ -21,6 +22,7 @@ from typing import Any
 
 from bench.core import grammar
 from bench.core.errors import UserError, unknown
+from bench.core.files import sha256
 from bench.data.base import Records, Shape
 from bench.data.shards import MANIFEST, Manifest, read_manifest
 
@@ -85,15 +87,32 @@ class Dataset:
         Raises UserError if neither says.
         """
         if self.manifest:
-            return self.manifest.contents.shape
+            return self.manifest.shape
         if self.folder and "shape" not in self.preset:
-            return read_manifest(self.folder).contents.shape  # raises: there is no store
+            return read_manifest(self.folder).shape  # raises: there is no store
         return Shape(**self.preset["shape"])
 
     @property
     def identity(self) -> str:
         """The name, and of a store the identity of its content: the same wherever it lies."""
-        return f"{self.name}@{self.manifest.contents.fingerprint}" if self.manifest else self.name
+        return f"{self.name}@{self.manifest.identity}" if self.manifest else self.name
+
+    @property
+    def reference_identity(self) -> str:
+        """16 hex digits of the content of the reference file, or of the files in a folder of images.
+
+        Raises UserError if it cannot be read.
+        """
+        assert self.reference_file
+        try:
+            if self.reference_file.is_dir():
+                files = sorted(file for file in self.reference_file.rglob("*") if file.is_file())
+                return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:16]
+            return sha256(self.reference_file)[:16]
+        except OSError as error:
+            raise UserError(
+                f"the reference {self.reference_file} cannot be read: {error.strerror}."
+            ) from None
 
     def open(self) -> Records:
         """Its records. Raises UserError if its files are missing, damaged, or not what the preset expects.
@@ -112,7 +131,7 @@ class Dataset:
         return StoredImages(self.folder)
 
     def _refuse_another(self, manifest: Manifest) -> None:
-        found = manifest.contents.described
+        found = manifest.described
         for key, wanted in self.expected.items():
             if key in found and found[key] != wanted:
                 raise UserError(

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from bench.core.errors import UserError
 from bench.data.base import ALL, Batch
-from bench.data.shards import REFERENCE, TRAIN, Store
+from bench.data.shards import REFERENCE, TRAIN, ShardedRecords
 from bench.data.vae import VAE, revision
 
 REFERENCE_IMAGES = 10_000  # at most, of the training part, where the source has no other; as in ADM's files
@@ -20,20 +20,20 @@ class StoredImages:
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError if the store is absent, unfinished or damaged."""
-        self.store = Store(folder)
-        self.contents = self.store.contents
-        self.latents = self.contents.latents
-        self.classes, self.channels, self.size = self.contents.shape
-        self.image_size = self.contents.size
+        self.store = ShardedRecords(folder)
+        self.manifest = self.store.manifest
+        self.latents = self.manifest.latents
+        self.classes, self.channels, self.size = self.manifest.shape
+        self.image_size = self.manifest.size
         self._decoder: VAE | None = None
-        if self.store.channels:  # every channel has mean 0 and deviation 1
-            self.bias = torch.tensor(self.store.channels["mean"]).view(-1, 1, 1)
-            self.scale = 1 / torch.tensor(self.store.channels["std"]).view(-1, 1, 1)
+        if channels := self.manifest.channels:  # every channel has mean 0 and deviation 1
+            self.bias = torch.tensor(channels["mean"]).view(-1, 1, 1)
+            self.scale = 1 / torch.tensor(channels["std"]).view(-1, 1, 1)
         elif self.latents:
             self.bias, self.scale = torch.tensor(self.latents.bias), torch.tensor(self.latents.scale)
 
     def __len__(self) -> int:
-        return self.contents.records[TRAIN]
+        return self.manifest.records[TRAIN]
 
     def batch(self, indices: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
         records, indices = len(indices), indices[rows]
@@ -69,7 +69,7 @@ class StoredImages:
 
     def reference(self) -> tuple[Tensor, Tensor]:
         """The reference part, or evenly spaced training records where the source had none."""
-        records, part = self.contents.records, REFERENCE if REFERENCE in self.contents.records else TRAIN
+        records, part = self.manifest.records, REFERENCE if REFERENCE in self.manifest.records else TRAIN
         count = records[part] if part == REFERENCE else min(records[part], REFERENCE_IMAGES)
         indices = torch.arange(count) * records[part] // count
         return self.store.read("image", indices, part), self.store.read("label", indices, part)

@@ -17,20 +17,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from bench.core.errors import UserError
 from bench.core.files import replacing, sha256
 from bench.data.base import Shape
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2  # format 1, which lacks the checksums of images, is read too
 MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
+SHARD_NAME = re.compile(r"\.?(train|reference)-\d{5}\b.*\.safetensors")
 TRAIN, REFERENCE = "train", "reference"
 SHARD_BYTES, SHARD_RECORDS = 512 * 2**20, 4096  # a shard holds at most this much
 
@@ -80,10 +83,10 @@ class Latents:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What decides the bytes of a store; known before its preparation starts."""
+class Manifest:
+    """What a store holds and how it was made; all but the last three fields are known before it is."""
 
-    source: str  # for the reader; no byte depends on it
+    source: str  # for the reader; nothing depends on it
     size: int  # rows and columns of the images
     classes: tuple[str, ...]  # a label is a position in this list
     records: dict[str, int]  # of each part
@@ -92,14 +95,32 @@ class Contents:
     latents: Latents | None
     crop: str = CROPS["adm"]
     flips: str = "none"
+    images: dict[str, str] = field(default_factory=dict)  # part -> SHA-256 of its images and labels, in order
+    checksums: dict[str, str] = field(default_factory=dict)  # file name of a shard -> SHA-256
+    channels: dict[str, list[float]] | None = None  # mean and std of each latent channel, if they normalise
 
     @property
-    def fingerprint(self) -> str:
-        """8 hex digits; the same for the same images prepared in the same way, on any machine."""
-        content = {key: value for key, value in asdict(self).items() if key != "source"}
-        if self.latents:  # weights identify a VAE, wherever it lies
-            content["latents"] = {k: v for k, v in content["latents"].items() if k not in ("vae", "decoder")}
+    def identity(self) -> str:
+        """8 hex digits: the same for the same images and labels, whatever their files and classes are called.
+
+        Latents count by how they were made, since their last digits differ between machines. A manifest of
+        format 1 has no checksums of images; those of its shards count instead, and with them the names.
+        """
+        latents = _without_places(self.latents) if self.latents else None
+        content = {
+            "size": self.size,
+            "classes": len(self.classes),
+            "records": self.records,
+            "latents": latents,
+            "images": self.images or self.checksums,
+        }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What is known before the preparation, and decides the bytes: no places of files."""
+        plan = {key: value for key, value in asdict(self).items() if key not in _NOT_PLANNED}
+        return plan | {"latents": _without_places(self.latents) if self.latents else None}
 
     @property
     def shape(self) -> Shape:
@@ -138,15 +159,32 @@ class Contents:
             for first in range(0, count, step)
         ]
 
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a file; `identity` is for the reader."""
+        return {"format": FORMAT, "identity": self.identity} | asdict(self)
+
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Contents:
+    def from_json(cls, content: dict[str, Any]) -> Manifest:
+        """Of this format or format 1. Raises ValueError, KeyError or TypeError for anything else."""
+        if content.get("format", 1) == 1:  # what was known beforehand stood apart, and alone while unfinished
+            content = {**content.get("contents", content), **{k: content.get(k) for k in _FINISHED}}
+            content |= {"images": {}, "checksums": content["checksums"] or {}}
         latents = content["latents"] and Latents(**content["latents"])
-        return cls(**{**content, "latents": latents, "classes": tuple(content["classes"])})
+        fields = {key: content[key] for key in cls.__dataclass_fields__}
+        return cls(**fields | {"latents": latents, "classes": tuple(content["classes"])})
+
+
+_FINISHED = ("checksums", "channels")
+_NOT_PLANNED = ("source", "images", *_FINISHED)
+
+
+def _without_places(latents: Latents) -> dict[str, Any]:
+    """Weights identify a VAE, wherever it lies."""
+    return {key: value for key, value in asdict(latents).items() if key not in ("vae", "decoder")}
 
 
 def write_shard(path: Path, arrays: dict[str, np.ndarray]) -> str:
     """Write a shard under a temporary name, on disk before it is renamed. Returns its SHA-256."""
-    import numpy as np
     from safetensors.numpy import save_file
 
     with replacing(path) as unfinished:
@@ -156,31 +194,33 @@ def write_shard(path: Path, arrays: dict[str, np.ndarray]) -> str:
         return sha256(unfinished)
 
 
-class Manifest(NamedTuple):
-    """What the manifest of a finished store says."""
-
-    contents: Contents
-    checksums: dict[str, str]  # file name of a shard -> SHA-256
-    channels: dict[str, list[float]] | None  # mean and std of every latent channel, where they normalise
+def records_digest(images: np.ndarray, labels: np.ndarray) -> bytes:
+    """32 bytes for each record, the SHA-256 of its pixels and label; images [n, 3, R, R] uint8."""
+    pairs = zip(images, labels.astype("<i8"), strict=True)
+    return b"".join(hashlib.sha256(image.tobytes() + label.tobytes()).digest() for image, label in pairs)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest. Raises UserError for an absent, unfinished or damaged store."""
+    """The manifest of a finished store. Raises UserError if it is absent, unfinished or damaged."""
+    again = "prepare it again, what is intact is kept"
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
+        content = json.loads((folder / MANIFEST).read_bytes())
+        if content["format"] not in (1, FORMAT):
             raise UserError(
-                f"the store {folder} has format {manifest['format']}, this version reads {FORMAT}: "
+                f"the store {folder} has format {content['format']}, this version reads 1 and {FORMAT}: "
                 "prepare it again."
             )
-        contents = Contents.from_json(manifest["contents"])
-        return Manifest(contents, manifest["checksums"], manifest.get("channels"))
+        manifest = Manifest.from_json(content)
+        if missing := [shard.file for shard in manifest.shards() if shard.file not in manifest.checksums]:
+            raise UserError(
+                f"the manifest of the store {folder} has no checksum of {missing[0]}, so that nothing tells "
+                f"which images it holds: {again}."
+            )
+        return manifest
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"the manifest of the store {folder} is damaged ({error}): prepare it again."
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the manifest of the store {folder} is damaged ({error}): {again}.") from None
     if (folder / UNFINISHED).is_file():
         raise UserError(
             f"the store {folder} is unfinished: run the command that prepares it again, it continues."
@@ -191,20 +231,18 @@ def read_manifest(folder: Path) -> Manifest:
     )
 
 
-class Store:
+class ShardedRecords:
     """A finished store, opened for reading."""
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError where it is absent, unfinished, or a shard is absent or of another size."""
         self.folder = folder
-        self.contents, checksums, self.channels = read_manifest(folder)
-        for shard in self.contents.shards():
+        self.manifest = read_manifest(folder)
+        for shard in self.manifest.shards():
             path = folder / shard.file
-            least = len(shard) * self.contents.record_bytes
-            if shard.file not in checksums or not path.is_file() or path.stat().st_size < least:
+            if not path.is_file() or path.stat().st_size < len(shard) * self.manifest.record_bytes:
                 raise UserError(
-                    f"{path} is absent or cut off: delete {folder / MANIFEST} and prepare the store again; "
-                    "what is intact is kept."
+                    f"{path} is absent or cut off: prepare the store again, what is intact is kept."
                 )
         self._opened: dict[str, dict[str, Tensor]] = {}
 
@@ -212,7 +250,7 @@ class Store:
         """One field of the records of these numbers, [B, ...]."""
         import torch
 
-        per_shard = self.contents.records_per_shard
+        per_shard = self.manifest.records_per_shard
         rows = []
         for number in indices.tolist():
             shard, row = divmod(number, per_shard)

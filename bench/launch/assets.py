@@ -45,7 +45,7 @@ def _refusal(look: Callable[[], object]) -> Iterator[str]:
 def _autoencoders(dataset: Dataset, storeless: bool) -> list[str]:
     """What the store needs to be made; of one that is there, or does without, what decodes its latents."""
     if dataset.manifest:
-        latents = dataset.manifest.contents.latents
+        latents = dataset.manifest.latents
         return [latents.decoder] if latents else []
     expected = dataset.expected
     if storeless and expected.get("decoder"):

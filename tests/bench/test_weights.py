@@ -92,7 +92,7 @@ def test_a_released_checkpoint_is_scored_without_a_store_and_swept_over_guidance
     assert "missing" not in capfd.readouterr().out
     found = loading.load(run, torch.device("cpu"))
     assert isinstance(found.data, DecodeOnly) and found.step == 0
-    assert found.spec.protocol.reference.startswith("reference.npz@")
+    assert found.spec.protocol.reference.startswith("file ")
     assert str(released) not in found.spec.protocol.model_dump_json()  # comparable wherever the files lie
     sweep = score_run(run, Sweep((1.5,), samples=4), torch.device("cpu"))
     assert sweep[0]["guidance_scale"] == 1.5 and len(read_rows(run / "eval.jsonl")) == 2

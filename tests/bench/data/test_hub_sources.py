@@ -41,7 +41,7 @@ def test_a_hugging_face_folder_becomes_a_store(tmp_path, format):
     command.prepare(f"hf:{folder}", tmp_path / "store", command.Recipe(size=16), workers=1)
     data = get(f"folder[path={tmp_path / 'store'}]").open()
     batch = data.batch(torch.arange(10), torch.Generator())
-    assert data.store.contents.classes == tuple(CLASSES) and batch.label.tolist() == [0, 1] * 5
+    assert data.store.manifest.classes == tuple(CLASSES) and batch.label.tolist() == [0, 1] * 5
     for image, found in zip(images, batch.image, strict=True):
         assert np.array_equal(np.asarray(image)[2:18].transpose(2, 0, 1), found)
     assert data.reference()[1].tolist() == [1]

@@ -16,7 +16,7 @@ from bench.core.files import sha256
 from bench.data import build, datasets
 from bench.data import shards as stores
 from bench.data.hub_sources import open_source
-from bench.data.shards import Contents, Store, read_manifest
+from bench.data.shards import Manifest, ShardedRecords, read_manifest
 from bench.data.sources import area_average, centre_crop
 from bench.data.vae import VAE, describe
 from bench.diffusion.pixels import to_uint8
@@ -79,8 +79,8 @@ def test_folder_zip_and_tar_give_the_same_records(source, store, tmp_path):
     assert files(prepare(packed, tmp_path / "zip")).items() - files(store).items() == {
         ("manifest.json", sha256(tmp_path / "zip" / "manifest.json"))  # it names the source
     }
-    first, second = (read_manifest(folder).contents for folder in (store, tmp_path / "zip"))
-    assert first.fingerprint == second.fingerprint
+    first, second = (read_manifest(folder) for folder in (store, tmp_path / "zip"))
+    assert first.identity == second.identity
     tar = load(prepare(tarred(source, tmp_path / "source.tar"), tmp_path / "tar"))
     index = torch.tensor([35, 0, 17])
     expected = load(store).batch(index, torch.Generator())
@@ -103,9 +103,9 @@ def test_area_is_the_mean_of_the_pixels_under_each_new_one():
 
 
 def test_the_manifest_says_how_images_were_resized(source, tmp_path):
-    contents = Store(prepare(source, tmp_path / "area", size=8, resize="area")).contents
+    contents = ShardedRecords(prepare(source, tmp_path / "area", size=8, resize="area")).manifest
     assert contents.resize == "area" and "mean of the pixels" in contents.crop
-    assert contents.fingerprint != Store(prepare(source, tmp_path / "adm", size=8)).contents.fingerprint
+    assert contents.identity != ShardedRecords(prepare(source, tmp_path / "adm", size=8)).manifest.identity
 
 
 def test_crop_takes_the_centre():
@@ -175,18 +175,18 @@ def test_half_precision_and_tiles_change_latents_slightly_and_are_told(source, t
     tiny_vae(tmp_path / "vae")
     vae, index = str(tmp_path / "vae"), torch.arange(4)
     exact = load(prepare(source, tmp_path / "fp32", vae=vae)).store.read("mean", index)
-    half = Store(prepare(source, tmp_path / "bf16", vae=vae, precision="bf16"))
+    half = ShardedRecords(prepare(source, tmp_path / "bf16", vae=vae, precision="bf16"))
     difference = (half.read("mean", index) - exact).abs().max()
-    assert 0 < difference < 0.05 and half.contents.latents.precision == "bf16"
-    images = Store(tmp_path / "fp32").read("image", index)
+    assert 0 < difference < 0.05 and half.manifest.latents.precision == "bf16"
+    images = ShardedRecords(tmp_path / "fp32").read("image", index)
     tiled = VAE(vae, torch.device("cpu"), tiled=True)
     tiled.net.tile_sample_min_size, tiled.net.tile_latent_min_size = 16, 8  # of 32 pixels
     difference = (tiled.encode(images)[0] - exact).abs()
     assert difference.max() > 0 and difference.mean() < 0.2
     contents = [
-        Contents("", 32, ("a",), {"train": 1}, "", 9, describe(vae, vae, 32, tiled=t)) for t in (0, 1)
+        Manifest("", 32, ("a",), {"train": 1}, "", 9, describe(vae, vae, 32, tiled=t)) for t in (0, 1)
     ]
-    assert len({content.fingerprint for content in contents}) == 2
+    assert len({content.identity for content in contents}) == 2
 
 
 def test_the_order_of_records_and_draws_are_functions_of_the_seed(store):
@@ -202,7 +202,7 @@ def test_a_finished_store_is_left_as_it_is(source, store, capsys):
 
 def test_shards_hold_at_most_half_a_gibibyte():
     for size in (32, 256, 512, 1024):
-        contents = Contents("", size, ("a",), {"train": 10}, "", 40, None)
+        contents = Manifest("", size, ("a",), {"train": 10}, "", 40, None)
         assert contents.records_per_shard * contents.record_bytes <= stores.SHARD_BYTES
 
 
@@ -237,7 +237,7 @@ def test_a_bad_image_is_named(source, tmp_path, change, message):
     with pytest.raises(UserError, match=f"dog/0003.png.*{message}"):
         prepare(broken(source, tmp_path, change), tmp_path / "store")
     with pytest.raises(UserError, match="is unfinished: run the command that prepares it again"):
-        Store(tmp_path / "store")
+        ShardedRecords(tmp_path / "store")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
@@ -278,7 +278,7 @@ def test_a_folder_that_is_no_store_is_not_touched(source, tmp_path):
 def test_labels_out_of_range_are_refused_before_they_are_trained_on(store):
     """As where the list of classes in a manifest was shortened by hand."""
     manifest = json.loads((store / "manifest.json").read_text())
-    manifest["contents"]["classes"].pop()
+    manifest["classes"].pop()
     (store / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"has labels outside 0\.\.1"):
         load(store).batch(torch.arange(36), torch.Generator())
