@@ -1,4 +1,7 @@
-"""Alignment strategies, one small file each. A file dropped into this folder is found by its name."""
+"""Alignment strategies, one small file each. A file dropped into this folder is found by its name.
+
+Names are shown with hyphens, files have underscores: `va-repa` is `va_repa.py`; both spellings are read.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,29 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).parent
 
 
+_NO_METHODS = ("__init__", "base")
+
+
 def names() -> tuple[str, ...]:
     """The methods of this folder, by name; imports nothing."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem not in ("__init__", "base")))
+    files = (path.stem for path in _FOLDER.glob("*.py") if path.stem not in _NO_METHODS)
+    return tuple(sorted(map(shown, files)))
+
+
+def shown(name: str) -> str:
+    """A method's name with hyphens, `va_repa` -> `va-repa`; the path of a file stays as it is."""
+    return name if name.endswith(".py") else name.replace("_", "-")
 
 
 def load(name: str) -> type[Method]:
     """The method class of a name of this folder, or of the path of a Python file.
 
-    Raises ValueError where there is no such method, or the file does not define exactly one.
+    Raises ValueError if there is no such method, or the file does not define exactly one.
     """
     if name.endswith(".py"):
         module = _import_file(Path(name))
-    elif name in names():
-        module = importlib.import_module(f"methods.{name}")
+    elif shown(name) in names():
+        module = importlib.import_module(f"methods.{name.replace('-', '_')}")
     else:
         raise ValueError(f"no method '{name}'; there are {', '.join(names())}")
     return _only_method(module.__name__, vars(module), name)

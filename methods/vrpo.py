@@ -40,7 +40,8 @@ import torch
 from torch import Tensor
 
 from methods.base import REWARD_NET, BackboneInfo, Context, EncoderInfo, Loss, Needs
-from methods.repa import REPA, cosine
+from methods.parts.distances import cosine
+from methods.repa import REPA
 from methods.vrpo_terms import forces, logs, weighting
 
 Estimator = Literal[
@@ -174,10 +175,8 @@ class VRPO(REPA):
                     context.logs.update(logs.by_noise("alignment_cosine", cosine, noise_level))
 
             hidden = weighting.watched(hidden, watch, context.share.mean_over)
-        if self.angular:
-            value = self.compare(weighting.angle, hidden, context)
-        else:
-            value = -self.compare(cosine, hidden, context)
+            context = replace(context, hidden={**context.hidden, self.alignment_depth: hidden})
+        value = self.compare(weighting.angle, context) if self.angular else -self.compare(cosine, context)
         weight: float | Tensor = self.weight
         if self.gated:
             gate = self.gate.weight(noise_level)

@@ -38,7 +38,7 @@ def method(text: str) -> Method:
     Raises UserError for an unknown name, a file that is not a method, an unknown or ill-typed option.
     """
     name, options = grammar.split(text)
-    if not name.endswith(".py") and name not in methods.names():
+    if not name.endswith(".py") and methods.shown(name) not in methods.names():
         raise unknown("method", name, methods.names())
     try:
         found = methods.load(name)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from methods.base import BackboneInfo, Context, EncoderInfo, Features
-from methods.repa import REPA, cosine
+from methods.parts.distances import cosine
+from methods.repa import REPA
+from tests.helpers.official import Returns, Y, Z, agree, built, features, r, step
 
 
 @pytest.mark.parametrize(("blocks", "width", "expected"), [(12, 768, 4), (24, 1024, 8), (28, 1152, 8)])
@@ -53,3 +55,24 @@ def test_several_encoders_have_a_projector_each_and_share_the_weight():
         unit, aim = (x / x.norm(dim=-1, keepdim=True) for x in (phi(hidden), target))
         expected -= (unit * aim).sum(dim=-1).mean(dim=-1) / 2
     assert torch.allclose(loss.value, expected, atol=1e-6) and loss.weight == 0.7
+
+
+def test_the_released_loss():
+    """REPA's released code on fixed inputs, with the projectors taken out; the gradient by its formula."""
+    backbone = BackboneInfo("sit", 12, 6, (2, 2))
+    method = built(REPA(), backbone)
+    method.projectors[0] = torch.nn.Identity()
+    student = Z.clone().requires_grad_()
+    (loss,) = method.losses(step(hidden={4: student}, features={"teacher": features(Y)})).values()
+    agree(loss.value[0], -0.1407100551)
+    agree(loss.value[1], -0.0412506604)
+    loss.value.mean().backward()
+    agree(student.grad.norm(), 0.4146784215)
+    agree(student.grad.flatten()[:3], [0.0190134436, 0.0223121615, 0.0256108794])
+
+    both = built(REPA(encoder="a+b"), backbone)
+    other, its_student = r((2, 4, 5), 29), r((2, 4, 5), 23)
+    both.projectors[0], both.projectors[1] = Returns(Z), Returns(its_student)
+    seen = {"a": features(Y), "b": features(other)}
+    (loss,) = both.losses(step(hidden={4: Z}, features=seen)).values()
+    agree(loss.value.mean(), -0.0611551858)

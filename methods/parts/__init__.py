@@ -1,0 +1,1 @@
+"""Parts that several methods share: distances, projectors, the alignment with an encoder."""
