@@ -207,6 +207,8 @@ class Draw:
     step: int  # steps done before this one
     steps: int  # steps of the whole run
     share: Share  # with a random stream of its own, another than that of `losses`
+    # uniform draws in [0, 1) -> times distributed as t is
+    draw_t: Callable[[Tensor], Tensor] = lambda uniform: uniform
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""REED, two teachers and a curriculum (arXiv 2507.08980).
+
+REPA after one block, a pooled alignment with one vector e per image after a deeper one, and a denoising
+loss that is faded in over a warm-up of W steps:
+
+    weight w(t) REPA - pooled_weight w(t) cos(phi(mean_n h_n), e) + min(1, step / W) denoising
+
+Defaults are the released command's on XL: blocks 8 and 16, effective weights 0.5 and 0.25, W = 50K of 400K
+steps, w = 1; other sizes take REPA's block and twice that. w may be linear, cosine (tau = 1), sigmoid (tau
+= 0.5, k = 10) or cutoff (tau = 0.5) of `methods/parts/schedules.py`. The mean over tokens comes before phi.
+
+In the released code shapes broadcast so that every sample gets the *mean* weight of the batch:
+`batch_mean_weight=true`, here by the mean over the whole step. Deviation: e is the class token of an image
+encoder; the paper's is a stored embedding of a vision-language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from torch import Tensor
+
+from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Needs
+from methods.parts.alignment import block_number
+from methods.parts.distances import cosine
+from methods.parts.projectors import mlp
+from methods.parts.schedules import timestep_weight
+from methods.repa import REPA
+
+
+class REED(REPA):
+    """REPA with a pooled teacher and a warm-up of the denoising loss.
+
+    Options, beside those of REPA:
+        pooled_weight: of the pooled alignment; 0 leaves it out.
+        pooled_depth: its block, 1-based; 0 takes twice REPA's.
+        pooled_encoder: whose class token is e.
+        warm_up: part of training over which the denoising loss grows from 0 to its full weight.
+        schedule: w(t).
+        batch_mean_weight: every sample gets the mean of w over the batch, as released.
+    """
+
+    pooled_weight: float = 0.25
+    pooled_depth: int = 0
+    pooled_encoder: str = "teacher"
+    warm_up: float = 0.125
+    schedule: Literal["constant", "linear", "cosine", "sigmoid", "cutoff"] = "constant"
+    batch_mean_weight: bool = False
+    replaces = ("denoise",)
+
+    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+        super().build(backbone, encoder)
+        twice = {backbone.depth: min(2 * self.alignment_depth, backbone.depth)}
+        self.pooled_block = block_number(self.pooled_depth, backbone.depth, twice, option="pooled_depth")
+        if not 0 <= self.warm_up <= 1:
+            raise ValueError(f"warm_up={self.warm_up} must lie in [0, 1]")
+        if self.weight and self.pooled_weight:
+            width = self.projector_width or 2 * backbone.width
+            self.pooled = mlp(backbone.width, width, width, encoder(self.pooled_encoder).width)
+
+    def needs(self, step: int, steps: int) -> Needs:
+        needs = super().needs(step, steps)
+        if not needs.encoders or not self.pooled_weight:
+            return needs
+        depths = dict.fromkeys((*needs.hidden_depths, self.pooled_block))
+        encoders = dict.fromkeys((*needs.encoders, self.pooled_encoder))
+        return replace(needs, hidden_depths=tuple(depths), encoders=tuple(encoders))
+
+    def losses(self, context: Context) -> dict[str, Loss]:
+        losses = {}
+        if context.step < self.warm_up * context.steps:
+            ramp = context.step / (self.warm_up * context.steps)
+            losses["denoise"] = Loss(context.denoising["denoise"], ramp)
+        if not self.aligns(context.step, context.steps):
+            return losses
+        weight = self.timestep_weight(context.noise_level)
+        if self.batch_mean_weight:
+            weight = self.timestep_weight(context.share.noise_level).mean().expand_as(weight)
+        losses["repa"] = Loss(-self.compare(cosine, context), self.weight * weight)
+        if self.pooled_weight:
+            pooled = self.pooled(context.hidden[self.pooled_block].mean(dim=1))
+            target = context.features[self.pooled_encoder].cls_token
+            losses["pooled"] = Loss(-cosine(pooled[:, None], target[:, None]), self.pooled_weight * weight)
+        return losses
+
+    def timestep_weight(self, t: Tensor) -> Tensor:
+        """w of noise levels in [0, 1], of the same shape."""
+        tau = 1.0 if self.schedule == "cosine" else 0.5
+        return timestep_weight(self.schedule, t, tau, k=10)
