@@ -4,8 +4,9 @@ PATH is an .npz (arr_0), a folder or a zip of images, or the folder of a run. Th
 ADM's layout (images and/or mu, sigma, mu_s, sigma_s), a folder, a zip, or a file made with --save-reference.
 All metrics come from one pass over the images; an interrupted scoring continues where it stopped.
 
-A run is sampled and scored by its own protocol, with other guidance where that is asked for:
+A run is sampled and scored by its own protocol, with other guidance if that is asked for:
 python -m bench.evaluate results/quickstart/RUN --guidance 1.0 1.25 1.5 --interval 0:0.7
+On several GPUs: torchrun --nproc-per-node 8 -m bench.evaluate RUN ...
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -23,6 +24,7 @@ from bench.core.files import write_json
 
 if TYPE_CHECKING:
     from bench.data.image_files import ImageSet
+    from bench.runs.record import EvaluationRow
 
 
 @dataclass(frozen=True)
@@ -87,28 +89,34 @@ def main() -> None:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     if (options.path / "spec.json").is_file():
-        evaluate_run(options)
+        score_run(options)
     elif options.run != Run():
         raise UserError(f"--guidance, --interval and --samples are for a run; {options.path} is none.")
     else:
-        evaluate_images(options)
+        score_images(options)
 
 
-def evaluate_run(options: Options) -> list[dict[str, Any]]:
-    """Score a run at every guidance scale, print a table; returns the rows.
+def score_run(options: Options) -> list[EvaluationRow]:
+    """Sample and score a run at every guidance scale, print a table; returns the rows.
 
-    Raises UserError for a folder that is no run, and for options that are not for runs.
+    The processes of torchrun share the work. Raises UserError for a folder that is no run, and for options
+    that are not for runs.
     """
-    from bench.core import machine
-    from bench.evaluation.sweep import Sweep, score_run
+    from bench.core import distributed, machine
+    from bench.evaluation.evaluator import evaluate_run, with_guidance
 
     if options.images != Images():
         raise UserError("a run is scored by its own protocol: give --guidance, --interval or --samples.")
-    run = options.run
-    sweep = Sweep(run.guidance, _interval(run.interval), run.samples, options.copy)
-    rows = score_run(options.path, sweep, machine.select_device(options.device))
-    table = {f"guidance {row['guidance_scale']:g}": row["metrics"] for row in rows}
-    _print(options.path.name, table, f"{rows[0]['samples']} samples at step {rows[0]['step']}")
+    run, interval = options.run, _interval(options.run.interval)
+    with distributed.together(options.device):
+        rows = evaluate_run(
+            options.path,
+            lambda own: with_guidance(own, run.guidance, interval, run.samples),
+            machine.select_device(options.device),
+            options.copy,
+        )
+        table = {f"guidance {row.guidance_scale:g}": row.metrics for row in rows}
+        _print(options.path.name, table, f"{rows[0].samples} samples at step {rows[0].step}")
     return rows
 
 
@@ -120,7 +128,7 @@ def _interval(text: str | None) -> tuple[float, float] | None:
     return (low, high) if text else None
 
 
-def evaluate_images(options: Options) -> dict[str, float]:
+def score_images(options: Options) -> dict[str, float]:
     """Score the images of `options.path` and print the table; the metrics by name, {} without a reference.
 
     Raises UserError for files that do not serve.

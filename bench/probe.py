@@ -23,6 +23,8 @@ from bench.core.files import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from bench.runs.record import ProbeRow
+
 TITLES = {  # measure -> heat map
     "cknna": "CKNNA, k = 10",
     "cka": "CKA",
@@ -59,21 +61,21 @@ def main() -> None:
     run = loading.load(options.run, machine.select_device(options.device))
     rows = probe(run, options.times, options.images, options.encoder)
     try:
-        write_text(run.folder / "probe.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(run.folder / "probe.jsonl", "".join(json.dumps(row.fields()) + "\n" for row in rows))
         style.save(heat_maps(rows), run.folder, "probe")
     except OSError as error:
         raise UserError(f"cannot write to {run.folder}: {error.strerror or error}.") from None
     print(f"{len(rows)} rows in {run.folder / 'probe.jsonl'}, heat maps in {run.folder / 'probe.png'}")
 
 
-def heat_maps(rows: Sequence[dict[str, float]]) -> Figure:
+def heat_maps(rows: Sequence[ProbeRow]) -> Figure:
     """A panel a measure: depth upwards, noise level to the right."""
     import matplotlib.pyplot as plt
     import pandas as pd
 
     from bench.reporting.plots.style import PAGE, paper
 
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([row.fields() for row in rows])
     with paper():
         figure, panels = plt.subplots(2, 3, figsize=(PAGE, 0.5 * PAGE), sharex=True, sharey=True)
         for panel, (measure, title) in zip(panels.flat, TITLES.items(), strict=True):

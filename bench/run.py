@@ -202,7 +202,7 @@ def launch_jobs(options: Options, launcher: Launcher) -> None:
 def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: Options) -> None:
     """Print what the runs cost, and run them one after the other. Raises UserError where any fails."""
     from bench.core import distributed
-    from bench.evaluation.evaluator import make_kept
+    from bench.evaluation.evaluator import evaluate_kept
     from bench.launch.cost import announce, refuse_what_does_not_fit
     from bench.launch.runner import Experiment
     from bench.runs.folder import RunFolder, adopt
@@ -225,8 +225,8 @@ def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: 
             continue
         try:
             Experiment(spec, folder, device, division, options.launch.evaluate_as).complete()
-            for step in distributed.by_first(lambda spec=spec: RunFolder(folder, spec).kept_steps()):
-                make_kept(spec, folder, step, device)
+            for step in distributed.by_first(lambda spec=spec: RunFolder(folder, spec).record.kept_steps()):
+                evaluate_kept(spec, folder, step, device)
         except UserError as error:
             if len(specs) == 1:
                 raise

@@ -75,7 +75,7 @@ def main() -> None:
 
 def _folders(options: Options) -> list[Path]:
     """The chosen run folders. Raises UserError where there are none."""
-    from bench.runs.folder import find_runs
+    from bench.runs.record import find_runs
 
     named = Path(options.runs) if Path(options.runs).is_dir() else options.results / options.runs
     suites = [named] if options.runs else sorted(options.results.glob("*"))

@@ -8,7 +8,7 @@ import methods
 from bench.core.errors import exit_code
 from bench.core.files import read_rows
 from bench.run import main
-from bench.runs.folder import find_runs
+from bench.runs.record import find_runs
 
 ROOT = Path(__file__).parents[1]
 

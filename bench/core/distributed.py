@@ -140,6 +140,24 @@ def by_first(action: Callable[[], T]) -> T:
     return value
 
 
+def raise_on_all(action: Callable[[], T]) -> T:
+    """Each process's own result of `action`; an error on any process is raised on all, so that none waits."""
+    if count() == 1:
+        return action()
+    value: Any = None
+    failed: Exception | None = None
+    try:
+        value = action()
+    except Exception as error:
+        failed = error
+    messages = everyones("" if failed is None else str(failed) or type(failed).__name__)
+    if failed is not None:
+        raise failed
+    for message in filter(None, messages):
+        raise UserError(message)
+    return value
+
+
 def gathered(rows: Tensor, gradient: bool = False) -> Tensor:
     """[b, ...] of each process -> [B, ...] in the order of processes.
 

@@ -81,6 +81,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a row to a `.jsonl` file; a line torn by an earlier kill is closed first. Raises OSError."""
+    with open(path, "ab+", buffering=0) as file:  # unbuffered: one write per row
+        torn = b""
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(torn + json.dumps(row).encode() + b"\n")
+
+
 def to_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with floats for tensors, rounded to 6 significant digits: ready for a file."""
     return {

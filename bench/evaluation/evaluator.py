@@ -1,119 +1,205 @@
-"""One evaluation of a run: sample by its protocol, judge, write a row. By all processes of a run together."""
+"""Evaluation of a run: sample by a protocol, score, write a row. All processes of a run do it together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torchvision.utils import make_grid, save_image
+from pydantic import ValidationError
+from torch import Tensor, nn
 
-from bench.config.spec import RunSpec
+from bench.config.spec import Protocol, RunSpec
 from bench.core import distributed
+from bench.core.errors import UserError
 from bench.core.files import to_numbers
 from bench.data.base import Records
+from bench.data.image_files import writing
 from bench.diffusion.objectives import Process
 from bench.evaluation import sampling
 from bench.evaluation.reference import reference_of_data
 from bench.evaluation.scorer import Scorer
 from bench.nets.judges import feature_net
-from bench.runs import loading
+from bench.runs import loading, sample_grid
 from bench.runs.folder import RunFolder
+from bench.runs.record import Counters, EvaluationRow
 from bench.training.trainer import synchronise
 
-GRID_ROWS, GRID_COLUMNS = 4, 10  # of the sample grid; the same noise in the same place for all methods
+GRID = sample_grid.ROWS * sample_grid.COLUMNS  # images
+SETTINGS = ("guidance_scale", "guidance_interval", "samples")  # that `with_guidance` may change
 
 
-class Evaluation:
-    """What evaluations of one run share: the nets that judge and what they know of the reference."""
+class Evaluator:
+    """Evaluates a run, at any of its steps; feature nets and reference are loaded at the first evaluation."""
 
     def __init__(
-        self,
-        spec: RunSpec,
-        run: RunFolder,
-        data: Records,
-        process: Process,
-        device: torch.device,
-        rows: str = "eval",
+        self, run: RunFolder, data: Records, process: Process, device: torch.device, rows: str = ""
     ) -> None:
-        """`rows` names the file that rows go to, `ROWS.jsonl`."""
-        self.spec, self.run, self.data, self.process, self.device = spec, run, data, process, device
+        """`rows` names the part of `eval.jsonl` that rows go to, for a process other than the run's owner."""
+        self.run, self.data, self.process, self.device = run, data, process, device
         self.rows = rows
         self._scorer: Scorer | None = None
 
-    def make(
-        self, model: nn.Module, counters: Mapping[str, Any], stop_asked: Callable[[], int] = lambda: 0
-    ) -> int:
-        """Sample and judge `model` at the step of `counters` (step, seconds, flops), and write the row.
+    def evaluate(
+        self,
+        model: nn.Module,
+        counters: Counters,
+        protocol: Protocol | None = None,
+        *,
+        copy: Path | None = None,
+        stop_asked: Callable[[], int] = lambda: 0,
+    ) -> EvaluationRow | None:
+        """Sample `model`, score the samples, write and return the row; None if a process was asked to stop.
 
-        Process r of W samples numbers r, r + W, ... Returns 0, or what was asked of any process before the
-        row could be written.
+        `protocol` None is the run's own, for which the sample grid is saved as well; another one may differ
+        in `SETTINGS` only. Process r of W samples numbers r, r + W, ... `copy` is an `.npz` or a folder that
+        samples are written to in the order of their numbers. Raises UserError, on all processes, if samples
+        or features are not finite or `copy` cannot be written.
         """
-        protocol, step = self.spec.protocol, counters["step"]
         start = synchronise(self.device)
+        own = self.run.spec.protocol
+        spec = self.run.spec.model_copy(update={"protocol": protocol or own})
         scorer = self._ready_scorer()
-        index = torch.arange(protocol.samples)[distributed.rank() :: distributed.count()]
-        progress = f"sampling at step {step}" if distributed.is_first() else ""
-        shown: dict[int, torch.Tensor] = {}  # number -> image, of the grid
-        for samples in sampling.stream(model, self.process, self.spec, self.data, index, progress=progress):
-            if stop_asked():
-                break
-            scorer.update(samples.images, samples.labels, samples.index)
-            pairs = zip(samples.index.tolist(), samples.images, strict=True)
-            shown |= {number: image for number, image in pairs if number < GRID_ROWS * GRID_COLUMNS}
-        if request := distributed.highest(stop_asked()):
-            return request
-        if distributed.count() > 1:
+        shown = self._sample(model, spec, scorer, counters.step, copy, stop_asked)
+        if shown is None:
+            return None
+        row = EvaluationRow(
+            step=counters.step,
+            seconds=counters.seconds,
+            flops=counters.flops,
+            samples=spec.protocol.samples,
+            protocol=spec.protocol.hash,
+            guidance_scale=spec.protocol.guidance_scale,
+            guidance_interval=spec.protocol.guidance_interval,
+            weights=spec.protocol.weights,
+            leaky=spec.leaky,
+            metrics=distributed.by_first(lambda: to_numbers(scorer.results())),
+            evaluation_seconds=synchronise(self.device) - start,
+        )
+
+        def write() -> None:
+            if spec.protocol == own:
+                grid = torch.stack([shown[number] for number in sorted(shown)])
+                sample_grid.save(grid, self.run.samples / f"step-{counters.step:08d}.png")
+            self.run.append(row, self.rows)
+
+        distributed.by_first(write)
+        return row
+
+    def _sample(
+        self,
+        model: nn.Module,
+        spec: RunSpec,
+        scorer: Scorer,
+        step: int,
+        copy: Path | None,
+        stop_asked: Callable[[], int],
+    ) -> dict[int, Tensor] | None:
+        """Show all samples to the scorer; the images of the grid by number, or None if asked to stop."""
+        count, processes = spec.protocol.samples, distributed.count()
+        numbers = torch.arange(count)[distributed.rank() :: processes]
+        progress = f"step {step}, guidance {spec.protocol.guidance_scale:g}" * distributed.is_first()
+        stream = sampling.stream(model, self.process, spec, self.data, numbers, progress=progress)
+        shown: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+
+            def open_copy() -> Callable[[Tensor], None] | None:
+                return stack.enter_context(writing(copy, count)) if copy and distributed.is_first() else None
+
+            def next_batch() -> sampling.Samples | None:
+                batch = next(stream, None)
+                if batch is not None:
+                    scorer.update(batch.images, batch.labels, batch.index)
+                    pairs = zip(batch.index.tolist(), batch.images, strict=True)
+                    shown.update({number: image for number, image in pairs if number < GRID})
+                return batch
+
+            write = distributed.raise_on_all(open_copy)
+            for _ in range(-(-count // (processes * sampling.BATCH_SIZE))):  # equally many on all processes
+                batch = distributed.raise_on_all(next_batch)
+                if distributed.highest(stop_asked()):
+                    return None
+                if copy:
+                    batches = [found for found in distributed.everyones(batch) if found is not None]
+                    order = torch.cat([found.index for found in batches]).argsort()
+                    images = torch.cat([found.images for found in batches])[order]
+                    distributed.by_first(lambda images=images: write(images) if write else None)
+            distributed.by_first(stack.close)
+        if processes > 1:
             scorer.gather()
             shown = {number: image for part in distributed.everyones(shown) for number, image in part.items()}
-        if distributed.is_first():
-            grid = torch.stack([shown[number] for number in sorted(shown)])
-            save_grid(grid, self.run.samples / f"step-{step:08d}.png")
-            row = {
-                "step": step,
-                "seconds": counters["seconds"],
-                "flops": counters["flops"],
-                "samples": protocol.samples,
-                "protocol": protocol.hash,
-                "guidance_scale": protocol.guidance_scale,
-                "guidance_interval": protocol.guidance_interval,
-                "weights": protocol.weights,
-                "leaky": self.spec.leaky,
-                "metrics": to_numbers(scorer.results()),
-                "evaluation_seconds": synchronise(self.device) - start,
-            }
-            self.run.append(self.rows, row)
-        return 0
+        return shown
 
     def _ready_scorer(self) -> Scorer:
         if self._scorer is None:
-            nets = [feature_net(name, self.device) for name in self.spec.protocol.feature_nets]
-            reference = reference_of_data(self.spec.data, self.data, nets)
-            self._scorer = Scorer(nets, reference, neighbours=self.spec.protocol.neighbours)
+            spec = self.run.spec
+            nets = [feature_net(name, self.device) for name in spec.protocol.feature_nets]
+            reference = reference_of_data(spec.data, self.data, nets)
+            self._scorer = Scorer(nets, reference, neighbours=spec.protocol.neighbours)
         self._scorer.reset()
         return self._scorer
 
 
-def make_kept(spec: RunSpec, root: Path, step: int, device: torch.device) -> None:
-    """Evaluate the weights that training kept of a step; beside other processes that do so for other steps.
+def evaluate_kept(spec: RunSpec, root: Path, step: int, device: torch.device) -> None:
+    """Evaluate the weights that training kept of a step; other processes may do so for other steps.
 
-    Raises UserError where nothing was kept of that step.
+    Raises UserError if nothing was kept of that step, or it is damaged.
     """
-    run = RunFolder(root, spec)
-    if not run.evaluated(step):
+    run = distributed.by_first(lambda: RunFolder(root, spec))
+    if not distributed.by_first(lambda: run.evaluated(step)):
         found = loading.load(run.folder, device, kept=step)
-        counters = {"step": found.step, "seconds": found.seconds, "flops": found.flops}
-        rows = f"eval.step-{step:08d}"  # a file of its own: appending is safe for one writer
-        Evaluation(spec, run, found.data, found.process, device, rows).make(found.model, counters)
+        rows = f"step-{step:08d}"  # a file of its own: appending is safe for one writer
+        Evaluator(run, found.data, found.process, device, rows).evaluate(found.model, found.counters)
     if distributed.is_first():
         run.forget(step)
 
 
-def save_grid(images: torch.Tensor, path: Path) -> None:
-    """The first samples [B, C, R, R] uint8 as one PNG; small images are enlarged to show their pixels."""
-    size = images.shape[-1] * max(1, 48 // images.shape[-1])
-    shown = F.interpolate(images[: GRID_ROWS * GRID_COLUMNS], size=size, mode="nearest")
-    save_image(make_grid(shown.float() / 255, nrow=GRID_COLUMNS, padding=2, pad_value=1.0), path)
+def evaluate_run(
+    folder: Path, protocols: Callable[[Protocol], Sequence[Protocol]], device: torch.device, copy: Path | None
+) -> list[EvaluationRow]:
+    """Evaluate a run at its last checkpoint under each of `protocols(its own)`; their rows, in this order.
+
+    Rows that exist are not computed again, unless samples are to be copied. Raises UserError if the folder is
+    no run with a checkpoint, or was renamed, and for several protocols with `copy`.
+    """
+    loaded = loading.load(folder, device)
+    if folder.resolve().name != loaded.spec.run_id:
+        raise UserError(f"{folder} was renamed: a run's folder must be called {loaded.spec.run_id}.")
+    chosen = protocols(loaded.spec.protocol)
+    if copy is not None and len(chosen) > 1:
+        raise UserError("--copy takes one guidance scale at a time.")
+    run = distributed.by_first(lambda: RunFolder(folder.resolve().parent, loaded.spec))
+    found = distributed.by_first(run.record.evaluations)
+    done = {row.protocol: row for row in found if row.step == loaded.counters.step}
+    evaluator = Evaluator(run, loaded.data, loaded.process, device)
+    rows = []
+    for protocol in chosen:
+        row = None if copy else done.get(protocol.hash)
+        row = row or evaluator.evaluate(loaded.model, loaded.counters, protocol, copy=copy)
+        assert row is not None  # nobody asks to stop
+        rows.append(row)
+    return rows
+
+
+def with_guidance(
+    own: Protocol, scales: Sequence[float], interval: tuple[float, float] | None, samples: int | None
+) -> list[Protocol]:
+    """The protocol with other guidance and number of samples, one per scale; None and () leave its own.
+
+    Raises UserError for values out of range.
+    """
+    settings = own.model_dump()
+    if interval is not None:
+        settings["guidance_interval"] = interval
+    if samples is not None:
+        settings["samples"] = samples
+    try:
+        return [
+            Protocol.model_validate(settings | {"guidance_scale": scale})
+            for scale in scales or (own.guidance_scale,)
+        ]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the guidance"
+        raise UserError(f"{where}={first['input']!r} cannot be used: {first['msg']}.") from None

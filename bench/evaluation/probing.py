@@ -13,14 +13,13 @@ from bench.core.seeding import data_order, generator
 from bench.metrics import representation
 from bench.nets import teachers
 from bench.runs.loading import LoadedRun
+from bench.runs.record import ProbeRow
 
 BATCH_SIZE = 100  # images at once; no number depends on it
 FEWEST_IMAGES = 50
 
 
-def probe(
-    run: LoadedRun, times: Sequence[float], images: int, encoder: str | None = None
-) -> list[dict[str, float]]:
+def probe(run: LoadedRun, times: Sequence[float], images: int, encoder: str | None = None) -> list[ProbeRow]:
     """A row for every depth and every time in (0, 1]: step, t, depth and the measures of `alignment`.
 
     The class is withheld (null label). `encoder` None is the run's teacher. Raises UserError for too few
@@ -43,8 +42,8 @@ def probe(
     with progress_bar(len(times), 0, "noise levels", "level") as bar:
         for t in times:
             for depth, tokens in hidden_states(run, batch.x0, noise, t).items():
-                row = {"step": run.step, "t": t, "depth": depth}
-                rows.append(row | _measures(tokens, teacher, batch.label, grid))
+                measures = _measures(tokens, teacher, batch.label, grid)
+                rows.append(ProbeRow(step=run.counters.step, t=t, depth=depth, **measures))
             bar.update()
     return rows
 

@@ -8,7 +8,6 @@ the optimiser's workspace are 24 bytes a parameter, autocast's copies 2 more, ac
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from bench.data import datasets
 from bench.diffusion import samplers
 from bench.evaluation import sampling
 from bench.launch import assets
+from bench.runs.record import RunRecord
 from bench.training.trainer import Trainer, synchronise
 
 MEASURED_BELOW = 2e11  # FLOPs of a step; a laptop takes under a second for these
@@ -194,11 +194,8 @@ def refuse_what_does_not_fit(costs: list[Cost], folder: Path, device: torch.devi
 
 
 def _share_done(run: Path) -> float:
-    try:
-        status = json.loads((run / "status.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return 0.0
-    return 1.0 if status["state"] == "finished" else status["step"] / status["steps"]
+    status = RunRecord(run).status()
+    return 1.0 if status.finished else status.step / max(1, status.steps)
 
 
 def duration(seconds: float) -> str:

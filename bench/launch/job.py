@@ -69,16 +69,16 @@ class Job:
 
     def _work(self, device: Any, signals: dict[int, int]) -> None:
         from bench.core.distributed import Division
-        from bench.evaluation.evaluator import make_kept
+        from bench.evaluation.evaluator import evaluate_kept
         from bench.launch.runner import Experiment
 
         spec, root = self.run_spec(), Path(self.root)
         if self.kept is not None:
-            make_kept(spec, root, self.kept, device)
+            evaluate_kept(spec, root, self.kept, device)
             return
         division = Division(self.micro_batch, self.shard)
         experiment = Experiment(spec, root, device, division, self.evaluate, self._start_evaluation)
-        self.first_step = experiment.run.status.get("step", 0)
+        self.first_step = experiment.run.record.status().step
         experiment.complete(signals)
 
     def _start_evaluation(self, step: int) -> None:
@@ -98,7 +98,7 @@ class Job:
         from bench.runs.folder import RunFolder
 
         run = RunFolder(Path(self.root), self.run_spec())
-        step = run.status.get("step", 0)
+        step = run.record.status().step
         self.turns_without_progress = 0 if step > self.first_step else self.turns_without_progress + 1
         if self.kept is None and self.turns_without_progress >= PATIENCE:
             message = (

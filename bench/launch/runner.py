@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import torch
 
@@ -18,11 +18,12 @@ from bench.config.spec import RunSpec
 from bench.core import distributed, machine
 from bench.core.distributed import UNDIVIDED, Division
 from bench.core.errors import UserError
-from bench.core.files import to_numbers, write_json
+from bench.core.files import to_numbers
 from bench.core.progress import progress_bar
-from bench.evaluation.evaluator import Evaluation
+from bench.evaluation.evaluator import Evaluator
 from bench.runs.folder import RunFolder
 from bench.runs.lock import RunLock
+from bench.runs.record import Counters, Environment, Parameters, TrainingRow
 from bench.training.trainer import Trainer, synchronise
 
 # What a signal asks for: to stop, or to stop because the same job will be started again.
@@ -99,9 +100,8 @@ class Experiment:
                     f"the checkpoint of {self.run.folder} was written by another version of the code or "
                     "of the method: move the folder away to train anew."
                 ) from None
-            self.step, self.seconds, self.flops = counters["step"], counters["seconds"], counters["flops"]
-        data, process = self.trainer.data, self.trainer.process
-        self.evaluation = Evaluation(self.spec, self.run, data, process, self.device)
+            self.step, self.seconds, self.flops = counters.step, counters.seconds, counters.flops
+        self.evaluator = Evaluator(self.run, self.trainer.data, self.trainer.process, self.device)
 
     def _train(self, stop_asked: Callable[[], int]) -> None:
         training = self.spec.training
@@ -159,10 +159,10 @@ class Experiment:
                 "step_seconds": duration,
                 "images_per_second": self.spec.training.batch_size / duration,
             }
-            self.run.append("train", {"step": self.step, **to_numbers(speed), **to_numbers(row)})
+            self.run.append(TrainingRow(step=self.step, **to_numbers(speed), **to_numbers(row)))
 
-    def _counters(self) -> dict[str, Any]:
-        return {"step": self.step, "seconds": self.seconds, "flops": self.flops}
+    def _counters(self) -> Counters:
+        return Counters(step=self.step, seconds=self.seconds, flops=self.flops)
 
     def _save(self) -> None:
         state = self.trainer.state()
@@ -170,7 +170,7 @@ class Experiment:
         def write() -> None:
             assert self.lock is not None
             self.lock.check()
-            self.run.save_checkpoint(self.step, state, self._counters())
+            self.run.save_checkpoint(state, self._counters())
 
         distributed.by_first(write)
 
@@ -183,21 +183,20 @@ class Experiment:
         model = self.trainer.whole(getattr(self.trainer, which))
         if self.evaluate == "separate":
             parts = {which: model.state_dict()}
-            distributed.by_first(lambda: self.run.keep(self.step, parts, self._counters()))
+            distributed.by_first(lambda: self.run.keep(parts, self._counters()))
             distributed.by_first(lambda: self.when_kept(self.step))
-        elif request := self.evaluation.make(model, self._counters(), stop_asked):
-            self._stop(request)  # the state is saved; the evaluation starts anew
+        elif self.evaluator.evaluate(model, self._counters(), stop_asked=stop_asked) is None:
+            self._stop(distributed.highest(stop_asked()))  # the state is saved; the evaluation starts anew
 
     def _write_environment(self) -> None:
         trainer = self.trainer
-        found = machine.describe(self.device) | {
-            "devices": distributed.count(),
-            "parameters": {
-                "backbone": sum(parameter.numel() for parameter in trainer.backbone.parameters()),
-                "method": sum(parameter.numel() for parameter in trainer.method.parameters()),
-            },
-        }
-        write_json(self.run.folder / "env.json", found)
+        parameters = Parameters(
+            backbone=sum(parameter.numel() for parameter in trainer.backbone.parameters()),
+            method=sum(parameter.numel() for parameter in trainer.method.parameters()),
+        )
+        self.run.set_environment(
+            Environment(**machine.describe(self.device), devices=distributed.count(), parameters=parameters)
+        )
 
 
 def _in_one_line(error: Exception, spec: RunSpec) -> str:

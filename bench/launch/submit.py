@@ -234,7 +234,7 @@ def judges_of(seen: Sequence[watch.Seen]) -> list[Job]:
     return [
         replace(job, kept=step)
         for job in jobs
-        for step in RunFolder(Path(job.root), job.run_spec()).kept_steps()
+        for step in RunFolder(Path(job.root), job.run_spec()).record.kept_steps()
     ]
 
 

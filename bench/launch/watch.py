@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bench.core.files import read_rows
+from bench.core.files import read_json
 from bench.launch import slurm
 from bench.launch.slurm import Queued
 from bench.runs import lock
+from bench.runs.record import RunRecord
 
 WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 TAIL_BYTES = 1 << 16
@@ -67,12 +67,11 @@ def look(folders: Sequence[Path]) -> list[Seen]:
 
 def look_at(folder: Path, queue: dict[str, Queued]) -> Seen:
     """One run, given what the scheduler has."""
-    status, job = _json(folder / "status.json"), description(folder)
+    record, job = RunRecord(folder), description(folder)
+    status, last = record.status(), record.last_training_row()
     number, alive = job.get("id", ""), lock.working_on(folder)
-    to_evaluate = len(list((folder / "kept").glob("step-*")))
-    rows = read_tail(folder / "train.jsonl")
-    last = rows[-1] if rows else {}
-    state, where, message = status.get("state", "not started"), "", status.get("message", "")
+    to_evaluate = len(record.kept_steps())
+    state, where, message = status.state, "", status.message
     if state != FINISHED:
         if number in queue and queue[number].state == "PENDING":
             state, message = WAITING, queue[number].reason
@@ -85,14 +84,13 @@ def look_at(folder: Path, queue: dict[str, Queued]) -> Seen:
             state, message = "lost", "its process has ended; start it again, it continues"
     elif to_evaluate:
         message = f"{to_evaluate} evaluations to be made"
-    steps = status.get("steps") or _json(folder / "spec.json").get("training", {}).get("steps", 0)
     return Seen(
         folder=folder,
         state=state,
-        step=max(status.get("step", 0), last.get("step", 0)),
-        steps=steps,
-        seconds_per_step=last.get("step_seconds"),
-        metric=_metric(folder),
+        step=max(status.step, last.step if last else 0),
+        steps=record.steps(),
+        seconds_per_step=last.step_seconds if last else None,
+        metric=_metric(record),
         where=where,
         job=number,
         message=message,
@@ -103,7 +101,7 @@ def look_at(folder: Path, queue: dict[str, Queued]) -> Seen:
 
 def description(folder: Path) -> dict[str, Any]:
     """What was written when the run was submitted; empty for runs that were not."""
-    return _json(folder / "job.json")
+    return read_json(folder / "job.json")
 
 
 def logs(folder: Path) -> list[Path]:
@@ -119,17 +117,6 @@ def logs(folder: Path) -> list[Path]:
 def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a text file that are not empty."""
     return [line for line in _tail(path).splitlines() if line.strip()][-count:]
-
-
-def read_tail(path: Path) -> list[dict[str, Any]]:
-    """The last rows of a `.jsonl` file, however long it is."""
-    rows = []
-    for line in _tail(path).splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # cut off by the tail, or by a kill
-            continue
-    return [row for row in rows if isinstance(row, dict)]
 
 
 def table(seen: list[Seen]) -> Table:
@@ -191,12 +178,11 @@ def _is_starting(job: dict[str, Any]) -> bool:
         return False
 
 
-def _metric(folder: Path) -> str:
-    rows = read_rows(folder / "eval.jsonl")
-    rows = sorted((row for row in rows if row.get("metrics")), key=lambda row: row.get("step", 0))
+def _metric(record: RunRecord) -> str:
+    rows = [row for row in record.evaluations() if row.metrics]
     if not rows:
         return ""
-    name, value = next(iter(rows[-1]["metrics"].items()))
+    name, value = next(iter(rows[-1].metrics.items()))
     return f"{name} {value:.4g}"
 
 
@@ -207,10 +193,3 @@ def _tail(path: Path) -> str:
             return file.read().decode(errors="replace")
     except OSError:
         return ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}

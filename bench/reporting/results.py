@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ import pandas as pd
 
 from bench.core import grammar
 from bench.core.errors import UserError
-from bench.core.files import json_hash, read_rows
+from bench.core.files import json_hash
+from bench.runs.record import FILES, RunRecord
 
 _RUN = ["run", "method", "backbone", "seed"]
 _METHOD_FIELDS = ("teacher", "reward_net", "method_source")  # of a spec; they tell methods apart
@@ -62,14 +62,17 @@ def load(folder: Path) -> Results:
     leaky: dict[str, set[str]] = {}
     metrics: dict[str, None] = {}
     for path in sorted(path for path in folder.glob("*") if _is_run(path)):
+        record = RunRecord(path)
         try:
-            read.append((path, *_run(path)))
-        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-            unreadable[path.name] = f"{type(error).__name__}: {error}"
+            read.append((record, *_run(record)))
+        except UserError as error:
+            unreadable[path.name] = str(error)
+        except (KeyError, TypeError) as error:  # fields that no version of a spec lacks, or of another kind
+            unreadable[path.name] = f"spec.json: {type(error).__name__}: {error}"
     _name_differences([spec for _, _, spec in read])
-    for path, run, spec in read:
+    for record, run, spec in read:
         run |= {"method": spec["method"], "backbone": spec["backbone"]}
-        rows = _evaluations(path, run, metrics)
+        rows = _evaluations(record, run, metrics)
         leaky.setdefault(run["method"], set()).update(*(row.pop("leaky") for row in rows))
         protocols.setdefault(run["protocol"], spec["protocol"])
         runs.append(run)
@@ -85,37 +88,30 @@ def load(folder: Path) -> Results:
 
 
 def _is_run(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("spec.json", "env.json", "status.json", "eval.jsonl"))
+    return any((path / name).is_file() for name in FILES)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A whole file's content; empty where the file is missing (a run that has not come so far)."""
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The run's row, and its spec."""
-    spec = json.loads((path / "spec.json").read_text())
+def _run(record: RunRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The run's row, and its spec, of whatever version."""
+    spec, environment, status = record.spec_fields(), record.environment(), record.status()
     for name in ("method", "backbone"):
         grammar.split(spec[name])
-    env, status = _json(path / "env.json"), _json(path / "status.json")
-    parameters = env.get("parameters", {})
     return {
-        "run": path.name,
+        "run": record.folder.name,
         "method": spec["method"],
         "backbone": spec["backbone"],
         "seed": spec["seed"],
         "data": spec["data"],
-        "state": status.get("state", "not started"),
-        "message": status.get("message", ""),
-        "step": status.get("step", 0),
+        "state": status.state,
+        "message": status.message,
+        "step": status.step,
         "steps": spec["training"]["steps"],
         "batch_size": spec["training"]["batch_size"],
-        "parameters": parameters.get("backbone"),
-        "method_parameters": parameters.get("method"),
-        "device": env.get("device", ""),
-        "devices": env.get("devices", 1),
-        "hardware": env.get("hardware", ""),
+        "parameters": environment.parameters.backbone,
+        "method_parameters": environment.parameters.method,
+        "device": environment.device,
+        "devices": environment.devices,
+        "hardware": environment.hardware,
         "protocol": json_hash(spec["protocol"]),  # as its rows carry it, even if fields are unknown here
     }, spec
 
@@ -149,28 +145,27 @@ def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     return training | rest | {key: spec[key] for key in _METHOD_FIELDS if spec.get(key)}
 
 
-def _evaluations(path: Path, run: Mapping[str, Any], metrics: dict[str, None]) -> list[dict[str, Any]]:
-    """The run's rows, the last one of each (step, protocol), by step; new metric names go into `metrics`."""
-    last: dict[tuple[int, str], dict[str, Any]] = {}
-    for row in read_rows(path / "eval.jsonl"):
-        try:
-            last[row["step"], row["protocol"]] = {
+def _evaluations(record: RunRecord, run: Mapping[str, Any], metrics: dict[str, None]) -> list[dict[str, Any]]:
+    """The run's evaluations as rows of the table; new metric names go into `metrics`."""
+    rows = []
+    for row in record.evaluations():
+        rows.append(
+            {
                 **{name: run[name] for name in _RUN},
-                "step": row["step"],
-                "seconds": row["seconds"],
-                "flops": row.get("flops"),
-                "device_hours": row["seconds"] * run["devices"] / 3600,
-                "samples": row.get("samples"),
-                "protocol": row["protocol"],
-                "guidance_scale": row.get("guidance_scale"),
-                "guidance_interval": "{:g}:{:g}".format(*row.get("guidance_interval", (0, 1))),
-                "leaky": row.get("leaky", []),
-                **row["metrics"],
+                "step": row.step,
+                "seconds": row.seconds,
+                "flops": row.flops,
+                "device_hours": row.seconds * run["devices"] / 3600,
+                "samples": row.samples,
+                "protocol": row.protocol,
+                "guidance_scale": row.guidance_scale,
+                "guidance_interval": "{:g}:{:g}".format(*row.guidance_interval),
+                "leaky": row.leaky,
+                **row.metrics,
             }
-            metrics.update(dict.fromkeys(row["metrics"]))
-        except (KeyError, TypeError):  # a row of another version says nothing here
-            continue
-    return [last[key] for key in sorted(last)]
+        )
+        metrics.update(dict.fromkeys(row.metrics))
+    return rows
 
 
 def training_logs(results: Results, backbone: str, seed: int) -> pd.DataFrame:
@@ -183,10 +178,10 @@ def training_logs(results: Results, backbone: str, seed: int) -> pd.DataFrame:
     rows = []
     runs = results.runs[(results.runs["backbone"] == backbone) & (results.runs["seed"] == seed)]
     for run in runs.itertuples():
-        path = results.folder / str(run.run) / "train.jsonl"
-        if not _logs_something(path):
+        record = RunRecord(results.folder / str(run.run))
+        if not record.logs_anything():
             continue
-        last = {row["step"]: row["logs"] for row in read_rows(path) if "step" in row and row.get("logs")}
+        last = {row.step: row.logs for row in record.training() if row.logs}
         rows += [(run.method, step, name, value) for step in last for name, value in last[step].items()]
     table = pd.DataFrame(rows, columns=["method", "step", "name", "value"])
     table = table[table.groupby("name")["value"].transform("nunique") > 1]
@@ -194,20 +189,12 @@ def training_logs(results: Results, backbone: str, seed: int) -> pd.DataFrame:
     return table.assign(name=parts[0], t=parts[1])
 
 
-def _logs_something(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with open(path, errors="replace") as file:
-        return '"logs": {"' in file.readline()
-
-
 def probe_maps(results: Results, backbone: str, measure: str) -> dict[str, pd.DataFrame]:
     """What `bench.probe` wrote: method -> a measure by depth (rows) and t (columns), mean over the runs."""
     rows = []
     for run in results.runs[results.runs["backbone"] == backbone].itertuples():
-        for row in read_rows(results.folder / str(run.run) / "probe.jsonl"):
-            if {"depth", "t", measure} <= row.keys():
-                rows.append((run.method, row["depth"], row["t"], row[measure]))
+        for row in RunRecord(results.folder / str(run.run)).probes():
+            rows.append((run.method, row.depth, row.t, getattr(row, measure)))
     table = pd.DataFrame(rows, columns=["method", "depth", "t", measure])
     return {
         str(method): own.pivot_table(index="depth", columns="t", values=measure)

@@ -1,55 +1,49 @@
-"""A run's folder: rows, checkpoints and status on disk, safe against a kill at any moment.
+"""A run folder, opened for writing; safe against a kill at any moment.
 
-    <root>/<run id>/
+    ROOT/RUN_ID/
         spec.json  env.json  status.json     whole files, each written under a temporary name and renamed
-        train.jsonl  eval.jsonl               append-only rows; of a repeated step the last counts
+        train.jsonl  eval.jsonl               rows, appended; of a repeated step the last counts
         checkpoints/step-00000500/            a folder that is renamed into place when it is complete
         kept/step-00000500/                   the same, of weights that wait for a separate evaluation
         samples/step-00000500.png  log.txt
+        owner.json                            the process that works on the run (lock.py)
 
-Weights are safetensors: no pickle, nothing is executed on reading.
+What the files hold is documented in record.py.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
-from bench.core.files import read_json, read_rows, replacing, write_json
+from bench.core.files import append_row, replacing, write_json
+from bench.runs import checkpoint
 from bench.runs.lock import RunLock
+from bench.runs.record import Counters, Environment, EvaluationRow, RunRecord, Status, TrainingRow
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEPT_CHECKPOINTS = 2  # the latest, and the one before in case the disk damages it
-_FINISHED, _RUNNING = "finished", "running"
-
-
-def find_runs(root: Path) -> list[Path]:
-    """The run folders directly in `root`, by name."""
-    return sorted(path.parent for path in root.glob("*/spec.json"))
+CHECKPOINTS = 2  # that stay: the latest, and the one before in case the disk damages it
 
 
 def adopt(root: Path, spec: RunSpec) -> Path | None:
     """Copy a run that a sibling of `root`, another suite's folder, has finished, instead of running it again.
 
-    Returns the folder that it was copied from, as `log.txt` says too; None where `root` has the run already,
-    or no sibling has it finished. Weights are not copied but linked where the disk can. Raises UserError
-    where `root` cannot be written.
+    Returns the folder that it was copied from, as `log.txt` says too; None if `root` has the run already,
+    or no sibling has finished it. Weights are linked instead of copied if the disk can. Raises UserError
+    if `root` cannot be written.
     """
     if (root / spec.run_id).exists():
         return None
-    for status in sorted(root.parent.glob(f"*/{spec.run_id}/status.json")):
-        source = status.parent
-        if read_json(status).get("state") == _FINISHED:
+    for source in sorted(path.parent for path in root.parent.glob(f"*/{spec.run_id}/status.json")):
+        if RunRecord(source).status().finished:
             try:
                 _copy(source, root / spec.run_id)
             except OSError as error:
@@ -59,7 +53,7 @@ def adopt(root: Path, spec: RunSpec) -> Path | None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a run's folder, atomically."""
+    """Copy a run folder, atomically."""
 
     def link_weights(old: str, new: str) -> None:
         if old.endswith(".safetensors"):  # never changed once they are written
@@ -73,7 +67,7 @@ def _copy(source: Path, target: Path) -> None:
     with replacing(target) as copy:
         shutil.copytree(source, copy, copy_function=link_weights)
         with open(copy / "log.txt", "a") as log:
-            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} copied from {source}\n")
+            log.write(f"{_now()} copied from {source}\n")
 
 
 class RunFolder:
@@ -82,10 +76,11 @@ class RunFolder:
     def __init__(self, root: Path, spec: RunSpec) -> None:
         """Create or reopen the folder `root/spec.run_id`.
 
-        Raises UserError where it cannot be written, or holds a run of another spec.
+        Raises UserError if it cannot be written, or holds a run of another spec.
         """
         self.spec = spec
         self.folder = root / spec.run_id
+        self.record = RunRecord(self.folder)
         self.samples = self.folder / "samples"
         self.checkpoints = self.folder / "checkpoints"
         self.kept = self.folder / "kept"
@@ -103,7 +98,7 @@ class RunFolder:
     def lock(self) -> RunLock:
         """Lock the folder; what a killed owner left unfinished is removed.
 
-        Raises UserError, naming the owner, where another process works on this run.
+        Raises UserError, naming the owner, if another process works on this run.
         """
         lock = RunLock(self.folder)
         lock.acquire()
@@ -112,10 +107,7 @@ class RunFolder:
         return lock
 
     def _refuse_another_spec(self, path: Path) -> None:
-        try:
-            found = RunSpec.model_validate_json(path.read_text())
-        except ValueError:
-            raise UserError(f"{path} is not a run of this version: move {path.parent} away.") from None
+        found = self.record.spec()
         if found != self.spec:
             ours, theirs = self.spec.model_dump(), found.model_dump()
             different = [key for key in ours if ours[key] != theirs[key]]
@@ -125,123 +117,59 @@ class RunFolder:
             )
 
     @property
-    def status(self) -> dict[str, Any]:
-        """The last status written; empty before the first."""
-        return read_json(self.folder / "status.json")
-
-    @property
     def finished(self) -> bool:
-        return self.status.get("state") == _FINISHED
+        return self.record.status().finished
 
     def set_status(self, state: str, step: int, message: str = "") -> None:
         """Write running, finished, failed or interrupted, and the steps done."""
-        steps, now = self.spec.training.steps, datetime.now(UTC).isoformat(timespec="seconds")
-        content = {"state": state, "step": step, "steps": steps, "message": message, "updated": now}
-        write_json(self.folder / "status.json", content | {"process": os.getpid()})
-        if message or state != _RUNNING:
+        steps, now = self.spec.training.steps, _now()
+        status = Status(
+            state=state, step=step, steps=steps, message=message, updated=now, process=os.getpid()
+        )
+        write_json(self.folder / "status.json", status.fields())
+        if message or state != "running":
             with open(self.folder / "log.txt", "a") as log:
                 log.write(f"{now} step {step} {state} {message}\n")
 
-    def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Append a row to `train`, `eval` or, of a process beside the owner, a part of them, `eval.PART`.
+    def set_environment(self, environment: Environment) -> None:
+        """Write `env.json`."""
+        write_json(self.folder / "env.json", environment.fields())
 
-        A torn last line of an earlier kill is closed first.
-        """
-        path = self.folder / f"{name}.jsonl"
-        with open(path, "ab+", buffering=0) as file:  # unbuffered: one write a row
-            torn = b""
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                torn = b"" if file.read(1) == b"\n" else b"\n"
-            file.write(torn + json.dumps(row).encode() + b"\n")
+    def append(self, row: TrainingRow | EvaluationRow, part: str = "") -> None:
+        """Append a row to its file; with `part`, to NAME.PART.jsonl, for a process other than the owner."""
+        name = "train" if isinstance(row, TrainingRow) else "eval"
+        append_row(self.folder / f"{name}{'.' * bool(part)}{part}.jsonl", row.fields())
 
     def evaluated(self, step: int) -> bool:
-        """Whether the row of this step's evaluation is on disk."""
-        return any(row.get("step") == step for row in read_rows(self.folder / "eval.jsonl"))
+        """Whether the row of this step under the run's own protocol is on disk."""
+        own = self.spec.protocol.hash
+        return any((row.step, row.protocol) == (step, own) for row in self.record.evaluations())
 
-    def save_checkpoint(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], counters: dict) -> None:
+    def save_checkpoint(self, parts: Mapping[str, Mapping[str, Tensor]], counters: Counters) -> None:
         """Save `parts` (file name -> tensors) and `counters` as one unit; then drop older ones.
 
-        Raises UserError, with the previous checkpoint untouched, where the disk is full.
+        Raises UserError, with the previous checkpoint untouched, if the disk is full.
         """
-        self._save(self.checkpoints, step, parts, counters)
-        for old in self._complete()[:-KEPT_CHECKPOINTS]:
+        checkpoint.save(self.checkpoints, parts, counters)
+        for old in checkpoint.complete(self.checkpoints)[:-CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def keep(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], counters: dict) -> None:
-        """Save what an evaluation of this step needs, until that is done. Raises as `save_checkpoint`."""
-        self._save(self.kept, step, parts, counters)
+    def load_checkpoint(self) -> tuple[dict[str, dict[str, Tensor]], Counters] | None:
+        """The latest checkpoint's parts and counters, or None before the first.
 
-    def kept_steps(self) -> list[int]:
-        """The steps whose evaluation has not been made yet."""
-        return sorted(int(path.name[5:]) for path in self.kept.glob("step-*"))
+        Raises UserError if it is damaged, naming the file and the step that is left without it.
+        """
+        complete = checkpoint.complete(self.checkpoints)
+        return checkpoint.load(complete[-1]) if complete else None
+
+    def keep(self, parts: Mapping[str, Mapping[str, Tensor]], counters: Counters) -> None:
+        """Save what the evaluation of a step needs, until that is done. Raises as `save_checkpoint`."""
+        checkpoint.save(self.kept, parts, counters)
 
     def forget(self, step: int) -> None:
         """Drop what was kept of a step."""
-        shutil.rmtree(self.kept / _name(step), ignore_errors=True)
-
-    @staticmethod
-    def _save(
-        folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], counters: Mapping[str, Any]
-    ) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        try:
-            folder.mkdir(exist_ok=True)
-            with replacing(folder / _name(step)) as unfinished:
-                unfinished.mkdir()
-                checksums = {}
-                for part, tensors in parts.items():
-                    path = unfinished / f"{part}.safetensors"
-                    save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, path)
-                    checksums[part] = _checksum(path)
-                write_json(unfinished / "state.json", {"step": step, "checksums": checksums, **counters})
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"the checkpoint at step {step} could not be written to {folder} ({error}): make "
-                "room and run the same command again; it continues from the last checkpoint."
-            ) from None
-
-    def load_checkpoint(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        """The latest checkpoint's parts and counters, or None before the first.
-
-        Raises UserError where it is damaged, naming the file and the step that is left without it.
-        """
-        from safetensors.torch import load_file
-
-        complete = self._complete()
-        if not complete:
-            return None
-        latest = complete[-1]
-        part = "state"
-        try:
-            counters = json.loads((latest / "state.json").read_text())
-            parts = {}
-            for part, checksum in counters["checksums"].items():
-                path = latest / f"{part}.safetensors"
-                if _checksum(path) != checksum:
-                    raise ValueError("its checksum differs")
-                parts[part] = load_file(path)
-        except Exception as error:
-            before = f"step {int(complete[-2].name[5:])}" if len(complete) > 1 else "the start"
-            raise UserError(
-                f"the checkpoint {latest} is damaged ({part}: {error}): "
-                f"delete that folder to continue from {before}."
-            ) from None
-        return parts, counters
-
-    def _complete(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("step-*"))
+        shutil.rmtree(self.kept / checkpoint.name(step), ignore_errors=True)
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 24):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

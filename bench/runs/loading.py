@@ -1,13 +1,11 @@
-"""A trained run opened for looking at it: its spec, its sampled weights, its data and process."""
+"""A run loaded from its folder: spec, the network that its protocol samples from, data and process."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -19,17 +17,17 @@ from bench.core.errors import UserError
 from bench.data import datasets
 from bench.data.base import Records
 from bench.diffusion.objectives import Process
+from bench.runs import checkpoint
+from bench.runs.record import Counters, RunRecord
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """What a run has come to."""
+    """A run at one of its checkpoints."""
 
     folder: Path
     spec: RunSpec
-    step: int
-    seconds: float  # of training so far
-    flops: int
+    counters: Counters
     model: Transformer  # the weights that the protocol samples from, in eval mode
     data: Records
     process: Process
@@ -38,25 +36,27 @@ class LoadedRun:
 def load(folder: Path, device: torch.device, kept: int | None = None) -> LoadedRun:
     """The run in this folder, at its last checkpoint, or at a step that was kept for its evaluation.
 
-    Raises UserError where the folder is no run of this version, or has no checkpoint that can be read.
+    Raises UserError if the folder is no run of this version, has no checkpoint yet, or a damaged one.
     """
-    try:
-        spec = RunSpec.model_validate_json((folder / "spec.json").read_text())
-    except OSError:
-        raise UserError(f"{folder} is not the folder of a run: it has no spec.json.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{folder} is a run of another version: {where} of its spec.json: {first['msg']}."
-        ) from None
+    spec = RunRecord(folder).spec()
     if kept is None:
-        saved = sorted((folder / "checkpoints").glob("step-*"))
+        saved = checkpoint.complete(folder / "checkpoints")
     else:
-        saved = list((folder / "kept").glob(f"step-{kept:08d}"))
+        saved = [path for path in checkpoint.complete(folder / "kept") if path.name == checkpoint.name(kept)]
     if not saved and (kept is not None or spec.training.steps):
         which = "checkpoint yet" if kept is None else f"kept weights of step {kept}"
         raise UserError(f"{folder} has no {which}: let the run reach one.")
+    part = "ema" if spec.protocol.weights == "ema" else "backbone"
+    if saved:
+        path = saved[-1]
+        parts, counters = checkpoint.load(path, [part])
+        state = parts[part]
+    else:  # a run that only evaluates has the weights that it was given, and no checkpoint
+        path, counters = folder / "ema.safetensors", Counters()
+        try:
+            state = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"the weights {path} cannot be read: {str(error).splitlines()[0]}.") from None
     data = datasets.get(spec.data).open()
     model = backbones.build(
         resolve.architecture(spec.backbone),
@@ -64,15 +64,9 @@ def load(folder: Path, device: torch.device, kept: int | None = None) -> LoadedR
         channels=data.channels,
         num_classes=data.classes,
     )
-    part = "ema" if spec.protocol.weights == "ema" else "backbone"
-    path = saved[-1] / f"{part}.safetensors" if saved else folder / "ema.safetensors"
-    state = {"step": 0, "seconds": 0.0, "flops": 0}  # of a run that only evaluates
     try:
-        model.load_state_dict(load_file(path))
-        if saved:
-            state = json.loads((saved[-1] / "state.json").read_text())
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise UserError(f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from None
+        model.load_state_dict(state)
+    except RuntimeError:  # other names or shapes of tensors
+        raise UserError(f"{path} was written by another version of the code: train the run anew.") from None
     model.eval().requires_grad_(False).to(device)
-    process = resolve.process(spec.process)
-    return LoadedRun(folder, spec, state["step"], state["seconds"], state["flops"], model, data, process)
+    return LoadedRun(folder, spec, counters, model, data, resolve.process(spec.process))

@@ -41,7 +41,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
 
 def test_an_archive_and_a_folder_of_the_same_images_score_the_same(digits: Path, tmp_path: Path):
     archive, folder = (
-        evaluate.evaluate_images(
+        evaluate.score_images(
             Options(digits / name, images=Images(digits / "reference", NETS, batch_size=size))
         )
         for name, size in (("samples.npz", 64), ("samples", 7))
@@ -73,7 +73,7 @@ def test_an_interrupted_scoring_goes_on_where_it_stopped(
 
     monkeypatch.setattr(resume, "PART", 50)
     options = Options(digits / "samples", images=Images(digits / "reference", ("pixels",), batch_size=26))
-    undisturbed = evaluate.evaluate_images(options)
+    undisturbed = evaluate.score_images(options)
     honest, seen = Pixels.__call__, []
 
     def interrupted(self: Pixels, images: torch.Tensor):
@@ -88,10 +88,10 @@ def test_an_interrupted_scoring_goes_on_where_it_stopped(
 
     monkeypatch.setattr(Pixels, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate.evaluate_images(options)
+        evaluate.score_images(options)
     seen.clear()
     monkeypatch.setattr(Pixels, "__call__", counted)
-    assert evaluate.evaluate_images(options) == pytest.approx(undisturbed, rel=1e-6)
+    assert evaluate.score_images(options) == pytest.approx(undisturbed, rel=1e-6)
     assert len(seen) == 300 + 200 - 2 * 52  # two parts of two batches were kept
     assert not list((tmp_path / "unfinished").iterdir())
 
@@ -131,7 +131,7 @@ def test_too_few_images_are_refused(digits: Path, tmp_path: Path):
     with writing(tmp_path / "few", 3) as write:
         write(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(UserError, match="more than 3"), pytest.warns(UserWarning, match="far too high"):
-        evaluate.evaluate_images(Options(tmp_path / "few", images=Images(digits / "reference", ("pixels",))))
+        evaluate.score_images(Options(tmp_path / "few", images=Images(digits / "reference", ("pixels",))))
 
 
 def test_help_needs_no_torch():

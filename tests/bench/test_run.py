@@ -18,6 +18,7 @@ from bench.core.files import read_rows
 from bench.launch.runner import Experiment
 from bench.run import main
 from bench.runs.folder import RunFolder
+from bench.runs.record import Counters
 from bench.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +116,7 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path):
     run_spec = resolve.run_spec("repa", "sit-pico", "digits", 0, training={"steps": 2, "batch_size": 4})
     parts = Trainer(run_spec, torch.device("cpu")).state()
     parts["method"] = {f"renamed.{name}": tensor for name, tensor in parts["method"].items()}
-    RunFolder(tmp_path, run_spec).save_checkpoint(1, parts, {"step": 1, "seconds": 1.0, "flops": 1})
+    RunFolder(tmp_path, run_spec).save_checkpoint(parts, Counters(step=1, seconds=1.0, flops=1))
     with pytest.raises(UserError, match=r"another version of the code .* move the folder away"):
         Experiment(run_spec, tmp_path, torch.device("cpu")).complete()
 

@@ -10,6 +10,7 @@ from bench.config import resolve
 from bench.core.errors import exit_code
 from bench.runs.folder import RunFolder
 from bench.runs.lock import RunLock
+from bench.runs.record import EvaluationRow, TrainingRow
 from bench.status import main
 
 
@@ -24,9 +25,9 @@ def status(tmp_path, monkeypatch, capfd):
         )
     own = RunLock(runs["running"].folder)
     own.acquire()
-    row = {"step": 70, "step_seconds": 0.5}
-    runs["running"].append("train", row)
-    runs["running"].append("eval", {"step": 50, "metrics": {"fid[digits-cnn]": 12.345678}})
+    runs["running"].append(TrainingRow(step=70, step_seconds=0.5))
+    metrics = {"fid[digits-cnn]": 12.345678}
+    runs["running"].append(EvaluationRow(step=50, seconds=25.0, protocol="", metrics=metrics))
     monkeypatch.setattr("bench.launch.slurm.queue", dict)
 
     def call(*arguments):

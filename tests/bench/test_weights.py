@@ -11,10 +11,10 @@ from backbones import checkpoints
 from bench.core.errors import exit_code
 from bench.core.files import read_rows
 from bench.data.decode_only import DecodeOnly
-from bench.evaluation.sweep import Sweep, score_run
+from bench.evaluation.evaluator import evaluate_run, with_guidance
 from bench.run import main
 from bench.runs import loading
-from bench.runs.folder import find_runs
+from bench.runs.record import find_runs
 
 SHORT = ["--batch-size", "16", "--samples", "30", "--sampler-sit", "euler[steps=3]"]
 
@@ -91,11 +91,11 @@ def test_a_released_checkpoint_is_scored_without_a_store_and_swept_over_guidance
     assert {"fd[random-conv]", "precision[random-conv]"} <= set(row["metrics"])
     assert "missing" not in capfd.readouterr().out
     found = loading.load(run, torch.device("cpu"))
-    assert isinstance(found.data, DecodeOnly) and found.step == 0
+    assert isinstance(found.data, DecodeOnly) and found.counters.step == 0
     assert found.spec.protocol.reference.startswith("file ")
     assert str(released) not in found.spec.protocol.model_dump_json()  # comparable wherever the files lie
-    sweep = score_run(run, Sweep((1.5,), samples=4), torch.device("cpu"))
-    assert sweep[0]["guidance_scale"] == 1.5 and len(read_rows(run / "eval.jsonl")) == 2
+    scored = evaluate_run(run, lambda own: with_guidance(own, (1.5,), None, 4), torch.device("cpu"), None)
+    assert scored[0].guidance_scale == 1.5 and len(read_rows(run / "eval.jsonl")) == 2
 
 
 def test_a_released_checkpoint_finds_its_data_set_and_asks_for_a_reference(released, monkeypatch, capfd):

@@ -6,6 +6,7 @@ import torch
 
 from bench.config import resolve
 from bench.runs.folder import RunFolder
+from bench.runs.record import Counters
 from bench.training.trainer import Trainer
 
 
@@ -26,5 +27,5 @@ def make(root: Path, backbone: str = "sit-ti", step: int = 5) -> Path:
             parameter.data.normal_(0, 0.1, generator=draw)
     state = trainer.state() | {"optimizer": {}}
     run = RunFolder(root, run_spec)
-    run.save_checkpoint(step, state, {"step": step, "seconds": 1.5, "flops": 100})
+    run.save_checkpoint(state, Counters(step=step, seconds=1.5, flops=100))
     return run.folder

@@ -9,8 +9,7 @@ from PIL import Image
 
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.plots.style import PAGE, on_lines, paper
-
-GRID_COLUMNS, MARGIN = 10, 2  # images in a row of a run's sample grid, and pixels around each
+from bench.runs.sample_grid import first_row
 
 
 def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure:
@@ -42,8 +41,3 @@ def sample_strips(comparison: Comparison, backbone: str, seed: int) -> list[tupl
         if grids:
             strips.append((entry, first_row(np.asarray(Image.open(grids[-1]).convert("RGB")))))
     return strips
-
-
-def first_row(grid: np.ndarray) -> np.ndarray:
-    """The first row of square images of a grid [H, W, 3]."""
-    return grid[: (grid.shape[1] - MARGIN) // GRID_COLUMNS + MARGIN]

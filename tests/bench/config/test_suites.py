@@ -13,6 +13,7 @@ from bench.nets import teachers
 from bench.rewards import base
 from bench.run import Comparison, Options, plan
 from bench.runs import folder
+from bench.runs.record import EvaluationRow
 from methods.base import TEACHER, BackboneInfo, EncoderInfo
 
 FOLDER = Path(__file__).parents[3] / "bench" / "suites"
@@ -104,7 +105,8 @@ def test_a_scale_without_a_suite_is_refused():
 def finished(tmp_path):
     """A finished run of suite `one`."""
     run = folder.RunFolder(tmp_path / "one", planned("main")[0][0])
-    run.append("eval", {"step": 500})
+    row = EvaluationRow(step=500, seconds=1.0, protocol=run.spec.protocol.hash, metrics={})
+    run.append(row)
     (run.folder / "ema.safetensors").write_bytes(b"weights")
     run.set_status("finished", 500)
     return run
@@ -117,7 +119,8 @@ def test_a_run_that_another_suite_has_finished_is_copied(finished, tmp_path):
     assert copy.folder.joinpath("ema.safetensors").samefile(finished.folder / "ema.safetensors")
     assert f"copied from {finished.folder}" in (copy.folder / "log.txt").read_text()
     assert list((tmp_path / "two").iterdir()) == [copy.folder]
-    copy.append("eval", {"step": 500, "guidance_scale": 2})  # what one suite adds is not the other's
+    row = EvaluationRow(step=500, seconds=1.0, protocol="guided", guidance_scale=2, metrics={})
+    copy.append(row)  # what one suite adds is not the other's
     assert len(read_rows(finished.folder / "eval.jsonl")) == 1
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.runs.folder import find_runs
 from bench.runs.lock import RunLock
+from bench.runs.record import find_runs
 from tests.helpers.comparison import numbers
 
 ROOT = Path(__file__).parents[3]

@@ -109,7 +109,8 @@ def test_a_job_that_makes_no_step_is_given_up(tmp_path):
     assert job.checkpoint() is not None and job.turns_without_progress == 0
     job.first_step = 5
     assert [job.checkpoint() is None for _ in range(3)] == [False, False, True]
-    assert run.status["state"] == "failed" and "raise --hours" in run.status["message"]
+    status = run.record.status()
+    assert status.state == "failed" and "raise --hours" in status.message
 
 
 def test_a_changed_revision_is_warned_about(capsys, monkeypatch):

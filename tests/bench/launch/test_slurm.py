@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bench.core.files import read_rows
-from bench.runs.folder import find_runs
 from bench.runs.lock import owner_of, working_on
+from bench.runs.record import find_runs
 from tests.helpers.comparison import numbers
 
 ROOT = Path(__file__).parents[3]

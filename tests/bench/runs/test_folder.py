@@ -7,8 +7,8 @@ import torch
 
 from bench.config import resolve
 from bench.core.errors import UserError
-from bench.core.files import read_rows
 from bench.runs import folder
+from bench.runs.record import Counters, EvaluationRow, TrainingRow
 
 PARTS = {"backbone": {"w": torch.arange(1000.0)}, "optimizer": {"w.step": torch.tensor(3.0)}}
 
@@ -19,9 +19,9 @@ def run(tmp_path):
 
 
 def test_checkpoints_are_read_back_exactly(run):
-    run.save_checkpoint(5, PARTS, {"step": 5, "seconds": 1.25})
+    run.save_checkpoint(PARTS, Counters(step=5, seconds=1.25))
     parts, counters = run.load_checkpoint()
-    assert counters["step"] == 5 and counters["seconds"] == 1.25
+    assert counters.step == 5 and counters.seconds == 1.25
     for part, tensors in PARTS.items():
         for key, tensor in tensors.items():
             assert torch.equal(parts[part][key], tensor)
@@ -29,26 +29,26 @@ def test_checkpoints_are_read_back_exactly(run):
 
 def test_the_latest_two_checkpoints_are_kept(run):
     for step in (1, 2, 3, 10):
-        run.save_checkpoint(step, PARTS, {"step": step})
+        run.save_checkpoint(PARTS, Counters(step=step))
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["step-00000003", "step-00000010"]
 
 
 def test_a_row_torn_by_a_kill_is_skipped_and_the_next_is_whole(run):
-    run.append("train", {"step": 1})
+    run.append(TrainingRow(step=1))
     with open(run.folder / "train.jsonl", "a") as file:
         file.write('{"step": 2, "lo')
-    assert read_rows(run.folder / "train.jsonl") == [{"step": 1}]
-    run.append("train", {"step": 3})
-    assert read_rows(run.folder / "train.jsonl") == [{"step": 1}, {"step": 3}]
+    assert run.record.training() == [TrainingRow(step=1)]
+    run.append(TrainingRow(step=3))
+    assert run.record.training() == [TrainingRow(step=1), TrainingRow(step=3)]
 
 
 def test_a_half_written_checkpoint_is_ignored_and_removed(run, tmp_path):
-    run.save_checkpoint(5, PARTS, {"step": 5})
+    run.save_checkpoint(PARTS, Counters(step=5))
     unfinished = run.checkpoints / ".step-00000006.1"
     unfinished.mkdir()
     (unfinished / "backbone.safetensors").write_bytes(b"half")
     again = folder.RunFolder(tmp_path, run.spec)
-    assert again.load_checkpoint()[1]["step"] == 5
+    assert again.load_checkpoint()[1].step == 5
     again.lock().release()
     assert not unfinished.exists()
 
@@ -56,7 +56,7 @@ def test_a_half_written_checkpoint_is_ignored_and_removed(run, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
 def test_a_damaged_checkpoint_is_named_with_what_to_do(run, damage):
     for step in (5, 9):
-        run.save_checkpoint(step, PARTS, {"step": step})
+        run.save_checkpoint(PARTS, Counters(step=step))
     path = run.checkpoints / "step-00000009" / "backbone.safetensors"
     content = bytearray(path.read_bytes())
     if damage == "missing":
@@ -71,15 +71,15 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(run, damage):
 
 
 def test_a_full_disk_loses_nothing(run, monkeypatch):
-    run.save_checkpoint(5, PARTS, {"step": 5})
+    run.save_checkpoint(PARTS, Counters(step=5))
 
     def full(*_arguments, **_options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(UserError, match="No space left"):
-        run.save_checkpoint(9, PARTS, {"step": 9})
-    assert run.load_checkpoint()[1]["step"] == 5
+        run.save_checkpoint(PARTS, Counters(step=9))
+    assert run.load_checkpoint()[1].step == 5
     assert len(list(run.checkpoints.iterdir())) == 1
 
 
@@ -96,3 +96,11 @@ def test_an_output_that_cannot_be_a_folder_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
         folder.RunFolder(tmp_path / "file", run.spec)
+
+
+def test_a_row_under_other_guidance_is_not_the_evaluation_of_the_run(run):
+    row = EvaluationRow(step=5, seconds=1.0, protocol="guided", metrics={})
+    run.append(row)
+    assert not run.evaluated(5)
+    run.append(row.model_copy(update={"protocol": run.spec.protocol.hash}), part="step-00000005")
+    assert run.evaluated(5)

@@ -15,7 +15,7 @@ from torchvision.utils import make_grid
 
 from bench.benchmark.simulated_runs import SPEEDS, frechet, sample_grid, write_run
 from bench.reporting.comparison import Comparison, compare
-from bench.reporting.plots import bars, curves, relations, samples
+from bench.reporting.plots import bars, curves, relations
 from bench.reporting.plots.figures import MOST_CURVES, drawings
 from bench.reporting.plots.style import looks, on_lines, save
 from bench.reporting.results import load, probe_maps, training_logs
@@ -86,15 +86,6 @@ def test_pareto_front_is_what_nothing_dominates() -> None:
     dominated = {i for i, j in product(range(40), repeat=2) if cost[j] < cost[i] and value[j] < value[i]}
     assert sorted(front) == sorted(set(range(40)) - dominated)
     assert front == sorted(front, key=cost.__getitem__)
-
-
-@pytest.mark.parametrize("size, count", [(48, 40), (256, 40), (16, 20)])
-def test_first_row_of_a_grid_holds_its_first_ten_images(size: int, count: int) -> None:
-    images = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 3, size, size) / 255
-    grid = (make_grid(images, nrow=10, padding=2, pad_value=1.0) * 255).permute(1, 2, 0).numpy().round()
-    row = samples.first_row(grid)
-    assert set(np.unique(row)) == {*range(10), 255}
-    assert row.shape[0] == size + 4
 
 
 def test_simulated_grid_is_laid_out_as_runs_save_theirs() -> None:
