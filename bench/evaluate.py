@@ -108,7 +108,7 @@ def score_run(options: Options) -> list[EvaluationRow]:
     if options.images != Images():
         raise UserError("a run is scored by its own protocol: give --guidance, --interval or --samples.")
     run, interval = options.run, _interval(options.run.interval)
-    with distributed.together(options.device):
+    with distributed.process_group(options.device):
         rows = evaluate_run(
             options.path,
             lambda own: with_guidance(own, run.guidance, interval, run.samples),

@@ -175,7 +175,7 @@ def main() -> None:
     if launcher != "inline" and not distributed.asked_for():
         launch_jobs(options, launcher)
         return
-    with distributed.together(options.machine.device):
+    with distributed.process_group(options.machine.device):
         device = machine.select_device(options.machine.device)
         specs, folder = plan(options, machine.native_precision(device))
         run_here(specs, folder, device, options)
@@ -184,7 +184,7 @@ def main() -> None:
 def launch_jobs(options: Options, launcher: Launcher) -> None:
     """Start the runs as jobs. Raises UserError where they cannot be, or any fails while this waits."""
     from bench.core import machine
-    from bench.core.distributed import Division
+    from bench.core.distributed import Parallelism
     from bench.launch import slurm, submit
 
     device = options.machine.device
@@ -195,7 +195,7 @@ def launch_jobs(options: Options, launcher: Launcher) -> None:
     # A cluster's GPUs are not here to be asked; those of the last years multiply bf16 natively.
     here = machine.native_precision(machine.select_device("cpu"))
     specs, folder = plan(options, "bf16" if gpus and launcher == "slurm" else here)
-    division = Division(options.division.micro_batch, options.division.shard)
+    division = Parallelism(options.division.micro_batch, options.division.shard)
     submit.launch(specs, folder, options.launch, division, device, gpus, options.machine.dry_run)
 
 
@@ -207,25 +207,29 @@ def run_here(specs: list[RunSpec], folder: Path, device: torch.device, options: 
     from bench.launch.runner import Experiment
     from bench.runs.folder import RunFolder, adopt
 
-    division = distributed.Division(options.division.micro_batch, options.division.shard)
+    division = distributed.Parallelism(options.division.micro_batch, options.division.shard)
     if not options.machine.dry_run:
-        shared = distributed.by_first(lambda: [source for spec in specs if (source := adopt(folder, spec))])
+        shared = distributed.broadcast_from_rank0(
+            lambda: [source for spec in specs if (source := adopt(folder, spec))]
+        )
         if shared:
             places = ", ".join(sorted({str(source.parent) for source in shared}))
             print(f"{len(shared)} of {len(specs)} runs were finished in {places} and are copied.")
     costs = announce(specs, folder, device)
     if options.machine.dry_run:
         return
-    distributed.by_first(lambda: refuse_what_does_not_fit(costs, folder, device))
+    distributed.broadcast_from_rank0(lambda: refuse_what_does_not_fit(costs, folder, device))
     failures = []
     for number, spec in enumerate(specs, start=1):
-        done = distributed.by_first(lambda spec=spec: RunFolder(folder, spec).finished)
+        done = distributed.broadcast_from_rank0(lambda spec=spec: RunFolder(folder, spec).finished)
         print(f"[{number}/{len(specs)}] {spec.run_id}{' (finished before)' if done else ''}", flush=True)
         if done:
             continue
         try:
             Experiment(spec, folder, device, division, options.launch.evaluate_as).complete()
-            for step in distributed.by_first(lambda spec=spec: RunFolder(folder, spec).record.kept_steps()):
+            for step in distributed.broadcast_from_rank0(
+                lambda spec=spec: RunFolder(folder, spec).record.kept_steps()
+            ):
                 evaluate_kept(spec, folder, step, device)
         except UserError as error:
             if len(specs) == 1:

@@ -36,7 +36,7 @@ def now(device: torch.device) -> float:
     """
     import torch
 
-    from bench.training.trainer import synchronise
+    from bench.core.machine import synchronise
 
     passed = synchronise(device)
     alone = device.type == "cpu" and torch.get_num_threads() == 1

@@ -93,7 +93,7 @@ def time_run(
     from bench.training.trainer import Trainer
 
     trainer = Trainer(run, device)
-    for cache in trainer.targets.feature_caches:
+    for cache in trainer.frozen.feature_caches:
         cache.pretend()
     steps = iter(range(10**9))
     index = torch.arange(run.training.batch_size)

@@ -14,6 +14,7 @@ from bench.config.spec import Protocol, RunSpec
 from bench.core import distributed
 from bench.core.errors import UserError
 from bench.core.files import to_numbers
+from bench.core.machine import synchronise
 from bench.data.base import Records
 from bench.data.image_files import writing
 from bench.diffusion.objectives import Process
@@ -24,7 +25,6 @@ from bench.nets.judges import feature_net
 from bench.runs import loading, sample_grid
 from bench.runs.folder import RunFolder
 from bench.runs.record import Counters, EvaluationRow
-from bench.training.trainer import synchronise
 
 GRID = sample_grid.ROWS * sample_grid.COLUMNS  # images
 SETTINGS = ("guidance_scale", "guidance_interval", "samples")  # that `with_guidance` may change
@@ -74,7 +74,7 @@ class Evaluator:
             guidance_interval=spec.protocol.guidance_interval,
             weights=spec.protocol.weights,
             leaky=spec.leaky,
-            metrics=distributed.by_first(lambda: to_numbers(scorer.results())),
+            metrics=distributed.broadcast_from_rank0(lambda: to_numbers(scorer.results())),
             evaluation_seconds=synchronise(self.device) - start,
         )
 
@@ -84,7 +84,7 @@ class Evaluator:
                 sample_grid.save(grid, self.run.samples / f"step-{counters.step:08d}.png")
             self.run.append(row, self.rows)
 
-        distributed.by_first(write)
+        distributed.broadcast_from_rank0(write)
         return row
 
     def _sample(
@@ -97,7 +97,7 @@ class Evaluator:
         stop_asked: Callable[[], int],
     ) -> dict[int, Tensor] | None:
         """Show all samples to the scorer; the images of the grid by number, or None if asked to stop."""
-        count, processes = spec.protocol.samples, distributed.count()
+        count, processes = spec.protocol.samples, distributed.world_size()
         numbers = torch.arange(count)[distributed.rank() :: processes]
         progress = f"step {step}, guidance {spec.protocol.guidance_scale:g}" * distributed.is_first()
         stream = sampling.stream(model, self.process, spec, self.data, numbers, progress=progress)
@@ -118,17 +118,21 @@ class Evaluator:
             write = distributed.raise_on_all(open_copy)
             for _ in range(-(-count // (processes * sampling.BATCH_SIZE))):  # equally many on all processes
                 batch = distributed.raise_on_all(next_batch)
-                if distributed.highest(stop_asked()):
+                if distributed.all_reduce_max(stop_asked()):
                     return None
                 if copy:
-                    batches = [found for found in distributed.everyones(batch) if found is not None]
+                    batches = [found for found in distributed.all_gather_object(batch) if found is not None]
                     order = torch.cat([found.index for found in batches]).argsort()
                     images = torch.cat([found.images for found in batches])[order]
-                    distributed.by_first(lambda images=images: write(images) if write else None)
-            distributed.by_first(stack.close)
+                    distributed.broadcast_from_rank0(lambda images=images: write(images) if write else None)
+            distributed.broadcast_from_rank0(stack.close)
         if processes > 1:
             scorer.gather()
-            shown = {number: image for part in distributed.everyones(shown) for number, image in part.items()}
+            shown = {
+                number: image
+                for part in distributed.all_gather_object(shown)
+                for number, image in part.items()
+            }
         return shown
 
     def _ready_scorer(self) -> Scorer:
@@ -146,8 +150,8 @@ def evaluate_kept(spec: RunSpec, root: Path, step: int, device: torch.device) ->
 
     Raises UserError if nothing was kept of that step, or it is damaged.
     """
-    run = distributed.by_first(lambda: RunFolder(root, spec))
-    if not distributed.by_first(lambda: run.evaluated(step)):
+    run = distributed.broadcast_from_rank0(lambda: RunFolder(root, spec))
+    if not distributed.broadcast_from_rank0(lambda: run.evaluated(step)):
         found = loading.load(run.folder, device, kept=step)
         rows = f"step-{step:08d}"  # a file of its own: appending is safe for one writer
         Evaluator(run, found.data, found.process, device, rows).evaluate(found.model, found.counters)
@@ -169,8 +173,8 @@ def evaluate_run(
     chosen = protocols(loaded.spec.protocol)
     if copy is not None and len(chosen) > 1:
         raise UserError("--copy takes one guidance scale at a time.")
-    run = distributed.by_first(lambda: RunFolder(folder.resolve().parent, loaded.spec))
-    found = distributed.by_first(run.record.evaluations)
+    run = distributed.broadcast_from_rank0(lambda: RunFolder(folder.resolve().parent, loaded.spec))
+    found = distributed.broadcast_from_rank0(run.record.evaluations)
     done = {row.protocol: row for row in found if row.step == loaded.counters.step}
     evaluator = Evaluator(run, loaded.data, loaded.process, device)
     rows = []

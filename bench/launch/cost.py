@@ -30,7 +30,7 @@ from bench.diffusion import samplers
 from bench.evaluation import sampling
 from bench.launch import assets
 from bench.runs.record import RunRecord
-from bench.training.trainer import Trainer, synchronise
+from bench.training.trainer import Trainer
 
 MEASURED_BELOW = 2e11  # FLOPs of a step; a laptop takes under a second for these
 WARM_UP, TIMED = 2, 5  # steps
@@ -92,17 +92,17 @@ def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
     """FLOPs and median seconds of a training step, at a learning rate at which nothing can diverge."""
     training = spec.training.model_copy(update={"learning_rate": 1e-12})
     trainer, seconds = Trainer(spec.model_copy(update={"training": training}), device), []
-    for cache in trainer.targets.feature_caches:
+    for cache in trainer.frozen.feature_caches:
         cache.pretend()
     for step in range(WARM_UP + TIMED):
-        start = synchronise(device)
+        start = machine.synchronise(device)
         trainer.step(step)
-        seconds.append(synchronise(device) - start)
+        seconds.append(machine.synchronise(device) - start)
     return trainer.flops_per_step, statistics.median(seconds[WARM_UP:])
 
 
 def matrix_product_speed(
-    device: torch.device, precision: str, clock: Callable[[torch.device], float] = synchronise
+    device: torch.device, precision: str, clock: Callable[[torch.device], float] = machine.synchronise
 ) -> float:
     """FLOP/s of a 2048 x 2048 matrix product here: the fastest of three."""
     size, dtype = 2048, torch.bfloat16 if precision == "bf16" else torch.float32

@@ -57,7 +57,7 @@ class Job:
         _meet()
         self._compare_revisions()
         try:
-            with distributed.together(self.device):
+            with distributed.process_group(self.device):
                 device = machine.select_device(self.device)
                 self._work(device, {signal.SIGINT: STOP, signal.SIGTERM: STOP, again: AGAIN})
         except Stopped as stopped:
@@ -68,7 +68,7 @@ class Job:
             sys.exit(128 + signal.SIGTERM)
 
     def _work(self, device: Any, signals: dict[int, int]) -> None:
-        from bench.core.distributed import Division
+        from bench.core.distributed import Parallelism
         from bench.evaluation.evaluator import evaluate_kept
         from bench.launch.runner import Experiment
 
@@ -76,7 +76,7 @@ class Job:
         if self.kept is not None:
             evaluate_kept(spec, root, self.kept, device)
             return
-        division = Division(self.micro_batch, self.shard)
+        division = Parallelism(self.micro_batch, self.shard)
         experiment = Experiment(spec, root, device, division, self.evaluate, self._start_evaluation)
         self.first_step = experiment.run.record.status().step
         experiment.complete(signals)

@@ -16,7 +16,7 @@ import torch
 from backbones import checkpoints
 from bench.config.spec import RunSpec
 from bench.core import distributed, machine
-from bench.core.distributed import UNDIVIDED, Division
+from bench.core.distributed import UNDIVIDED, Parallelism
 from bench.core.errors import UserError
 from bench.core.files import to_numbers
 from bench.core.progress import progress_bar
@@ -24,7 +24,7 @@ from bench.evaluation.evaluator import Evaluator
 from bench.runs.folder import RunFolder
 from bench.runs.lock import RunLock
 from bench.runs.record import Counters, Environment, Parameters, TrainingRow
-from bench.training.trainer import Trainer, synchronise
+from bench.training.trainer import Trainer
 
 # What a signal asks for: to stop, or to stop because the same job will be started again.
 STOP, AGAIN = 1, 2
@@ -47,7 +47,7 @@ class Experiment:
         spec: RunSpec,
         root: Path,
         device: torch.device,
-        division: Division = UNDIVIDED,
+        division: Parallelism = UNDIVIDED,
         evaluate: Literal["here", "separate"] = "here",
         when_kept: Callable[[int], None] = lambda step: None,
     ) -> None:
@@ -58,7 +58,7 @@ class Experiment:
         """
         self.spec, self.device, self.division, self.evaluate = spec, device, division, evaluate
         self.when_kept = when_kept
-        self.run = distributed.by_first(lambda: RunFolder(root, spec))
+        self.run = distributed.broadcast_from_rank0(lambda: RunFolder(root, spec))
         self.lock: RunLock | None = None  # of the first process
         self.step, self.seconds, self.flops = 0, 0.0, 0
 
@@ -69,7 +69,7 @@ class Experiment:
         UserError where another process works on this run, the checkpoint is damaged, or the loss diverges,
         the latter with the state before that step saved.
         """
-        distributed.by_first(self._acquire)
+        distributed.broadcast_from_rank0(self._acquire)
         try:
             with _stop_asked(signals) as stop_asked:
                 self._prepare()
@@ -105,30 +105,31 @@ class Experiment:
 
     def _train(self, stop_asked: Callable[[], int]) -> None:
         training = self.spec.training
-        if distributed.is_first():
-            self._write_environment()
+        distributed.broadcast_from_rank0(self._write_environment)
         self._set_status("running")
-        for cache in self.trainer.targets.feature_caches:
-            distributed.by_first(cache.fill)
+        for cache in self.trainer.frozen.feature_caches:
+            distributed.broadcast_from_rank0(cache.fill)
             if self.step == 0:  # what filling took is part of the cost of every run that uses it
                 self.seconds, self.flops = self.seconds + cache.cost[0], self.flops + cache.cost[1]
         bar = progress_bar(training.steps, self.step, self.spec.run_id[:-9], "step")
         with bar:
             while True:
-                if self._evaluation_due() and not distributed.by_first(lambda: self.run.evaluated(self.step)):
+                if self._evaluation_due() and not distributed.broadcast_from_rank0(
+                    lambda: self.run.evaluated(self.step)
+                ):
                     self._evaluate(stop_asked)
                 if self.step == training.steps:
                     break
                 self._train_step()
                 bar.update()
-                if request := distributed.highest(stop_asked()):
+                if request := distributed.all_reduce_max(stop_asked()):
                     self._save()
                     self._stop(request)
                 if self.step % training.checkpoint_every == 0 or self._evaluation_due():
                     self._save()
                     self._set_status("running")
         ema = self.trainer.whole(self.trainer.ema)
-        distributed.by_first(lambda: checkpoints.save(self.run.folder / "ema.safetensors", ema))
+        distributed.broadcast_from_rank0(lambda: checkpoints.save(self.run.folder / "ema.safetensors", ema))
         self._set_status("finished")
 
     def _stop(self, request: int) -> NoReturn:
@@ -141,14 +142,14 @@ class Experiment:
 
     def _train_step(self) -> None:
         self.trainer.prepare(self.step)  # not part of the step's time
-        start = synchronise(self.device)
+        start = machine.synchronise(self.device)
         try:
             row = self.trainer.step(self.step)
         except UserError as error:
             self._save()
             message = f"{self.spec.run_id} stopped at step {self.step + 1}: {error}"
             raise UserError(f"{message} The state before it is saved in {self.run.checkpoints}.") from None
-        duration = synchronise(self.device) - start
+        duration = machine.synchronise(self.device) - start
         self.step += 1
         self.seconds += duration
         self.flops += self.trainer.flops_per_step
@@ -172,7 +173,7 @@ class Experiment:
             self.lock.check()
             self.run.save_checkpoint(state, self._counters())
 
-        distributed.by_first(write)
+        distributed.broadcast_from_rank0(write)
 
     def _evaluation_due(self) -> bool:
         training = self.spec.training
@@ -183,10 +184,11 @@ class Experiment:
         model = self.trainer.whole(getattr(self.trainer, which))
         if self.evaluate == "separate":
             parts = {which: model.state_dict()}
-            distributed.by_first(lambda: self.run.keep(parts, self._counters()))
-            distributed.by_first(lambda: self.when_kept(self.step))
+            distributed.broadcast_from_rank0(lambda: self.run.keep(parts, self._counters()))
+            distributed.broadcast_from_rank0(lambda: self.when_kept(self.step))
         elif self.evaluator.evaluate(model, self._counters(), stop_asked=stop_asked) is None:
-            self._stop(distributed.highest(stop_asked()))  # the state is saved; the evaluation starts anew
+            # The state is saved; the evaluation starts anew.
+            self._stop(distributed.all_reduce_max(stop_asked()))
 
     def _write_environment(self) -> None:
         trainer = self.trainer
@@ -195,7 +197,9 @@ class Experiment:
             method=sum(parameter.numel() for parameter in trainer.method.parameters()),
         )
         self.run.set_environment(
-            Environment(**machine.describe(self.device), devices=distributed.count(), parameters=parameters)
+            Environment(
+                **machine.describe(self.device), devices=distributed.world_size(), parameters=parameters
+            )
         )
 
 

@@ -16,7 +16,7 @@ from submitit.core.utils import FailedJobError
 
 from bench.config.spec import RunSpec
 from bench.core import machine
-from bench.core.distributed import Division
+from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
 from bench.core.files import write_json
 from bench.launch import slurm, watch
@@ -32,7 +32,7 @@ def launch(
     specs: Sequence[RunSpec],
     root: Path,
     options: LaunchOptions,
-    division: Division,
+    division: Parallelism,
     device: str,
     gpus: int,
     dry_run: bool,
@@ -79,7 +79,7 @@ def launch(
 
 
 def jobs_of(
-    specs: Sequence[RunSpec], root: Path, device: str, division: Division, options: LaunchOptions
+    specs: Sequence[RunSpec], root: Path, device: str, division: Parallelism, options: LaunchOptions
 ) -> list[Job]:
     """A job for each run that is neither finished nor in somebody's hands."""
     queue, revision, jobs = slurm.queue(), machine.revision(), []

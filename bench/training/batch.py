@@ -1,11 +1,12 @@
-"""What a training step is given: records, times, noise and dropped labels, the same for all methods.
+"""What a step trains on: records, times, noise and dropped labels, the same for all methods.
 
-The whole batch is drawn, whoever asks; a process that trains on a part of it takes its rows.
+Times, noise and dropped labels are drawn for the whole batch on every process, which keeps its rows.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,42 +15,70 @@ from bench.config.spec import RunSpec
 from bench.core.seeding import generator
 from bench.data.base import Batch, Records
 from bench.diffusion.objectives import Process
+from methods.base import Features
 
 
-class Inputs(NamedTuple):
-    """A part of a batch, with all that is drawn for it."""
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Some samples of a step's batch: records, draws, and what encoders say of the images."""
 
+    rows: slice  # of the step's batch, the b samples here
     x0: Tensor  # [b, C, H, W]
     t: Tensor  # [b]
     noise: Tensor  # [b, C, H, W]
     label: Tensor  # [b], after label dropout
     true_label: Tensor  # [b]
     image: Tensor  # [b, C', R, R] uint8
-    index: Tensor  # [b], numbers of the records, on the CPU
-    step_t: Tensor  # [B], t of the whole batch
+    indices: Tensor  # [b], numbers of the records, on the CPU
+    step_t: Tensor  # [B], t of the step's batch
+    features: Mapping[str, Features] = field(default_factory=dict)  # encoder name -> what it says of image
 
-    def rows(self, rows: slice) -> Inputs:
-        """Some of the part's samples."""
-        own = {name: tensor[rows] for name, tensor in self._asdict().items() if name != "step_t"}
-        return self._replace(**own)
+    @property
+    def fraction(self) -> float:
+        """Of the step's batch; 1 for all of it."""
+        return len(self.x0) / len(self.step_t)
+
+    def part(self, rows: slice) -> TrainingBatch:
+        """The samples of these rows of the step's batch, all of which are here."""
+        first = self.rows.start
+        own = slice(rows.start - first, rows.stop - first)
+        return replace(
+            self,
+            rows=rows,
+            x0=self.x0[own],
+            t=self.t[own],
+            noise=self.noise[own],
+            label=self.label[own],
+            true_label=self.true_label[own],
+            image=self.image[own],
+            indices=self.indices[own],
+            features={name: features.rows(own) for name, features in self.features.items()},
+        )
 
 
-def draw(
-    spec: RunSpec, data: Records, process: Process, step: int, part: slice, batch: Batch, device: torch.device
-) -> Inputs:
-    """Rows `part` of batch `step` (from 0), read as `batch`, on the device; draws are made on the CPU."""
+def draw_batch(
+    spec: RunSpec,
+    data: Records,
+    process: Process,
+    step: int,
+    rows: slice,
+    records: Batch,
+    device: torch.device,
+) -> TrainingBatch:
+    """The `rows` of the batch of a step (from 0), whose records are read; on the device, drawn on the CPU."""
     seed, size = spec.seed, spec.training.batch_size
     t = process.draw_t(torch.rand(size, generator=generator(seed, "time", step)))
-    noise = torch.randn((size, *batch.x0.shape[1:]), generator=generator(seed, "noise", step))
+    noise = torch.randn((size, *records.x0.shape[1:]), generator=generator(seed, "noise", step))
     dropped = torch.rand(size, generator=generator(seed, "label dropout", step)) < spec.training.label_dropout
-    label = batch.label.masked_fill(dropped[part], data.classes)
-    return Inputs(
-        x0=batch.x0.to(device),
-        t=t[part].to(device),
-        noise=noise[part].to(device),
+    label = records.label.masked_fill(dropped[rows], data.classes)
+    return TrainingBatch(
+        rows=rows,
+        x0=records.x0.to(device),
+        t=t[rows].to(device),
+        noise=noise[rows].to(device),
         label=label.to(device),
-        true_label=batch.label.to(device),
-        image=batch.image.to(device),
-        index=batch.indices,
+        true_label=records.label.to(device),
+        image=records.image.to(device),
+        indices=records.indices,
         step_t=t.to(device),
     )

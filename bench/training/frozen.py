@@ -1,8 +1,6 @@
-"""What a batch is held against: frozen encoders' features of its images, and rewards of the estimates."""
+"""The frozen networks of a run: encoders, whose features a method may ask for, and reward nets."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,12 +13,12 @@ from bench.data.base import Records
 from bench.nets import teachers
 from bench.nets.feature_cache import FeatureCache
 from bench.rewards.base import Rewards, Setting
-from bench.training.batch import Inputs
+from bench.training.batch import TrainingBatch
 from methods.base import REWARD_NET, TEACHER, EncoderInfo, Features, Needs
 
 
-class Targets:
-    """The frozen nets of one run; only what its method asks for is loaded."""
+class FrozenNets:
+    """Encoders and rewards of one run; only what its method asks for is loaded."""
 
     def __init__(self, spec: RunSpec, data: Records, grid: tuple[int, int], device: torch.device) -> None:
         """`grid`: rows and columns of the backbone's tokens."""
@@ -79,27 +77,24 @@ class Targets:
         """Whether an encoder will look at images, rather than read what it said of them before."""
         return any(not isinstance(self.encoders[name], FeatureCache) for name in self.asked_encoders(needs))
 
-    def features(
-        self, inputs: Inputs, needs: Needs, portions: Sequence[slice]
-    ) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
-        """What encoders say about the images, some rows at a time, by name; a student of the teacher learns.
+    def features(self, batch: TrainingBatch, needs: Needs) -> dict[str, Features]:
+        """What the encoders say about the images of a batch, by name."""
+        return {name: self._encode(name, batch) for name in self.asked_encoders(needs)}
 
-        Also returns the student's logs.
+    def learn(self, batch: TrainingBatch, needs: Needs) -> dict[str, float | Tensor]:
+        """If a reward is a student of the teacher, it learns from this process's part of a step's batch.
+
+        Returns its logs.
         """
-        found = {}
-        for name in self.asked_encoders(needs):
-            seen = [self._encode(name, inputs.image[rows], inputs.index[rows]) for rows in portions]
-            found[name] = Features.cat(seen)
-        logs: dict[str, float | Tensor] = {}
-        if needs.rewards and self.rewards.student:
-            share = len(inputs.x0) / self.spec.training.batch_size
-            logs["reward/student_loss"] = self.rewards.student.learn(
-                inputs.x0, found[self.teacher].patch_tokens, lambda mean: distributed.total(mean * share)
-            )
-        return found, logs
+        student = needs.rewards and self.rewards.student
+        if not student:
+            return {}
+        tokens = batch.features[self.teacher].patch_tokens
+        mean_over_step = lambda mean: distributed.all_reduce_sum(mean * batch.fraction)  # noqa: E731
+        return {"reward/student_loss": student.learn(batch.x0, tokens, mean_over_step)}
 
-    def _encode(self, name: str, image: Tensor, index: Tensor) -> Features:
+    def _encode(self, name: str, batch: TrainingBatch) -> Features:
         encoder = self.encoders[name]
         if isinstance(encoder, FeatureCache):
-            return encoder(index).map(lambda value: value.to(self.device))
-        return encoder(image)
+            return encoder(batch.indices).map(lambda value: value.to(self.device))
+        return encoder(batch.image)

@@ -1,17 +1,17 @@
-"""Training one run: data -> teachers -> backbone -> method loss -> optimiser -> EMA -> checkpoint.
+"""Training one run: records -> encoders -> backbone -> losses -> optimiser -> EMA.
 
-Several processes may train one run (`bench/core/distributed.py`); a "part" is one process's rows of a batch.
-The state after a step is a function of the spec alone (on one machine): every random draw comes from a
-stream seeded by (seed, name, step), so a run that is killed and started again continues from its last
-checkpoint to the same numbers.
+Several processes may train one run (`bench/core/distributed.py`), each on its rows of every batch. The
+state after a step is a function of the spec alone (on one machine): every random draw comes from a stream
+seeded by (seed, name, step), so a run that is killed and started again continues from its last checkpoint to
+the same numbers.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,15 +24,15 @@ from backbones.blocks import Transformer
 from bench.config import resolve
 from bench.config.spec import InitialWeights, RunSpec
 from bench.core import distributed
-from bench.core.distributed import UNDIVIDED, Division
+from bench.core.distributed import UNDIVIDED, Parallelism
 from bench.core.errors import UserError
 from bench.core.seeding import data_order, generator, seed_of
 from bench.data import datasets
 from bench.data.base import Batch
 from bench.data.prefetch import Prefetch
 from bench.rewards.base import Truth
-from bench.training.batch import Inputs, draw
-from bench.training.frozen import Targets
+from bench.training.batch import TrainingBatch, draw_batch
+from bench.training.frozen import FrozenNets
 from methods.base import BackboneInfo, Context, Features, Loss, Needs, Share
 
 DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
@@ -41,14 +41,14 @@ DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero h
 class Trainer:
     """What one run trains, and one batch of its training: `step`."""
 
-    def __init__(self, spec: RunSpec, device: torch.device, division: Division = UNDIVIDED) -> None:
+    def __init__(self, spec: RunSpec, device: torch.device, parallelism: Parallelism = UNDIVIDED) -> None:
         """Backbone, method, EMA and optimiser as they are before step 0.
 
-        Raises UserError where the spec does not fit the data set, the backbone, the method or the division.
+        Raises UserError if the spec does not fit the data set, the backbone, the method or the parallelism.
         """
-        self.spec, self.device, self.division = spec, device, division
-        self.portions = division.portions(spec.training.batch_size)
-        self.part = slice(self.portions[0].start, self.portions[-1].stop)
+        self.spec, self.device, self.parallelism = spec, device, parallelism
+        self.micro_batches = parallelism.micro_batches(spec.training.batch_size)
+        self.rows = slice(self.micro_batches[0].start, self.micro_batches[-1].stop)  # of this process
         self.data = datasets.get(spec.data).open()
         self.process = resolve.process(spec.process)
         self.method = resolve.method(spec.method)
@@ -74,17 +74,17 @@ class Trainer:
                     self.data.channels,
                     self.data.classes,
                 )
-                self.targets = Targets(spec, self.data, info.grid, device)
-                self.method.build(info, self.targets.load_encoder)
+                self.frozen = FrozenNets(spec, self.data, info.grid, device)
+                self.method.build(info, self.frozen.load_encoder)
             except ValueError as error:
                 raise UserError(f"{spec.method} on {spec.backbone} with {spec.data}: {error}.") from None
         if spec.weights:
             self._start_from(spec.weights)
         self.method.to(device)
         self.ema = copy.deepcopy(self.backbone).requires_grad_(False).eval()
-        self.network = distributed.shared(self.backbone, self.backbone.blocks, division)  # what is called
+        self.network = distributed.wrap(self.backbone, self.backbone.blocks, parallelism)  # what is called
         if distributed.is_shard(next(self.backbone.parameters())):
-            distributed.sharded(self.ema, self.ema.blocks)
+            distributed.fsdp(self.ema, self.ema.blocks)
         self.trained = {
             f"{owner}.{name}": parameter
             for owner, module in (("backbone", self.backbone), ("method", self.method))
@@ -94,8 +94,8 @@ class Trainer:
         training = spec.training
         # Shards and whole tensors cannot share a group of the optimiser.
         groups = [
-            [parameter for parameter in self.trained.values() if distributed.is_shard(parameter) == sharded]
-            for sharded in (True, False)
+            [parameter for parameter in self.trained.values() if distributed.is_shard(parameter) == shard]
+            for shard in (True, False)
         ]
         self.optimizer = torch.optim.AdamW(
             [{"params": group} for group in groups if group],
@@ -103,8 +103,8 @@ class Trainer:
             weight_decay=training.weight_decay,
         )
         self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
-        self.targets.load_rewards(self.method.needs(0, training.steps))
-        self.batches = Prefetch(self._read)
+        self.frozen.load_rewards(self.method.needs(0, training.steps))
+        self.records = Prefetch(self._read)
         self._needs: Needs | None = None  # of the step before
         self.flops_per_step = 0
 
@@ -134,19 +134,17 @@ class Trainer:
         self.backbone.load_state_dict(found.state)
 
     def _read(self, step: int, needs: Needs | None = None) -> Batch:
-        """This process's part of the batch of a step, with images where an encoder will see them."""
+        """This process's records of a step, with images if an encoder will see them."""
         seed, size, steps = self.spec.seed, self.spec.training.batch_size, self.spec.training.steps
         index = data_order(seed, len(self.data), step * size, size)
         needs = needs or self.method.needs(step, steps)
-        return self.data.batch(
-            index, generator(seed, "data", step), self.targets.see_images(needs), self.part
-        )
+        return self.data.batch(index, generator(seed, "data", step), self.frozen.see_images(needs), self.rows)
 
     def prepare(self, step: int) -> Needs:
         """What the method needs at this step; where that changed, the FLOPs of a step are counted."""
         needs = self.method.needs(step, self.spec.training.steps)
         if needs != self._needs:
-            if needs.whole_batch and len(self.portions) > 1:
+            if needs.whole_batch and len(self.micro_batches) > 1:
                 raise UserError(
                     f"{self.spec.method} compares the samples of a batch with one another, which "
                     "--micro-batch would take apart: leave it out, or use more processes."
@@ -162,18 +160,18 @@ class Trainer:
         """
         needs = self.prepare(step)
         training = self.spec.training
-        inputs = self._inputs(step, self.batches(step))
-        features, logs = self._features(inputs, needs)
+        batch, logs = self._batch(step, self.records(step), needs)
         self.optimizer.zero_grad(set_to_none=True)
-        rows = []
-        for portion in self.portions:
-            with distributed.averaging(self.network, last=portion is self.portions[-1]):
-                loss, row = self._loss(step, needs, portion, inputs, features)
-                (loss * self._share(portion) * distributed.count()).backward()
+        rows, fractions = [], []
+        for micro in map(batch.part, self.micro_batches):
+            with distributed.gradient_sync(self.network, last=micro.rows.stop == self.rows.stop):
+                loss, row = self._loss(step, micro, needs)
+                (loss * micro.fraction * distributed.world_size()).backward()
             rows.append(row)
+            fractions.append(micro.fraction)
         distributed.average_gradients(self.method.parameters())
-        self.method.after_backward(distributed.total)
-        row = distributed.merged(rows, [self._share(portion) for portion in self.portions])
+        self.method.after_backward(distributed.all_reduce_sum)
+        row = distributed.reduce_rows(rows, fractions)
         row["logs"] = logs | row["logs"]
         row["grad_norm"] = distributed.clip_gradients(self.trained.values(), training.gradient_clip)
         _refuse_divergence(row)
@@ -182,33 +180,27 @@ class Trainer:
             self._update_ema(list(self.ema.parameters()), list(self.backbone.parameters()), 0)
         return row
 
-    def _share(self, portion: slice) -> float:
-        """Of the batch; 1 for all of it."""
-        return (portion.stop - portion.start) / self.spec.training.batch_size
+    def _batch(
+        self, step: int, records: Batch, needs: Needs
+    ) -> tuple[TrainingBatch, dict[str, float | Tensor]]:
+        """This process's part of a step's batch, with encoders' features; a reward's student learns from it.
 
-    def _inputs(self, step: int, batch: Batch) -> Inputs:
-        return draw(self.spec, self.data, self.process, step, self.part, batch, self.device)
+        Also returns the student's logs.
+        """
+        batch = draw_batch(self.spec, self.data, self.process, step, self.rows, records, self.device)
+        seen = [self.frozen.features(micro, needs) for micro in map(batch.part, self.micro_batches)]
+        features = {name: Features.cat([found[name] for found in seen]) for name in seen[0]}
+        batch = replace(batch, features=features)
+        return batch, self.frozen.learn(batch, needs)
 
-    def _features(
-        self, inputs: Inputs, needs: Needs
-    ) -> tuple[dict[str, Features], dict[str, float | Tensor]]:
-        return self.targets.features(inputs, needs, [self._local(portion) for portion in self.portions])
-
-    def _local(self, portion: slice) -> slice:
-        """Rows of the batch as rows of this process's part."""
-        return slice(portion.start - self.part.start, portion.stop - self.part.start)
-
-    def _loss(
-        self, step: int, needs: Needs, portion: slice, part: Inputs, features: Mapping[str, Features]
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def _loss(self, step: int, batch: TrainingBatch, needs: Needs) -> tuple[Tensor, dict[str, Any]]:
         """The mean loss of a micro-batch, with gradient, and its terms for the row."""
         training, device = self.spec.training, self.device
-        inputs = part.rows(self._local(portion))
-        x0, t, noise = inputs.x0, inputs.t, inputs.noise
+        x0, t, noise = batch.x0, batch.t, batch.noise
         x_t = self.process.corrupt(x0, noise, t)
-        truth = Truth(x0, self.process.x0_hat_scale(t), inputs.true_label)
+        truth = Truth(x0, self.process.x0_hat_scale(t), batch.true_label)
         with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            output = self.network(x_t, t, inputs.label, hidden_depths=needs.hidden_depths)
+            output = self.network(x_t, t, batch.label, hidden_depths=needs.hidden_depths)
             stream = generator(self.spec.seed, "method", step)
             context = Context(
                 x0=x0,
@@ -219,23 +211,23 @@ class Trainer:
                 prediction=output.prediction,
                 x0_hat=self.process.x0_hat(output.prediction.float(), x_t, t),
                 x0_hat_scale=truth.scale,
-                label=inputs.label,
+                label=batch.label,
                 step=step,
                 steps=training.steps,
                 generator=stream,
                 hidden=output.hidden,
-                features={name: of_part.rows(self._local(portion)) for name, of_part in features.items()},
-                rewards=self.targets.rewards.against(truth) if needs.rewards else None,
+                features=batch.features,
+                rewards=self.frozen.rewards.against(truth) if needs.rewards else None,
                 noise_level=self.process.noise_level(t),
                 share=Share(
                     batch_size=training.batch_size,
-                    rows=portion,
+                    rows=batch.rows,
                     generator=stream,
                     device=device,
-                    noise_level=self.process.noise_level(part.step_t),
-                    processes=distributed.count(),
+                    noise_level=self.process.noise_level(batch.step_t),
+                    processes=distributed.world_size(),
                     logging=step == 0 or (step + 1) % training.log_every == 0,
-                    gather=distributed.gathered,
+                    gather=distributed.all_gather,
                 ),
             )
             denoising = self.process.losses(output, x0, noise, t, x_t)
@@ -253,22 +245,22 @@ class Trainer:
         """FLOPs of a step of the whole batch, encoders and reward nets included; leaves no trace.
 
         A pass of its own, because the counter takes operators apart and so changes the last bits. Counted on
-        this process's part.
+        this process's rows.
         """
         before = copy.deepcopy(self.method.state_dict())
-        student = copy.deepcopy(self.targets.rewards.student)
+        student = copy.deepcopy(self.frozen.rewards.student)
         # The first batch, wherever a run is continued: methods may compute less for some batches.
-        inputs = self._inputs(0, self._read(0, needs))
+        records = self._read(0, needs)
         with cost.counter() as counter:
-            features, _ = self._features(inputs, needs)
-            for portion in self.portions:
-                self._loss(step, needs, portion, inputs, features)[0].backward()
+            batch, _ = self._batch(0, records, needs)
+            for micro in map(batch.part, self.micro_batches):
+                self._loss(step, micro, needs)[0].backward()
         self.optimizer.zero_grad(set_to_none=True)
-        self.method.after_backward(distributed.total)
+        self.method.after_backward(distributed.all_reduce_sum)
         self.method.load_state_dict(before)
-        if self.targets.rewards.student and student:
-            self.targets.rewards.student.load_state(student.state())
-        return round(counter.get_total_flops() * self.spec.training.batch_size / len(inputs.x0))
+        if self.frozen.rewards.student and student:
+            self.frozen.rewards.student.load_state(student.state())
+        return round(counter.get_total_flops() / batch.fraction)
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """All tensors that a checkpoint holds: backbone, ema, method, rewards and optimizer, each by name.
@@ -284,22 +276,22 @@ class Trainer:
             "backbone": self.backbone.state_dict(),
             "ema": self.ema.state_dict(),
             "method": self.method.state_dict(),
-            "rewards": self.targets.rewards.student.state() if self.targets.rewards.student else {},
+            "rewards": self.frozen.rewards.student.state() if self.frozen.rewards.student else {},
             "optimizer": moments,
         }
-        return {name: distributed.whole_state(part) for name, part in parts.items()}
+        return {name: distributed.full_state(part) for name, part in parts.items()}
 
     def load_state(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         """The inverse of `state`."""
         distributed.load(self.backbone, parts["backbone"])
         distributed.load(self.ema, parts["ema"])
         self.method.load_state_dict(parts["method"])
-        if self.targets.rewards.student:
-            self.targets.rewards.student.load_state(parts["rewards"])
+        if self.frozen.rewards.student:
+            self.frozen.rewards.student.load_state(parts["rewards"])
         for name, parameter in self.trained.items():
             self.optimizer.state[parameter] = {
                 # The step count stays where AdamW keeps it, on the CPU.
-                key: value.to("cpu") if key == "step" else distributed.divided_as(parameter, value)
+                key: value.to("cpu") if key == "step" else distributed.distribute_like(parameter, value)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 for value in (parts["optimizer"][f"{name}.{key}"],)
             }
@@ -311,7 +303,7 @@ class Trainer:
             return network
         copied = self._build_backbone().requires_grad_(False).eval()
         for name, tensor in network.state_dict().items():
-            copied.state_dict()[name].copy_(distributed.whole(tensor))
+            copied.state_dict()[name].copy_(distributed.full_tensor(tensor))
         return copied
 
 
@@ -324,10 +316,3 @@ def _refuse_divergence(row: Mapping[str, Any]) -> None:
         f"the loss diverged ({found}): try a lower --learning-rate, --precision fp32 or a smaller weight "
         "of the method."
     )
-
-
-def synchronise(device: torch.device) -> float:
-    """Wait for the device, then the time in seconds of a monotonic clock."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

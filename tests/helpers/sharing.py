@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 
 from bench.config import resolve
-from bench.core.distributed import UNDIVIDED, Division
+from bench.core.distributed import UNDIVIDED, Parallelism
 from bench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ STEPS = 2
 TRAINING = {"steps": 60, "batch_size": 9, "log_every": 1, "learning_rate": 1e-5}
 
 
-def trained(method: str, division: Division = UNDIVIDED, steps: int = STEPS, after: dict | None = None):
+def trained(method: str, division: Parallelism = UNDIVIDED, steps: int = STEPS, after: dict | None = None):
     """The state after some steps, whole, and the rows of these; `after` is a state to continue from."""
     trainer = Trainer(resolve.run_spec(method, "sit-ti", "digits", 0, training=TRAINING), CPU, division)
     first = 0
@@ -29,7 +29,7 @@ def trained(method: str, division: Division = UNDIVIDED, steps: int = STEPS, aft
     return trainer.state(), [{key: row[key] for key in ("loss", "raw", "grad_norm")} for row in rows]
 
 
-def work(rank: int, world: int, folder: str, cases: list[tuple[str, Division, str]]) -> None:
+def work(rank: int, world: int, folder: str, cases: list[tuple[str, Parallelism, str]]) -> None:
     """Train every case with the others, from the state in a file where one is named; the first process saves
     what came out."""
     torch.set_num_threads(1)

@@ -89,7 +89,7 @@ def test_a_run_with_cached_features_learns_the_same_and_pays_for_filling(teacher
     rows = []
     for name in ("digits-teacher", "digits-teacher[cache=true]"):
         trainer = Trainer(run_spec(f"repa[encoder={name}]", "sit-ti/2", "digits", 0), CPU)
-        for cache in trainer.targets.feature_caches:
+        for cache in trainer.frozen.feature_caches:
             cache.fill()
         rows.append([trainer.step(step) for step in range(3)])
     plain, from_cache = ([row["raw"]["repa"].item() for row in run] for run in rows)

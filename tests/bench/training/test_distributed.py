@@ -5,7 +5,7 @@ import torch
 from torch import multiprocessing
 
 from bench.config import resolve
-from bench.core.distributed import Division
+from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
 from bench.training.trainer import Trainer
 from tests.helpers.sharing import CPU, STEPS, TRAINING, trained, work
@@ -31,9 +31,9 @@ def together(tmp_path_factory, alone):
     """What two processes make of every method, and what else only processes can tell."""
     folder = tmp_path_factory.mktemp("processes")
     torch.save(alone["repa"][0], folder / "alone")
-    cases = [(method, Division(), "") for method in METHODS]
-    cases += [("repa", Division(shard=True), ""), ("repa", Division(micro_batch=2), "")]
-    cases += [("repa", Division(micro_batch=2, shard=True), "alone")]
+    cases = [(method, Parallelism(), "") for method in METHODS]
+    cases += [("repa", Parallelism(fsdp=True), ""), ("repa", Parallelism(micro_batch=2), "")]
+    cases += [("repa", Parallelism(micro_batch=2, fsdp=True), "alone")]
     multiprocessing.spawn(work, (WORLD, str(folder), cases), nprocs=WORLD)
     keys = [*METHODS, "sharded", "micro-batches", "sharded, from the state of one"]
     found = [torch.load(folder / f"found-{WORLD}-{number}") for number in range(len(cases))]
@@ -77,23 +77,23 @@ def test_the_state_of_one_process_is_taken_up_by_several_and_back(together, alon
 
 @pytest.mark.parametrize("method", ["vrpo[estimator=score]", "vrpo[estimator=counterfactual]"])
 def test_micro_batches_add_up_to_the_batch(method):
-    assert_same(trained(method, Division(micro_batch=3)), trained(method))
+    assert_same(trained(method, Parallelism(micro_batch=3)), trained(method))
 
 
 def test_a_method_that_compares_samples_refuses_micro_batches():
     with pytest.raises(UserError, match="micro-batch would take apart"):
-        trained("vrpo[estimator=likelihood]", Division(micro_batch=3), steps=1)
+        trained("vrpo[estimator=likelihood]", Parallelism(micro_batch=3), steps=1)
 
 
-def test_the_portions_of_all_processes_are_the_batch(monkeypatch):
+def test_the_micro_batches_of_all_processes_are_the_batch(monkeypatch):
     for world, micro_batch in ((1, 0), (3, 0), (3, 2), (4, 1)):
-        monkeypatch.setattr("bench.core.distributed.count", lambda world=world: world)
+        monkeypatch.setattr("bench.core.distributed.world_size", lambda world=world: world)
         rows = []
         for rank in range(world):
             monkeypatch.setattr("bench.core.distributed.rank", lambda rank=rank: rank)
-            portions = Division(micro_batch).portions(12)
-            rows += [row for portion in portions for row in range(portion.start, portion.stop)]
-            assert not micro_batch or all(part.stop - part.start <= micro_batch for part in portions)
+            parts = Parallelism(micro_batch).micro_batches(12)
+            rows += [row for part in parts for row in range(part.start, part.stop)]
+            assert not micro_batch or all(part.stop - part.start <= micro_batch for part in parts)
         assert rows == list(range(12))
     with pytest.raises(UserError, match="cannot be divided into 4 parts"):
-        Division().portions(3)
+        Parallelism().micro_batches(3)

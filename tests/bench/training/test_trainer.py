@@ -125,5 +125,5 @@ def test_labels_are_dropped_at_the_given_rate(monkeypatch):
 
 def test_a_student_learns_from_the_encoder_that_the_method_aligns_with():
     trainer, rows = trained("vrpo[encoder=digits-untrained,perceptual=0,semantic_reward=latent]", steps=1)
-    assert set(trainer.targets.encoders) == {"digits-untrained"}
+    assert set(trainer.frozen.encoders) == {"digits-untrained"}
     assert 0 < rows[0]["logs"]["reward/student_loss"] < 2
