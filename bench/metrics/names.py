@@ -18,24 +18,26 @@ class MetricInfo:
     label: str
     lower_is_better: bool | None  # None: neither is better, nothing is marked best
     decimals: int
+    definition: str = ""
     is_distance: bool = False  # between distributions: speed-ups and logarithmic axes make sense
 
 
+_FRECHET = "Frechet distance between Gaussians fitted to the pooled features of samples and reference"
+_INFINITY = "extrapolated to infinitely many samples (Chong and Forsyth 2020)"
+_STD = "its standard deviation over bootstrap resamples of the samples"
 METRICS = {  # in the order of columns
-    "fid": MetricInfo("FID", True, 2, is_distance=True),  # Frechet distance; the net was trained to classify
-    "fid_infinity": MetricInfo(
-        "FID-inf", True, 2, is_distance=True
-    ),  # extrapolated to infinitely many samples
-    "fid_std": MetricInfo("std(FID)", None, 3),  # over bootstrap resamples of the samples
-    "sfid": MetricInfo("sFID", True, 2, is_distance=True),  # of spatial features
-    "is": MetricInfo("IS", False, 1),  # Inception score
-    "fd": MetricInfo("FD", True, 2, is_distance=True),  # Frechet distance, any other net
-    "fd_infinity": MetricInfo("FD-inf", True, 2, is_distance=True),
-    "fd_std": MetricInfo("std(FD)", None, 3),
-    "kid": MetricInfo("KID", True, 4, is_distance=True),  # kernel distance
-    "precision": MetricInfo("Prec.", False, 3),
-    "recall": MetricInfo("Rec.", False, 3),
-    "accuracy": MetricInfo("Acc.", False, 3),  # fraction of samples classified as the requested class
+    "fid": MetricInfo("FID", True, 2, f"{_FRECHET}; the net was trained to classify", is_distance=True),
+    "fid_infinity": MetricInfo("FID-inf", True, 2, f"`fid` {_INFINITY}", is_distance=True),
+    "fid_std": MetricInfo("std(FID)", None, 3, f"`fid`: {_STD}"),
+    "sfid": MetricInfo("sFID", True, 2, "the same distance over spatial features", is_distance=True),
+    "is": MetricInfo("IS", False, 1, "Inception score, mean over splits of 5,000 samples as in ADM"),
+    "fd": MetricInfo("FD", True, 2, f"{_FRECHET}; any other net", is_distance=True),
+    "fd_infinity": MetricInfo("FD-inf", True, 2, f"`fd` {_INFINITY}", is_distance=True),
+    "fd_std": MetricInfo("std(FD)", None, 3, f"`fd`: {_STD}"),
+    "kid": MetricInfo("KID", True, 4, "kernel distance: unbiased MMD^2, cubic kernel", is_distance=True),
+    "precision": MetricInfo("Prec.", False, 3, "fraction of samples in a k-neighbour ball of the reference"),
+    "recall": MetricInfo("Rec.", False, 3, "fraction of the reference in a k-neighbour ball of the samples"),
+    "accuracy": MetricInfo("Acc.", False, 3, "fraction of samples classified as the requested class"),
 }
 _UNLISTED_DECIMALS = 3
 _KEY = re.compile(r"^(?P<name>[^\[]+)(?:\[(?P<net>.*)\])?$")
