@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from bench.core.cli import OptionalPath, option, parse
 from bench.core.errors import UserError, exit_code
 
 
@@ -22,15 +22,15 @@ class Options:
     """the protocol by which samples are made and judged"""
     data: str = "digits"
     """the data set whose protocol is checked"""
-    nets: tuple[str, ...] = ()
-    """further feature nets, e.g. inception clean"""
-    reference: Path | None = None
+    feature_nets: Annotated[tuple[str, ...], option()] = ()
+    """further feature networks, e.g. inception clean"""
+    reference: OptionalPath = None
     """an .npz of reference statistics to look at (mu, sigma, mu_s, sigma_s)"""
 
 
 def main() -> None:
     """Check and print a table."""
-    options = tyro.cli(Options, prog="python -m bench.check", description=__doc__)
+    options = parse(Options, __doc__, {"--nets": "--feature-nets"})
 
     from rich import box
     from rich.console import Console
@@ -41,7 +41,7 @@ def main() -> None:
     from bench.evaluation.protocol_checks import check
 
     protocol = resolve.run_spec("baseline", "sit-ti", options.data, seed=0).protocol
-    nets = dict.fromkeys((*protocol.feature_nets, *options.nets))
+    nets = dict.fromkeys((*protocol.feature_nets, *options.feature_nets))
     protocol = protocol.model_copy(update={"feature_nets": tuple(nets)})
     findings = list(check(protocol, options.data, options.reference))
     colours = {"ok": "green", "failed": "bold red", "not checked": "yellow"}

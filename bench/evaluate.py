@@ -5,7 +5,7 @@ ADM's layout (images and/or mu, sigma, mu_s, sigma_s), a folder, a zip, or a fil
 All metrics come from one pass over the images; an interrupted scoring continues where it stopped.
 
 A run is sampled and scored by its own protocol, with other guidance if that is asked for:
-python -m bench.evaluate results/quickstart/RUN --guidance 1.0 1.25 1.5 --interval 0:0.7
+python -m bench.evaluate results/quickstart/RUN --guidance-scale 1.0 1.25 1.5 --guidance-interval 0 0.7
 On several GPUs: torchrun --nproc-per-node 8 -m bench.evaluate RUN ...
 """
 
@@ -15,10 +15,11 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from bench.core.cli import Device, Interval, OptionalInt, OptionalPath, option, parse
 from bench.core.errors import UserError, exit_code
 from bench.core.files import write_json
 
@@ -27,17 +28,26 @@ if TYPE_CHECKING:
     from bench.runs.record import EvaluationRow
 
 
+# Spellings of an earlier version.
+EARLIER = {
+    "--nets": "--feature-nets",
+    "--weights": "--net-weights",
+    "--guidance": "--guidance-scale",
+    "--interval": "--guidance-interval",
+}
+
+
 @dataclass(frozen=True)
 class Images:
     """Scoring images. Their protocol is what is said here."""
 
-    reference: Path | None = None
+    reference: OptionalPath = None
     """what they are compared with"""
-    nets: tuple[str, ...] = ("inception",)
-    """feature nets: inception (FID, sFID, IS), clean, legacy-pytorch, legacy-tensorflow, dinov2-b, dinov2-l,
-    clip-vit-b-32, timm:NAME, clip:ARCH/TAG, digits-cnn, random-conv, pixels"""
-    weights: tuple[str, ...] = ()
-    """NET=FILE: take a net's weights from a file instead of the library's cache"""
+    feature_nets: tuple[str, ...] = ("inception",)
+    """feature networks of the metrics: inception (FID, sFID, IS), clean, legacy-pytorch, legacy-tensorflow,
+    dinov2-b, dinov2-l, clip-vit-b-32, timm:NAME, clip:ARCH/TAG, digits-cnn, random-conv, pixels"""
+    net_weights: Annotated[tuple[str, ...], option(metavar="NET=FILE...")] = ()
+    """files to take weights of feature networks from, instead of the library's cache"""
     precision_recall: Literal["exact", "adm-fp16"] = "exact"
     """adm-fp16 rounds distances to half precision, as the evaluator of ADM does"""
     neighbours: int = 3
@@ -48,9 +58,9 @@ class Images:
     """also the Frechet distance extrapolated to endless samples"""
     bootstrap: int = 0
     """also the spread of the Frechet distance over this many resamples"""
-    save_reference: Path | None = None
+    save_reference: OptionalPath = None
     """keep what the nets saw of the reference (without --reference: of PATH) in this .npz"""
-    output: Path | None = None
+    output: OptionalPath = None
     """write the results to this JSON file"""
     batch_size: int = 64
     """images at once; no number depends on it"""
@@ -60,38 +70,34 @@ class Images:
 class Run:
     """Scoring a run. What is not given is as in its own protocol."""
 
-    guidance: tuple[float, ...] = ()
-    """guidance scales, a row each in the run's eval.jsonl; the report plots them"""
-    interval: str | None = None
-    """LOW:HIGH: guide only for t between these, data t=0 to noise t=1"""
-    samples: int | None = None
-    """images sampled at each scale"""
+    guidance_scale: Annotated[tuple[float, ...], option(metavar="X...")] = ()
+    """guidance scales, one row each in the run's eval.jsonl; the report plots them"""
+    guidance_interval: Interval = None
+    """guide only for t in this interval; data t=0, noise t=1"""
+    samples: OptionalInt = None
+    """images sampled per scale"""
 
 
 @dataclass(frozen=True)
 class Options:
-    path: tyro.conf.Positional[Path]
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
     """an .npz, a folder or a zip of images, or the folder of a run"""
-    copy: Path | None = None
+    copy: OptionalPath = None
     """write the images to this .npz or folder of PNGs"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a CUDA device where there is one"""
+    device: Device = "auto"
     images: Images = field(default_factory=Images)
     run: Run = field(default_factory=Run)
 
 
 def main() -> None:
     """Parse and score."""
-    options = tyro.cli(
-        Options,
-        prog="python -m bench.evaluate",
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    options = parse(Options, __doc__, EARLIER)
     if (options.path / "spec.json").is_file():
         score_run(options)
     elif options.run != Run():
-        raise UserError(f"--guidance, --interval and --samples are for a run; {options.path} is none.")
+        raise UserError(
+            f"--guidance-scale, --guidance-interval and --samples are for a run; {options.path} is none."
+        )
     else:
         score_images(options)
 
@@ -106,26 +112,20 @@ def score_run(options: Options) -> list[EvaluationRow]:
     from bench.evaluation.evaluator import evaluate_run, with_guidance
 
     if options.images != Images():
-        raise UserError("a run is scored by its own protocol: give --guidance, --interval or --samples.")
-    run, interval = options.run, _interval(options.run.interval)
+        raise UserError(
+            "a run is scored by its own protocol: give --guidance-scale, --guidance-interval or --samples."
+        )
+    run = options.run
     with distributed.process_group(options.device):
         rows = evaluate_run(
             options.path,
-            lambda own: with_guidance(own, run.guidance, interval, run.samples),
+            lambda own: with_guidance(own, run.guidance_scale, run.guidance_interval, run.samples),
             machine.select_device(options.device),
             options.copy,
         )
         table = {f"guidance {row.guidance_scale:g}": row.metrics for row in rows}
         _print(options.path.name, table, f"{rows[0].samples} samples at step {rows[0].step}")
     return rows
-
-
-def _interval(text: str | None) -> tuple[float, float] | None:
-    try:
-        low, high = map(float, text.split(":")) if text else (0.0, 1.0)
-    except ValueError:
-        raise UserError(f"--interval {text}: write LOW:HIGH, for example 0:0.7.") from None
-    return (low, high) if text else None
 
 
 def score_images(options: Options) -> dict[str, float]:
@@ -149,7 +149,7 @@ def score_images(options: Options) -> dict[str, float]:
     if options.copy is not None:
         _copy(images, options)
     files = _weight_files(chosen)
-    nets = [feature_net(name, device, files.get(name)) for name in chosen.nets]
+    nets = [feature_net(name, device, files.get(name)) for name in chosen.feature_nets]
     references = read_reference(chosen.reference or options.path, nets)
     if chosen.save_reference is not None:
         write_reference(chosen.save_reference, references)
@@ -160,7 +160,7 @@ def score_images(options: Options) -> dict[str, float]:
         chosen.neighbours, chosen.precision_recall, chosen.kid, chosen.fid_infinity, chosen.bootstrap
     )
     scorer = Scorer(nets, references, options=metric_options)
-    score_resumable(images, scorer, chosen.batch_size, chosen.weights)
+    score_resumable(images, scorer, chosen.batch_size, chosen.net_weights)
     metrics = scorer.results()
     if any(reference.features is None for reference in references.values()):
         warnings.warn("the reference has no images: precision, recall and KID are left out.", stacklevel=1)
@@ -178,16 +178,18 @@ def _refuse_values(options: Images) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least {least}.")
     if options.bootstrap == 1:
         raise UserError("--bootstrap 1: a spread takes 2 resamples or more, 0 leaves it out.")
-    if not options.nets:
-        raise UserError("--nets: name at least one feature net.")
+    if not options.feature_nets:
+        raise UserError("--feature-nets: name at least one feature net.")
 
 
 def _weight_files(options: Images) -> dict[str, Path]:
     files = {}
-    for text in options.weights:
+    for text in options.net_weights:
         net, equals, file = text.partition("=")
-        if not equals or net not in options.nets:
-            raise UserError(f"--weights {text}: write NET=FILE, with NET one of {', '.join(options.nets)}.")
+        if not equals or net not in options.feature_nets:
+            raise UserError(
+                f"--net-weights {text}: write NET=FILE, with NET one of {', '.join(options.feature_nets)}."
+            )
         files[net] = Path(file)
     return files
 

@@ -1,4 +1,4 @@
-"""Images -> store: python -m bench.prepare cifar10.zip --out stores/cifar10 --size 32
+"""Images -> store: python -m bench.prepare cifar10.zip --output stores/cifar10 --size 32
 
 Resizes and crops the images of a source, encodes them by a VAE where one is named, and writes the store that
 training reads. A source is a folder, zip or tar with a folder for each class, a Hugging Face data set
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from bench.core.cli import OptionalInt, OptionalPath, OptionalStr, option, parse
 from bench.core.errors import UserError, exit_code
 from bench.data.shards import Normalise, Resize, Statistic
 
@@ -36,9 +37,9 @@ class Recipe:
     """rows and columns of the images"""
     resize: Resize = "adm"
     """how images come to that size: adm (as ImageNet's in the field) or area (means, for small images)"""
-    vae: str | None = None
+    vae: OptionalStr = None
     """hub id or folder of the VAE that makes latents, e.g. stabilityai/sd-vae-ft-mse; none: pixels"""
-    decoder: str | None = None
+    decoder: OptionalStr = None
     """the VAE that decodes samples; the same if not given"""
     statistic: Statistic = "posterior"
     """of latents: posterior keeps mean and std, drawn from at each reading (REPA); sample keeps one draw"""
@@ -52,32 +53,27 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Options:
-    source: Annotated[str | None, tyro.conf.Positional] = None
+    source: Annotated[tyro.conf.Positional[str | None], option(metavar="IMAGES")] = None
     """folder, zip or tar with a folder for each class, where train/ and test/ or val/ are told apart; hf:ID
     or hf:FOLDER, a Hugging Face data set; cifar10, downloaded"""
-    out: Path | None = None
+    output: OptionalPath = None
     """folder of the store"""
     recipe: Recipe = field(default_factory=Recipe)
-    workers: int | None = None
+    workers: OptionalInt = None
     """processes; by default one a core, with a VAE one a GPU"""
-    verify: Path | None = None
+    verify: OptionalPath = None
     """check every record and checksum of this store, and do nothing else"""
 
 
 def main() -> None:
     """Parse, and prepare or verify."""
-    options = tyro.cli(
-        Options,
-        prog="python -m bench.prepare",
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    options = parse(Options, __doc__, {"--out": "--output"})
     if options.verify:
         verify(options.verify)
         return
-    if not options.source or not options.out:
-        raise UserError("say what to prepare and where: python -m bench.prepare IMAGES --out STORE")
-    prepare(options.source, options.out, options.recipe, options.workers)
+    if not options.source or not options.output:
+        raise UserError("say what to prepare and where: python -m bench.prepare IMAGES --output STORE")
+    prepare(options.source, options.output, options.recipe, options.workers)
 
 
 def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None) -> None:
@@ -218,7 +214,7 @@ def _found(out: Path) -> Manifest | None:
     known = (MANIFEST, UNFINISHED)
     for file in out.iterdir() if out.is_dir() else ():
         if file.name.lstrip(".").split(".")[0] + ".json" not in known and not SHARD_NAME.match(file.name):
-            raise UserError(f"{out} is not empty and no store ({file.name}): choose another --out.")
+            raise UserError(f"{out} is not empty and no store ({file.name}): choose another --output.")
     for name in known:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             return Manifest.from_json(json.loads((out / name).read_bytes()))
@@ -231,7 +227,7 @@ def _refuse_other(out: Path, found: Manifest, wanted: Manifest) -> None:
     if different:
         raise UserError(
             f"{out} holds a store of other contents (it differs in {', '.join(different)}): choose another "
-            "--out or delete it."
+            "--output or delete it."
         )
 
 

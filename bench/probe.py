@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from bench.core.cli import Device, OptionalStr, parse
 from bench.core.errors import UserError, exit_code
 from bench.core.files import write_text
 
@@ -37,21 +38,20 @@ TITLES = {  # measure -> heat map
 
 @dataclass(frozen=True)
 class Options:
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """the folder of a run with a checkpoint"""
-    encoder: str | None = None
-    """what hidden states are compared with; the run's teacher if not given"""
+    encoder: OptionalStr = None
+    """what hidden states are compared with; by default the run's teacher"""
     times: tuple[float, ...] = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
     """noise levels"""
     images: int = 1000
     """training records"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a CUDA device where there is one"""
+    device: Device = "auto"
 
 
 def main() -> None:
     """Probe a run; write the rows and the heat maps."""
-    options = tyro.cli(Options, prog="python -m bench.probe", description=__doc__)
+    options = parse(Options, __doc__)
 
     from bench.core import machine
     from bench.evaluation.probing import probe

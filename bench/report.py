@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from bench.core.cli import OptionalPath, OptionalStr, Results, parse
 from bench.core.errors import UserError, exit_code
 from bench.core.files import write_text
 
@@ -30,22 +31,21 @@ MORE = "more"
 class Report:
     """Turn run folders into tables (Markdown, LaTeX, CSV), plots (PDF, PNG) and one page."""
 
-    runs: Annotated[str, tyro.conf.Positional]
-    """A suite's name, or any folder of run folders."""
-    results: Path = Path("results")
-    """Where suites are looked for."""
-    reference: str = "baseline"
-    """The method that differences and speedups refer to."""
-    metric: str | None = None
-    """The headline metric, as named in the rows; the first of the protocol's by default."""
+    runs: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS")]
+    """a suite's name, or a folder of run folders"""
+    results: Results = Path("results")
+    reference: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "baseline"
+    """method that differences and speedups refer to"""
+    metric: OptionalStr = None
+    """headline metric, as named in the rows; by default the first of the protocol's"""
     confidence: float = 0.95
-    """Level of all intervals."""
+    """level of all intervals"""
     allow_mixed: bool = False
-    """Print runs of different protocols in one table, with footnotes."""
+    """print runs of different protocols in one table, with footnotes"""
     with_published: bool = False
-    """Add published numbers, in a table of their own, where the protocol agrees."""
-    output: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
-    """Where the report goes; the folder report beside the runs by default."""
+    """add published numbers, in a table of their own, if the protocol agrees"""
+    output: OptionalPath = None
+    """folder of the report; by default the folder report next to the runs"""
 
     @property
     def command(self) -> str:
@@ -126,7 +126,7 @@ def _tables(found: Comparison, with_published: bool) -> list[Table]:
 def main() -> None:
     """Write the report and say where it is."""
     gc.disable()  # a short command that drops little: looking for garbage would take an eighth of its time
-    options = tyro.cli(Report, prog="python -m bench.report", description=__doc__)
+    options = parse(Report, __doc__)
     print(f"report: {write(options)}")
 
 

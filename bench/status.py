@@ -1,4 +1,4 @@
-"""What runs are at: python -m bench.status quickstart --watch
+"""Show the status of runs: python -m bench.status quickstart --watch
 
 Reads run folders and asks the scheduler; runs are not disturbed. RUNS is a suite's name or a folder of runs.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from bench.core.cli import Results, option, parse
 from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
@@ -22,11 +23,10 @@ LOG_LINES = 30
 
 @dataclass(frozen=True)
 class Options:
-    runs: tyro.conf.Positional[str] = ""
-    """a suite's name or a folder of runs; all suites of RESULTS where nothing is said"""
-    results: Path = Path("results")
-    """where suites are looked for"""
-    only: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
+    runs: Annotated[tyro.conf.Positional[str], option(metavar="RUNS")] = ""
+    """a suite's name or a folder of runs; by default all suites of RESULTS"""
+    results: Results = Path("results")
+    only: Annotated[str, option(metavar="RUN")] = ""
     """runs whose name contains this"""
     watch: bool = False
     """show them until all have ended"""
@@ -34,18 +34,13 @@ class Options:
     """end the jobs of these runs; they save first, and can be submitted again"""
     resubmit: bool = False
     """submit those again that failed, were interrupted or lost, with what they had asked for"""
-    log: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = ""
+    log: Annotated[str, option(metavar="RUN")] = ""
     """print the end of what this run's processes wrote"""
 
 
 def main() -> None:
     """Parse, look, and do what was asked."""
-    options = tyro.cli(
-        Options,
-        prog="python -m bench.status",
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    options = parse(Options, __doc__)
     from rich.console import Console
 
     from bench.launch import watch

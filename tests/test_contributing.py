@@ -22,7 +22,7 @@ def test_the_example_trains_by_its_path(tmp_path, monkeypatch):
     path = tmp_path / "layersync.py"
     path.write_text(example())
     arguments = ["--method", f"{path}[weight=0.5]", "--backbone", "sit-ti", "--steps", "3", "--samples", "20"]
-    arguments += ["--sampler-sit", "euler[steps=2]", "--log-every", "1", "--output", str(tmp_path)]
+    arguments += ["--sampler-flow", "euler[steps=2]", "--log-every", "1", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["bench.run", *arguments])
     assert exit_code(main) == 0
     (run,) = find_runs(tmp_path / "runs")

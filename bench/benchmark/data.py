@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from bench.benchmark import new_table, print_table
+from bench.core.cli import parse
 from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Options:
 
 def main() -> None:
     """Write every layout, read each, print a table."""
-    options = tyro.cli(Options, prog="python -m bench.benchmark.data", description=__doc__)
+    options = parse(Options, __doc__)
     if options.records < options.batch_size:
         raise UserError(f"--records {options.records} are fewer than a batch of {options.batch_size}.")
 

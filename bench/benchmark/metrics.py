@@ -17,9 +17,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import tyro
-
 from bench.benchmark import new_table, now, print_table
+from bench.core.cli import Device, parse
 from bench.core.errors import exit_code
 
 if TYPE_CHECKING:
@@ -45,8 +44,7 @@ class Options:
     parts: tuple[Part, ...] = ("statistics", "distance", "neighbours", "pass")
     """statistics: features to covariance (torch-fidelity, clean-fid and ADM use numpy's); distance: two
     covariances to a Frechet distance; neighbours: precision and recall; pass: images to features"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a CUDA device where there is one"""
+    device: Device = "auto"
 
 
 class Timing(NamedTuple):
@@ -59,7 +57,7 @@ class Timing(NamedTuple):
 
 def main() -> None:
     """Time every way and print a table."""
-    options = tyro.cli(Options, prog="python -m bench.benchmark.metrics", description=__doc__)
+    options = parse(Options, __doc__)
 
     from bench.core import machine
 

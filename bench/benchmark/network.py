@@ -12,9 +12,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
 from bench.benchmark import new_table, now, print_table, seconds_of, with_spread
+from bench.core.cli import Device, parse
 from bench.core.errors import exit_code
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ class Options:
     """bf16 is autocast"""
     compile: bool = False
     """time torch.compile of our network too"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a CUDA device where there is one"""
+    device: Device = "auto"
     warm_up: int = 2
     """untimed repeats"""
     repeats: int = 7
@@ -50,7 +48,7 @@ class Options:
 
 def main() -> None:
     """Time every combination and print a table."""
-    options = tyro.cli(Options, prog="python -m bench.benchmark.network", description=__doc__)
+    options = parse(Options, __doc__)
 
     import torch
 

@@ -9,9 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from bench.benchmark import new_table, print_table, with_spread
+from bench.core.cli import parse
 from bench.core.errors import exit_code
 
 METHODS, BACKBONES = 10, ("sit-s/2", "sit-b/2", "sit-l/2", "sit-xl/2", "dit-xl/2")
@@ -31,7 +30,7 @@ class Options:
 
 def main() -> None:
     """Time `python -m bench.report`, imports, plots and pages included."""
-    options = tyro.cli(Options, prog="python -m bench.benchmark.report", description=__doc__)
+    options = parse(Options, __doc__)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "many"
         _simulate(root, options)

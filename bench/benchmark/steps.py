@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
 from bench.benchmark import new_table, print_table, seconds_of, with_spread
+from bench.core.cli import Device, OptionalInt, parse
 from bench.core.errors import exit_code
 
 if TYPE_CHECKING:
@@ -28,23 +27,22 @@ class Options:
     """backbones, as for bench.run"""
     data: str = "digits"
     """data set"""
-    batch_size: int | None = None
+    batch_size: OptionalInt = None
     """images a step; the data set's preset if not given"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: the preset's, else bf16 where the hardware multiplies it natively"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a CUDA device where there is one"""
+    device: Device = "auto"
     warm_up: int = 3
     """untimed repeats"""
     repeats: int = 15
     """timed repeats"""
     sampling: bool = True
-    """time sampling, too: by the protocol, which can be 250 steps"""
+    """time training alone; sampling is by the protocol, which can be 250 steps"""
 
 
 def main() -> None:
     """Time every combination and print a table."""
-    options = tyro.cli(Options, prog="python -m bench.benchmark.steps", description=__doc__)
+    options = parse(Options, __doc__)
 
     from bench.config import resolve
     from bench.core import grammar, machine

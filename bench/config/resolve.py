@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 import backbones
 import methods
-from bench.config.spec import Protocol, RunSpec, Training
+from bench.config.spec import InitialWeights, Protocol, RunSpec, Training
 from bench.core import grammar
-from bench.core.errors import UserError, unknown
+from bench.core.errors import UserError, invalid, unknown
 from bench.core.files import sha256
 from bench.data import datasets
 
@@ -47,17 +47,6 @@ def method(text: str) -> Method:
     return grammar.configure(found, options, f"method {name}")
 
 
-def method_source(text: str) -> str:
-    """8 hex digits of a method file outside the `methods` folder, so that editing it makes another run."""
-    name, _ = grammar.split(text)
-    if not name.endswith(".py"):
-        return ""
-    try:
-        return sha256(Path(name))[:8]
-    except OSError as error:
-        raise UserError(f"there is no method file {name} that can be read: {error.strerror}.") from None
-
-
 def process(text: str) -> Process:
     """`"flow[path=linear]"` or `"ddpm"` -> the diffusion process. Raises UserError like `method`."""
     from bench.diffusion.objectives import DDPM, FlowMatching
@@ -67,6 +56,40 @@ def process(text: str) -> Process:
     if name not in kinds:
         raise unknown("process", name, kinds)
     return grammar.configure(kinds[name], options, f"process {name}")
+
+
+def _method_source(text: str) -> str:
+    """8 hex digits of a method file outside the `methods` folder, so that editing it makes another run."""
+    name, _ = grammar.split(text)
+    if not name.endswith(".py"):
+        return ""
+    try:
+        return sha256(Path(name).expanduser())[:8]
+    except OSError as error:
+        raise UserError(f"there is no method file {name} that can be read: {error.strerror}.") from None
+
+
+def _names(method_text: str, process_text: str) -> dict[str, Any]:
+    """The fields of a spec that say what its method and process are."""
+    found = method(method_text)
+    return {
+        "method": method_text,
+        "resolved_method": grammar.resolved(Path(grammar.split(method_text)[0]).name, found),
+        "method_version": found.version,
+        "method_source": _method_source(method_text),
+        "process": process_text,
+        "resolved_process": grammar.resolved(grammar.split(process_text)[0], process(process_text)),
+    }
+
+
+def _protocol(settings: dict[str, Any]) -> Protocol:
+    """Nets that are named twice count once; samplers are looked up."""
+    from bench.diffusion import samplers
+
+    nets = settings["feature_nets"]
+    found = Protocol(**settings | {"feature_nets": tuple(dict.fromkeys(nets))})
+    both = (samplers.resolved(found.sampler_flow), samplers.resolved(found.sampler_ddpm))
+    return found.model_copy(update={"resolved_samplers": both})
 
 
 def run_spec(
@@ -79,37 +102,34 @@ def run_spec(
     process: str | None = None,
     training: dict[str, Any] | None = None,
     protocol: dict[str, Any] | None = None,
-    **extra: Any,
+    weights: InitialWeights | None = None,
 ) -> RunSpec:
     """A full spec: the data set's preset, its values for this backbone's size, then the given overrides.
 
-    `native_precision` is the machine's, taken where neither preset nor overrides name one.
+    `native_precision` is the machine's, taken if neither preset nor overrides name one.
 
-    Raises UserError where a name is unknown or a value is of another type or outside its range.
+    Raises UserError if a name is unknown or a value is of another type or outside its range.
     """
     built = architecture(backbone)
+    process = process or ("flow" if built.family == "sit" else "ddpm")
     dataset = datasets.get(data)
     chosen = dataset.preset
     settings = {"precision": native_precision} | chosen["training"]
     settings |= settings.pop("sizes", {}).get(built.size, {})
-    settings |= training or {}
-    judged = {"data": dataset.identity} | chosen["protocol"]
+    scored = {"data": dataset.identity} | chosen["protocol"]
     if dataset.reference_file:
-        judged["reference"] = f"file {dataset.reference_identity}"
+        scored["reference"] = f"file {dataset.reference_identity}"
     try:
         return RunSpec(
-            method=method,
+            **_names(method, process),
             backbone=built.name,
             data=data,
             seed=seed,
-            process=process or ("flow" if built.family == "sit" else "ddpm"),
             teacher=chosen["teacher"],
             reward_net=chosen["reward_net"],
-            training=Training(**settings),
-            protocol=Protocol(**judged | (protocol or {})),
-            **extra,
+            training=Training(**settings | (training or {})),
+            protocol=_protocol(scored | (protocol or {})),
+            weights=weights,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the run"
-        raise UserError(f"{where}={first['input']!r} cannot be used: {first['msg']}.") from None
+        raise invalid(error, "the run") from None

@@ -1,48 +1,67 @@
 """What a run is: typed, printable, hashable data.
 
 A `RunSpec` says everything that decides a run's numbers, and its hash names the run's folder. The part of
-it that decides how samples are made and judged is the `Protocol`; every evaluation row carries its hash,
+it that decides how samples are made and scored is the `Protocol`; every evaluation row carries its hash,
 and only rows of one hash may share a table.
+
+Names in a spec stand twice: as they were typed, for people, and resolved, with every option and its value,
+for the hash. So a default that changes changes the hash, and two spellings of one thing share theirs.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.core import grammar
 from bench.core.errors import UserError
 from bench.core.files import json_hash, sha256
-from methods.base import joined
+
+IDENTITY = 2  # raised when hashes are taken of something else, so that older runs are told apart
+_RENAMED = {"sampler_sit": "sampler_flow", "sampler_dit": "sampler_ddpm"}  # since identity 1
+# What hashes of identity 1 were taken of, by model; names stood there as they were typed.
+_FIELDS_1 = {
+    "Training": "steps batch_size learning_rate weight_decay gradient_clip ema_decay label_dropout precision "
+    "evaluate_every checkpoint_every log_every",
+    "Protocol": "data reference feature_nets samples labels sampler_sit sampler_dit guidance_scale "
+    "guidance_interval guidance_channels rounding weights neighbours",
+    "RunSpec": "method backbone data seed process teacher reward_net training protocol method_source weights",
+}
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @property
-    def hash(self) -> str:
-        """8 hex digits of the SHA-256 of the canonical JSON."""
-        return json_hash(self.model_dump(mode="json"))
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Training(_Data):
-    """How a backbone is trained. Defaults are those of REPA, SiT and DiT on ImageNet-256."""
+    """How a backbone is trained. Learning rate, batch size, clipping and EMA are by default those of REPA."""
 
-    steps: int = Field(400_000, ge=0)  # 0 evaluates the weights of `InitialWeights` as they are
-    batch_size: int = Field(256, gt=0)
-    learning_rate: float = Field(1e-4, gt=0)  # AdamW, constant
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clip: float = Field(1.0, gt=0)  # of the global norm
-    ema_decay: float = Field(0.9999, ge=0, lt=1)  # per step; over the backbone
-    label_dropout: float = Field(0.1, ge=0, le=1)  # share of labels replaced by the null class
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the backbone's matrix products; losses are float32
-    evaluate_every: int = Field(50_000, gt=0)  # steps; the last step is always evaluated
-    checkpoint_every: int = Field(10_000, gt=0)  # steps
-    log_every: int = Field(100, gt=0)  # steps
+    steps: int = Field(400_000, ge=0, description="training steps; 0 only evaluates")
+    batch_size: int = Field(256, gt=0, description="images per step")
+    learning_rate: float = Field(1e-4, gt=0, description="learning rate of AdamW, constant")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    gradient_clip: float = Field(
+        1.0, ge=0, description="largest global norm of the gradient; 0: no clipping (SiT, DiT)"
+    )
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged backbone per step")
+    label_dropout: float = Field(
+        0.1, ge=0, le=1, description="share of labels replaced by the null class, for guidance"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="of matrix products, losses are float32; by default the preset's, else bf16 if the "
+        "hardware has it",
+    )
+    evaluate_every: int = Field(
+        50_000, gt=0, description="steps between evaluations; the last step is always evaluated"
+    )
+    checkpoint_every: int = Field(10_000, gt=0, description="steps between checkpoints")
+    log_every: int = Field(100, gt=0, description="steps between rows of train.jsonl")
 
     @property
     def evaluation_steps(self) -> list[int]:
@@ -51,28 +70,58 @@ class Training(_Data):
 
 
 class Protocol(_Data):
-    """How samples are made and judged. Two rows are comparable where their protocols' hashes agree."""
+    """How samples are made and scored. Two rows are comparable if their protocols' hashes agree."""
 
+    identity: int = IDENTITY
     data: str
     reference: str  # what samples are compared with
-    feature_nets: tuple[str, ...]  # metric nets; never a teacher's
-    samples: int = Field(50_000, gt=1)
-    labels: Literal["balanced", "random"] = "random"
-    sampler_sit: str = "repa-sde-250"
-    sampler_dit: str = "dit-ddpm-250"
-    guidance_scale: float = Field(1.0, ge=0)
-    guidance_interval: tuple[float, float] = (0.0, 1.0)  # of t, inclusive
-    guidance_channels: int = Field(0, ge=0)  # the first n channels are guided; 0: all
-    rounding: Literal["round", "truncate", "adm"] = "truncate"  # to uint8
-    weights: Literal["ema", "model"] = "ema"
-    neighbours: int = Field(3, gt=0)  # k of precision and recall
+    feature_nets: tuple[str, ...] = Field(
+        min_length=1, description="feature networks of the metrics; never a teacher's"
+    )
+    samples: int = Field(50_000, gt=1, description="images sampled per evaluation")
+    labels: Literal["balanced", "random"] = Field("random", description="how class labels are chosen")
+    sampler_flow: str = Field(
+        "repa-sde-250", description="sampler of flow models, e.g. heun[steps=10] or repa-sde-250"
+    )
+    sampler_ddpm: str = Field(
+        "dit-ddpm-250", description="sampler of DDPM models, e.g. ddim[steps=25] or dit-ddpm-250"
+    )
+    resolved_samplers: tuple[str, ...] = ()  # both, flow first, with every option
+    guidance_scale: float = Field(1.0, ge=0, description="classifier-free guidance; 1: none")
+    guidance_interval: tuple[float, float] = Field(
+        (0.0, 1.0), description="guide only for t in this interval; data t=0, noise t=1"
+    )
+    guidance_channels: int = Field(
+        0, ge=0, description="guide the first N channels only (SiT, DiT: 3); 0: all (REPA)"
+    )
+    rounding: Literal["round", "truncate", "adm"] = Field(
+        "truncate", description="to uint8: round, truncate (REPA) or adm (127.5 x + 128, truncated)"
+    )
+    weights: Literal["ema", "model"] = Field("ema", description="weights to sample from")
+    neighbours: int = Field(3, gt=0, description="k of precision and recall")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_identity_1(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not _RENAMED.keys() & fields.keys():
+            return fields
+        return {"identity": 1} | renamed(fields)
 
     @model_validator(mode="after")
-    def _interval_is_ordered(self) -> Protocol:
+    def _fits_together(self) -> Protocol:
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"the guidance interval {low}:{high} must satisfy 0 <= low <= high <= 1")
+        if self.samples <= self.neighbours:
+            raise ValueError(
+                f"precision and recall of {self.neighbours} neighbours need more than {self.samples} samples"
+            )
         return self
+
+    @property
+    def hash(self) -> str:
+        """8 hex digits; `protocol_hash` of it as JSON."""
+        return protocol_hash(self.model_dump(mode="json"))
 
 
 class InitialWeights(_Data):
@@ -84,41 +133,68 @@ class InitialWeights(_Data):
 
     @classmethod
     def of(cls, path: Path, family: Literal["sit", "repa", "dit"] | None) -> InitialWeights:
-        """Raises UserError where the file cannot be read."""
+        """Raises UserError if the file cannot be read."""
         return cls(path=str(path), family=family, sha256=digest(path))
 
 
 class RunSpec(_Data):
     """One training run and its evaluations."""
 
-    method: str  # in the naming grammar, as are backbone and process
+    method: str  # in the naming grammar, as typed; so are backbone and process
+    resolved_method: str = ""  # its file's name and every option
+    method_version: int = 0  # `Method.version`, raised when the method's mathematics changes
+    method_source: str = ""  # hash of its source, for a method outside `methods/`
     backbone: str
     data: str
     seed: int
     process: str  # "flow[...]" or "ddpm"
+    resolved_process: str = ""
     teacher: str  # the encoder that "teacher" stands for
     reward_net: str
     training: Training
     protocol: Protocol
-    method_source: str = ""  # hash of the file, for a method outside `methods/`
     weights: InitialWeights | None = None
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """Everything that decides the run's numbers, as JSON; without names as typed and paths of files."""
+        content = self.model_dump(mode="json")
+        content["protocol"] = _decisive_protocol(content["protocol"])
+        if self.protocol.identity == 1:
+            training = _of_identity_1("Training", content["training"])
+            return _of_identity_1("RunSpec", content | {"training": training})
+        if self.weights:
+            content["weights"] = {"family": self.weights.family, "sha256": self.weights.sha256}
+        return {key: value for key, value in content.items() if key not in ("method", "process")}
+
+    @property
+    def hash(self) -> str:
+        """8 hex digits of what is decisive."""
+        return json_hash(self.decisive)
 
     @property
     def run_id(self) -> str:
         """Folder name: readable, ending in the hash."""
+        return f"{self.readable_id}-{self.hash}"
+
+    @property
+    def readable_id(self) -> str:
+        """What precedes the hash in the name of the folder."""
         name, options = grammar.split(self.method)
         readable = f"{grammar.join(Path(name).stem, options)}-{self.backbone}-seed{self.seed}"
-        return f"{re.sub(r'[^a-zA-Z0-9.]+', '-', readable)}-{self.hash}"
+        return re.sub(r"[^a-zA-Z0-9.]+", "-", readable)
 
     @property
     def sampler(self) -> str:
         """The protocol's sampler for this backbone's process."""
         protocol = self.protocol
-        return protocol.sampler_dit if self.process.startswith("ddpm") else protocol.sampler_sit
+        return protocol.sampler_ddpm if self.process.startswith("ddpm") else protocol.sampler_flow
 
     @property
     def leaky(self) -> tuple[str, ...]:
         """Metric nets that also teach or reward: their numbers cannot be trusted for this run."""
+        from methods.base import joined
+
         named_in_method = grammar.split(self.method)[1].values()
         used = {
             grammar.split(net)[0]
@@ -126,6 +202,29 @@ class RunSpec(_Data):
             for net in joined(value)
         }
         return tuple(net for net in self.protocol.feature_nets if net in used)
+
+
+def renamed(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a protocol by their names of today."""
+    return {_RENAMED.get(key, key): value for key, value in protocol.items()}
+
+
+def protocol_hash(protocol: Mapping[str, Any]) -> str:
+    """The hash of a protocol as JSON, as rows carry it; this version need not know all of its fields."""
+    return json_hash(_decisive_protocol(protocol))
+
+
+def _decisive_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    if "identity" not in protocol:  # as it was written before there were identities
+        return dict(protocol)
+    if protocol["identity"] == 1:
+        earlier = {old: protocol[new] for old, new in _RENAMED.items()}
+        return _of_identity_1("Protocol", dict(protocol) | earlier)
+    return {key: value for key, value in protocol.items() if key not in _RENAMED.values()}
+
+
+def _of_identity_1(model: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: content[key] for key in _FIELDS_1[model].split()}
 
 
 @lru_cache

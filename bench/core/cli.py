@@ -1,11 +1,150 @@
-"""Types of command-line options that have no default of their own: the help shows no "default: None"."""
+"""The command line of every command: one parser, one look, and the types and names that options share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
-Name = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
-Whole = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
-Real = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+T = TypeVar("T")
+
+
+def option(help: str | None = None, metavar: str | None = None) -> Any:
+    """The annotation of an option whose default is not worth a mention in the help."""
+    return tyro.conf.arg(help=help, metavar=metavar, help_behavior_hint="")
+
+
+OptionalInt = Annotated[int | None, option(metavar="N")]
+OptionalFloat = Annotated[float | None, option(metavar="X")]
+OptionalStr = Annotated[str | None, option(metavar="NAME")]
+OptionalPath = Annotated[Path | None, option(metavar="PATH")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="auto: a CUDA device if the machine has one")
+]
+Results = Annotated[
+    Path, tyro.conf.arg(metavar="PATH", help="folder of all results; a run lies in RESULTS/SUITE/RUN")
+]
+
+
+def _interval(words: list[str]) -> tuple[float, float]:
+    ends = [_finite(end) for word in words for end in word.split(":")]
+    if len(ends) != 2:
+        raise ValueError(f"expected two numbers, LOW HIGH or LOW:HIGH, not {' '.join(words)}")
+    return ends[0], ends[1]
+
+
+_INTERVAL = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=(1, 2),
+    metavar="LOW HIGH",
+    instance_from_str=_interval,
+    is_instance=lambda value: value is None or isinstance(value, tuple),
+    str_from_instance=lambda value: [str(end) for end in value or ()],
+)
+Interval = Annotated[tuple[float, float] | None, _INTERVAL, option()]
+
+
+def parse(options: type[T], description: str | None, renamed: Mapping[str, str] = MappingProxyType({})) -> T:
+    """The command line as an instance of the dataclass `options`; `~` is expanded in every path.
+
+    Groups of options are nested dataclasses, whose names do not show. `renamed` has spellings of an earlier
+    version that are still understood: old flag -> new flag. Exits with 2 for an option that does not exist.
+    """
+    module = options.__module__
+    if module == "__main__" and (spec := sys.modules[module].__spec__):
+        module = spec.name
+    words = [_renamed(word, renamed) for word in sys.argv[1:]]
+    found = tyro.cli(
+        options,
+        prog=f"python -m {module}",
+        description=description,
+        args=words,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        registry=_REGISTRY,
+    )
+    return _expanded(found)
+
+
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "NAME", Path: "PATH"}
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _plain(
+    type_info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Numbers, names and paths, and lists of them: short placeholders in the help, and no NaN."""
+    kind, several = type_info.type, get_origin(type_info.type) is tuple
+    if several and get_args(kind)[1:] == (...,):
+        kind = get_args(kind)[0]
+    if kind not in _METAVARS:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*" if several else 1,
+        metavar=_METAVARS[kind] + "..." * several,
+        instance_from_str=lambda words: (
+            tuple(map(_reader(kind), words)) if several else _reader(kind)(words[0])
+        ),
+        is_instance=lambda value: isinstance(value, tuple if several else kind),
+        str_from_instance=lambda value: list(map(str, value)) if several else [str(value)],
+    )
+
+
+def _reader(kind: Any) -> Callable[[str], Any]:
+    return _finite if kind is float else kind
+
+
+def _finite(word: str) -> float:
+    if not math.isfinite(number := float(word)):
+        raise ValueError(f"{word} is not a finite number")
+    return number
+
+
+def _renamed(word: str, renamed: Mapping[str, str]) -> str:
+    """`word`, or `--flag=value`, with an earlier spelling of the flag replaced."""
+    flag, equals, value = word.partition("=")
+    return renamed.get(flag.replace("_", "-"), flag) + equals + value if flag.startswith("--") else word
+
+
+def _expanded(options: Any) -> Any:
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    expanded = {
+        name: value.expanduser()
+        if isinstance(value, Path)
+        else _expanded(value)
+        if dataclasses.is_dataclass(value)
+        else value
+        for name, value in values.items()
+    }
+    return dataclasses.replace(options, **expanded)
+
+
+def _metavar(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "{" + ",".join(map(str, get_args(annotation))) + "}"
+    return _METAVARS.get(annotation, "NAME...")
+
+
+def options_of(model: type[BaseModel], **types: Any) -> type:
+    """A dataclass with an option for every field of a pydantic model that has a description; None: not given.
+
+    `types` replaces or adds annotations of fields. Ranges are left to the model.
+    """
+    kinds = {
+        name: Annotated[field.annotation | None, option(field.description, _metavar(field.annotation))]
+        for name, field in model.model_fields.items()
+        if field.description
+    }
+    for name, kind in types.items():
+        field = model.model_fields.get(name)
+        kinds[name] = Annotated[kind, option(field.description)] if field else kind
+    fields = [(name, kind, dataclasses.field(default=None)) for name, kind in kinds.items()]
+    return dataclasses.make_dataclass(f"{model.__name__}Options", fields, frozen=True)

@@ -7,6 +7,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class UserError(Exception):
@@ -19,6 +23,15 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     near = get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return UserError(f"unknown {what} '{name}'.{hint} Known: {', '.join(known)}.")
+
+
+def invalid(error: ValidationError, where: str) -> UserError:
+    """The error for data that a pydantic model refuses: its first fault; `where` if that has no place."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    if not place:
+        return UserError(f"{where} cannot be used: {first['msg'].removeprefix('Value error, ')}.")
+    return UserError(f"{place}={first['input']!r} cannot be used: {first['msg']}.")
 
 
 def exit_code(main: Callable[[], None]) -> int:

@@ -1,87 +1,152 @@
 """The grammar by which things are named everywhere: `name[option=value,...]`.
 
 The same text is typed on the command line, written in suite files and printed in tables, so what is
-printed can be typed. A list makes a grid: `repa[weight=[0.5,1.0]]` stands for two methods.
+printed can be typed. A list makes a grid: `repa[weight=[0.5,1.0]]` stands for two methods. A value may be a
+name with brackets of its own. In quotes it may hold any character, `folder[path="a,b"]`; a doubled quote
+inside them stands for one.
 """
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import product
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
 
 from bench.core.errors import UserError, unknown
 
 T = TypeVar("T")
 
-_NAMED = re.compile(r"^(?P<name>[^\[\]]+)(?:\[(?P<options>.*)\])?$")
-_COMMA = re.compile(r",(?![^\[]*\])")  # a comma that is not inside a list
+_QUOTED = r""""(?:[^"]|"")*"|'(?:[^']|'')*'"""
+_QUOTED_VALUE = re.compile(rf"(^|[\[,=])({_QUOTED})")  # a quote elsewhere is a letter, as in /home/o'brien
 
 
 def split(text: str) -> tuple[str, dict[str, str]]:
     """`"repa[weight=1.0,depth=4]"` -> `("repa", {"weight": "1.0", "depth": "4"})`; values stay text.
 
-    Raises UserError where the brackets or an option cannot be read.
+    Raises UserError if the brackets or an option cannot be read.
     """
-    match = _NAMED.match(text.strip())
-    if not match:
-        raise UserError(f"cannot read '{text}': write name[option=value,...].")
-    options: dict[str, str] = {}
-    for item in _COMMA.split(match["options"] or ""):
-        key, equals, value = item.partition("=")
-        if not item.strip():
-            continue
-        if not equals or not key.strip() or not value.strip():
-            raise UserError(f"cannot read the option '{item.strip()}' in '{text}': write option=value.")
-        options[key.strip()] = value.strip()
-    return match["name"].strip(), options
+    name, options = _parts(text)
+    return _unquoted(name), {key: _unquoted(value) for key, value in options.items()}
 
 
 def join(name: str, options: dict[str, Any]) -> str:
-    """The inverse of `split`: options in alphabetical order, none -> the bare name."""
-    inside = ",".join(f"{key}={_text(options[key])}" for key in sorted(options))
+    """The inverse of `split`: options in alphabetical order, none -> the bare name.
+
+    A value is quoted if it could not be read back otherwise.
+    """
+    values = {key: _text(options[key]) for key in sorted(options)}
+    inside = ",".join(
+        f"{key}={value if _is_plain(value) else _quoted(value)}" for key, value in values.items()
+    )
+    name = name if _is_plain(name) and "[" not in name else _quoted(name)
     return f"{name}[{inside}]" if inside else name
 
 
+def expand(text: str) -> list[str]:
+    """One name per point of the grid that the lists in `text` span, in the order written.
+
+    Raises UserError as `split`, and for an empty list.
+    """
+    name, options = _parts(text)
+    axes = []
+    for key, value in options.items():
+        items = _pieces(value[1:-1]) if value.startswith("[") and value.endswith("]") else [value]
+        if not items:
+            raise UserError(f"the list of {key} in '{text}' is empty.")
+        axes.append([_unquoted(item) for item in items])
+    return [join(_unquoted(name), dict(zip(options, point, strict=True))) for point in product(*axes)]
+
+
+def _parts(text: str) -> tuple[str, dict[str, str]]:
+    """Name and options, quoted as they were written."""
+    text = text.strip()
+    name, _, inside = _masked(text).partition("[")
+    if not name.strip() or "]" in name or (inside and not inside.endswith("]")) or text.endswith("["):
+        raise UserError(f"cannot read '{text}': write name[option=value,...].")
+    options: dict[str, str] = {}
+    for item in _pieces(text[len(name) + 1 : -1]):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not key or not value:
+            raise UserError(f"cannot read the option '{item}' in '{text}': write option=value.")
+        if key in options:
+            raise UserError(f"'{text}' gives the option {key} twice.")
+        options[key] = value
+    return text[: len(name)].strip(), options
+
+
+def _pieces(text: str) -> list[str]:
+    """`text` at its commas outside brackets and quotes, without empty pieces."""
+    depth, start, pieces = 0, 0, []
+    for place, sign in enumerate(_masked(text) + ","):
+        depth += (sign == "[") - (sign == "]")
+        if depth < 0:
+            break
+        if sign == "," and depth == 0:
+            pieces.append(text[start:place].strip())
+            start = place + 1
+    if depth != 0:
+        raise UserError(
+            f"cannot read '{text}': its brackets do not match; put a value that has one in quotes."
+        )
+    return [piece for piece in pieces if piece]
+
+
+def _masked(text: str) -> str:
+    """`text` with what stands in quotes made unrecognisable, at its length."""
+    return _QUOTED_VALUE.sub(lambda found: found[1] + "\0" * len(found[2]), text)
+
+
+def _unquoted(value: str) -> str:
+    if not re.fullmatch(_QUOTED, value):
+        return value
+    return value[1:-1].replace(2 * value[0], value[0])
+
+
+def _is_plain(value: str) -> bool:
+    """Whether `value` can stand behind `option=` without quotes."""
+    if value != value.strip() or value.startswith("[") or set("\"'\0") & set(value):
+        return False
+    try:
+        return _pieces(value) == [value]
+    except UserError:  # brackets that do not match
+        return False
+
+
+def _quoted(value: str) -> str:
+    quote = "'" if '"' in value and "'" not in value else '"'
+    return quote + value.replace(quote, 2 * quote) + quote
+
+
 def _text(value: Any) -> str:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, tuple):
         return ":".join(map(_text, value))
     return str(value)
 
 
-def expand(text: str) -> list[str]:
-    """One name per point of the grid that the lists in `text` span, in the order written."""
-    name, options = split(text)
-    axes = [
-        [item.strip() for item in value.strip("[]").split(",")] if value.startswith("[") else [value]
-        for value in options.values()
-    ]
-    return [join(name, dict(zip(options, point, strict=True))) for point in product(*axes)]
-
-
 def configure(cls: type[T], options: dict[str, str], where: str) -> T:
     """`cls(**options)` with every value read as the type its field declares (a dataclass, by pydantic).
 
-    `a:b` reads as a tuple where the field is one. `where` names the owner in error messages.
-    Raises UserError for an unknown option (with the nearest) and for a value of another type.
+    `a:b` reads as a tuple if the field is one, `none` as None, and a leading `~` as the home folder. `where`
+    names the owner in error messages. Raises UserError for an unknown option (with the nearest), for a value
+    of another type and for numbers that are not finite.
     """
-    from dataclasses import fields
-    from typing import get_origin, get_type_hints
+    from pydantic import ValidationError
 
-    from pydantic import TypeAdapter, ValidationError
-
-    hints = get_type_hints(cls)
-    known = {field.name: hints[field.name] for field in fields(cls) if field.init}  # type: ignore[arg-type]
+    types = _types(cls)
     values: dict[str, Any] = {}
     for key, value in options.items():
-        if key not in known:
-            raise unknown(f"option of {where}", key, known)
+        if key not in types:
+            raise unknown(f"option of {where}", key, types)
         nothing = value.lower() == "none"
-        values[key] = None if nothing else value.split(":") if get_origin(known[key]) is tuple else value
+        values[key] = (
+            None if nothing else value.split(":") if get_origin(types[key]) is tuple else _home(value)
+        )
         try:
-            values[key] = TypeAdapter(known[key]).validate_python(values[key])
+            values[key] = _read(values[key], types[key])
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise UserError(f"option {key}={value} of {where} cannot be used: {reason}.") from None
@@ -89,3 +154,33 @@ def configure(cls: type[T], options: dict[str, str], where: str) -> T:
         return cls(**values)
     except ValueError as error:
         raise UserError(f"{where} with {join('', options)} cannot be used: {error}") from None
+
+
+def resolved(name: str, configured: Any) -> str:
+    """The name of a configured dataclass with all of its options, so that a changed default changes it."""
+    values = {key: _read(getattr(configured, key), kind) for key, kind in _types(type(configured)).items()}
+    return join(name, values)
+
+
+def _types(cls: type) -> dict[str, Any]:
+    from dataclasses import fields
+    from typing import get_type_hints
+
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls) if field.init}  # type: ignore[arg-type]
+
+
+def _read(value: Any, kind: Any) -> Any:
+    """`value` as one of that type. Raises pydantic's ValidationError."""
+    return _adapter(kind).validate_python(value)
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+
+
+def _home(value: str) -> str:
+    return str(Path(value).expanduser()) if value.startswith("~") else value

@@ -57,3 +57,9 @@ def get(text: str) -> Sampler:
     if name not in SAMPLERS:
         raise unknown("sampler", name, [*SAMPLERS, *PRESETS])
     return grammar.configure(SAMPLERS[name], options, name)
+
+
+def resolved(text: str) -> str:
+    """The same sampler without presets and defaults: its class's name and every option. Raises like `get`."""
+    name, _ = grammar.split(text)
+    return grammar.resolved(grammar.split(PRESETS.get(name, name))[0], get(text))

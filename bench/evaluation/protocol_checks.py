@@ -199,7 +199,7 @@ def gaussian_model(process: Process) -> Callable[..., Output]:
 
 def sampler(protocol: Protocol) -> Iterator[CheckResult]:
     """Both samplers of the protocol on a model that knows the answer, in many steps and in their own."""
-    for text, process in ((protocol.sampler_sit, "flow"), (protocol.sampler_dit, "ddpm")):
+    for text, process in ((protocol.sampler_flow, "flow"), (protocol.sampler_ddpm, "ddpm")):
         own = samplers.get(text)
         fine = dataclasses.replace(own, steps=MANY_STEPS) if hasattr(own, "steps") else own  # type: ignore
         mean, deviation = _drawn_from_gaussian(fine, resolve.process(process))

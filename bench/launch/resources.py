@@ -21,12 +21,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-import tyro
 
-from bench.core.cli import Name, Real, Whole
+from bench.core.cli import OptionalFloat, OptionalInt, OptionalStr, option
 from bench.core.errors import UserError, unknown
-
-Lines = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COMMAND...", help_behavior_hint="")]
 
 Launcher = Literal["inline", "local", "slurm"]
 SIGNAL_SHARE, SIGNAL_SECONDS = 0.25, 120  # the signal before a time limit: this part of it, at most so long
@@ -43,25 +40,29 @@ class LaunchOptions:
     """do not wait for the jobs: python -m bench.status watches them"""
     evaluate_as: Literal["here", "separate"] = "here"
     """separate: training only keeps the weights, and jobs of their own judge them, many at once"""
-    nodes: Whole = None
+    nodes: OptionalInt = None
     """machines of a job"""
-    gpus_per_node: Whole = None
+    gpus_per_node: OptionalInt = None
     """0 runs on CPUs; by default 1 where the cluster has GPUs"""
-    tasks_per_node: Whole = None
+    tasks_per_node: OptionalInt = None
     """processes that share a run on each machine; by default one a GPU"""
-    cpus_per_task: Whole = None
+    cpus_per_task: OptionalInt = None
     """cores of a process"""
-    mem_gb: Real = None
+    mem_gb: OptionalFloat = None
     """memory of a machine, GB"""
-    hours: Real = None
+    hours: OptionalFloat = None
     """time limit; a job that reaches it saves, and continues in a new turn"""
-    partition: Name = None
-    account: Name = None
-    qos: Name = None
-    constraint: Name = None
-    array_parallelism: Whole = None
+    partition: OptionalStr = None
+    """Slurm's partition"""
+    account: OptionalStr = None
+    """Slurm's account"""
+    qos: OptionalStr = None
+    """Slurm's quality of service"""
+    constraint: OptionalStr = None
+    """features that a machine must have"""
+    array_parallelism: OptionalInt = None
     """jobs at once"""
-    setup: Lines = ()
+    setup: Annotated[tuple[str, ...], option(metavar="COMMAND...")] = ()
     """shell commands before Python starts, e.g. 'module load cuda'"""
 
     @property

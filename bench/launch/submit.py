@@ -22,7 +22,7 @@ from bench.core.files import write_json
 from bench.launch import slurm, watch
 from bench.launch.job import Job, again, describe
 from bench.launch.resources import Launcher, LaunchOptions, Resources
-from bench.runs.folder import RunFolder, adopt
+from bench.runs.folder import RunFolder, adopt, older_runs
 
 TURNS = 10**6  # of a job that reaches its time limit; one that makes no step gives up by itself
 REFRESH = 2.0  # seconds
@@ -51,6 +51,8 @@ def launch(
     judging = Resources.of(options, launcher, gpus=gpus, evaluation=True) if separate else None
     for spec in () if dry_run else specs:
         adopt(root, spec)
+    if older := older_runs(root, specs):
+        print(older)
     jobs = jobs_of(specs, root, device, division, options)
     explain(jobs, resources, judging)
     if dry_run:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bench.config.spec import protocol_hash, renamed
 from bench.core import grammar
 from bench.core.errors import UserError
-from bench.core.files import json_hash
 from bench.runs.record import FILES, RunRecord
 
 _RUN = ["run", "method", "backbone", "seed"]
 _METHOD_FIELDS = ("teacher", "reward_net", "method_source")  # of a spec; they tell methods apart
-_NOT_SETTINGS = ("method", "backbone", "seed", "data", "protocol", "training", *_METHOD_FIELDS)
+_RESOLVED = ("resolved_method", "method_version", "resolved_process")  # since identity 2
+_NOT_SETTINGS = ("method", "backbone", "seed", "data", "protocol", "training", *_METHOD_FIELDS, *_RESOLVED)
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ def _run(record: RunRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         "device": environment.device,
         "devices": environment.devices,
         "hardware": environment.hardware,
-        "protocol": json_hash(spec["protocol"]),  # as its rows carry it, even if fields are unknown here
-    }, spec
+        "protocol": protocol_hash(spec["protocol"]),
+    }, spec | {"protocol": renamed(spec["protocol"])}
 
 
 def _name_differences(specs: list[dict[str, Any]]) -> None:
@@ -127,13 +128,18 @@ def _name_differences(specs: list[dict[str, Any]]) -> None:
             keys = [
                 key
                 for key in dict.fromkeys(key for index in members for key in fields[index])
-                if (key in _METHOD_FIELDS) == (name == "method")
-                and len({str(fields[index].get(key)) for index in members}) > 1
+                if (key in _METHOD_FIELDS or key.startswith("method.")) == (name == "method")
+                and len(_values(key, [fields[index] for index in members])) > 1
             ]
             for index in members if keys else ():
                 said = {key.rpartition(".")[2]: fields[index].get(key) for key in keys}
                 base, options = grammar.split(specs[index][name])
                 specs[index][name] = grammar.join(base, options | said)
+
+
+def _values(key: str, runs: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The values of a field; runs that do not record a method's defaults do not differ by them."""
+    return {str(run.get(key)) for run in runs if key in run or not key.startswith("method.")}
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +148,16 @@ def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in spec.items() if key not in _NOT_SETTINGS}
     if spec.get("weights"):
         rest["weights"] = Path(spec["weights"]["path"]).name
-    return training | rest | {key: spec[key] for key in _METHOD_FIELDS if spec.get(key)}
+    resolved = _resolved(spec)
+    return training | rest | resolved | {key: spec[key] for key in _METHOD_FIELDS if spec.get(key)}
+
+
+def _resolved(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`method.OPTION` -> value, defaults included, and the method's version; empty before identity 2."""
+    if not spec.get("resolved_method"):
+        return {}
+    options = grammar.split(spec["resolved_method"])[1] | {"version": spec["method_version"]}
+    return {f"method.{key}": value for key, value in options.items()}
 
 
 def _evaluations(record: RunRecord, run: Mapping[str, Any], metrics: dict[str, None]) -> list[dict[str, Any]]:

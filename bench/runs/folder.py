@@ -15,22 +15,36 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.config.spec import RunSpec
+from bench.config.spec import IDENTITY, RunSpec
 from bench.core.errors import UserError
 from bench.core.files import append_row, replacing, write_json
 from bench.runs import checkpoint
 from bench.runs.lock import RunLock
-from bench.runs.record import Counters, Environment, EvaluationRow, RunRecord, Status, TrainingRow
+from bench.runs.record import Counters, Environment, EvaluationRow, RunRecord, Status, TrainingRow, find_runs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKPOINTS = 2  # that stay: the latest, and the one before in case the disk damages it
+
+
+def older_runs(root: Path, specs: Sequence[RunSpec]) -> str:
+    """A line naming the folders in `root` of the same runs under an older identity; empty if there are none.
+
+    Reports and evaluations read them, but no run is continued in them.
+    """
+    names = {spec.readable_id for spec in specs}
+    alike = [folder for folder in find_runs(root) if folder.name.rpartition("-")[0] in names]
+    older = [folder.name for folder in alike if RunRecord(folder).identity() < IDENTITY]
+    if not older:
+        return ""
+    made = f"{older[0]} was" if len(older) == 1 else f"{len(older)} runs ({', '.join(older)}) were"
+    return f"in {root} {made} made under an older identity; kept as before, and run anew under today's."
 
 
 def adopt(root: Path, spec: RunSpec) -> Path | None:
@@ -107,13 +121,12 @@ class RunFolder:
         return lock
 
     def _refuse_another_spec(self, path: Path) -> None:
-        found = self.record.spec()
-        if found != self.spec:
-            ours, theirs = self.spec.model_dump(), found.model_dump()
-            different = [key for key in ours if ours[key] != theirs[key]]
+        ours, theirs = self.spec.decisive, self.record.spec().decisive
+        if ours != theirs:
+            different = [key for key in ours if ours[key] != theirs.get(key)]
             raise UserError(
                 f"{path.parent} holds a run of another spec (it differs in {', '.join(different)}): "
-                "choose another --output, or move it away."
+                "choose another --results, or move it away."
             )
 
     @property

@@ -206,6 +206,11 @@ class RunRecord:
                 f"{self.folder} is a run of another version: {where} of its spec.json: {first['msg']}."
             ) from None
 
+    def identity(self) -> int:
+        """What the hash in the folder's name was taken of, `spec.IDENTITY`; 1 if `spec.json` does not say."""
+        protocol = read_json(self.folder / "spec.json").get("protocol")
+        return protocol.get("identity", 1) if isinstance(protocol, dict) else 1
+
     def status(self) -> Status:
         """Progress; its state is `not started` without the file, `damaged` if the file cannot be read."""
         path = self.folder / "status.json"

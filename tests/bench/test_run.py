@@ -23,7 +23,7 @@ from bench.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--backbone", "sit-ti", "--steps", "12", "--batch-size", "16", "--checkpoint-every", "4"]
-SHORT += ["--evaluate-every", "6", "--log-every", "1", "--samples", "30", "--sampler-sit", "euler[steps=3]"]
+SHORT += ["--evaluate-every", "6", "--log-every", "1", "--samples", "30", "--sampler-flow", "euler[steps=3]"]
 
 
 def command(*arguments, module="bench.run"):
@@ -151,7 +151,7 @@ def test_help_answers_without_importing_torch():
         (("--method", "repa", "--backbone", "sit-xxl"), "sit-xl"),
         (("--method", "repa", "--backbone", "sit-ti/3"), "3"),
         (("--method", "repa", "--data", "digit"), "Did you mean 'digits'"),
-        (("--method", "repa", "--sampler-sit", "hoin"), "unknown sampler 'hoin'"),
+        (("--method", "repa", "--sampler-flow", "hoin"), "unknown sampler 'hoin'"),
         (("--method", "repa", "--process", "flow[path=linaer]"), "path=linaer"),
         (("--suite", "quickstar"), "Did you mean 'quickstart'"),
         (("--method", "repa", "--batch-size", "5000"), "larger than the data set"),

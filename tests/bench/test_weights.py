@@ -16,7 +16,7 @@ from bench.run import main
 from bench.runs import loading
 from bench.runs.record import find_runs
 
-SHORT = ["--batch-size", "16", "--samples", "30", "--sampler-sit", "euler[steps=3]"]
+SHORT = ["--batch-size", "16", "--samples", "30", "--sampler-flow", "euler[steps=3]"]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def make(root: Path, backbone: str = "sit-ti", step: int = 5) -> Path:
         "digits",
         0,
         training={"steps": step, "batch_size": 8},
-        protocol={"samples": 150, "sampler_sit": "euler[steps=2]", "sampler_dit": "ddim[steps=2]"},
+        protocol={"samples": 150, "sampler_flow": "euler[steps=2]", "sampler_ddpm": "ddim[steps=2]"},
     )
     trainer = Trainer(run_spec, torch.device("cpu"))
     draw = torch.Generator().manual_seed(0)

@@ -31,7 +31,7 @@ def protocol_text(name: str, protocol: Mapping[str, Any]) -> str:
         guidance += f" of the first {channels} channels" if channels else ""
     return (
         f"protocol {name}: {protocol['data']}, {protocol['samples']:,} samples, {protocol['labels']} labels, "
-        f"sampler {protocol['sampler_sit']} (SiT) and {protocol['sampler_dit']} (DiT), {guidance}, "
+        f"sampler {protocol['sampler_flow']} (SiT) and {protocol['sampler_ddpm']} (DiT), {guidance}, "
         f"{protocol['weights']} weights, against {protocol['reference']}, "
         f"feature nets {', '.join(protocol['feature_nets'])}"
     )

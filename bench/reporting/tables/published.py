@@ -60,7 +60,7 @@ def agreeing(comparison: Comparison) -> pd.DataFrame:
             continue
         family, _, size = grammar.split(entry.backbone)[0].partition("-")
         own = str(_own_guidance(protocol))
-        sampler = SAMPLERS.get(protocol["sampler_dit" if family == "dit" else "sampler_sit"], "")
+        sampler = SAMPLERS.get(protocol["sampler_ddpm" if family == "dit" else "sampler_flow"], "")
         kept |= (
             (rows["backbone"].str.lower() == f"{family}-{size if '/' in size else size + '/2'}")
             & rows["steps"].isin(entry.curves["step"])

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from bench.config import resolve, suites
+from bench.config.options import Comparison
 from bench.core.errors import UserError
 from bench.core.files import read_rows
 from bench.nets import teachers
 from bench.rewards import base
-from bench.run import Comparison, Options, plan
+from bench.run import Options, plan
 from bench.runs import folder
 from bench.runs.record import EvaluationRow
 from methods.base import TEACHER, BackboneInfo, EncoderInfo

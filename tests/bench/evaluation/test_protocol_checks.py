@@ -128,7 +128,7 @@ def test_random_labels_are_told_from_skewed_ones(samples: int, classes: int, mon
 
 def test_every_sampler_passes_in_many_steps():
     for name in ("repa-sde-250", "sit-ode-dopri5"):
-        protocol = PROTOCOL.model_copy(update={"sampler_sit": name, "sampler_dit": "dit-ddpm-250"})
+        protocol = PROTOCOL.model_copy(update={"sampler_flow": name, "sampler_ddpm": "dit-ddpm-250"})
         assert {finding.state for finding in protocol_checks.sampler(protocol)} == {"ok"}
 
 

@@ -25,8 +25,8 @@ def test_neither_the_batch_nor_the_other_samples_matter(run, monkeypatch):
         update={
             "labels": "random",
             "guidance_scale": 1.5,
-            "sampler_sit": "euler-maruyama[steps=3]",
-            "sampler_dit": "ddpm[steps=3]",
+            "sampler_flow": "euler-maruyama[steps=3]",
+            "sampler_ddpm": "ddpm[steps=3]",
         }
     )
     together = images_of(run, range(20), protocol=protocol)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 STALLED = 120  # seconds; importing torch on a loaded machine takes a part of it
 SLOW = str(ROOT / "tests" / "helpers" / "slow.py")
 SHORT = ["--batch-size", "16", "--log-every", "1", "--samples", "20", "--feature-nets", "pixels"]
-SHORT += ["--sampler-sit", "euler[steps=2]", "--sampler-dit", "ddim[steps=2]"]
+SHORT += ["--sampler-flow", "euler[steps=2]", "--sampler-ddpm", "ddim[steps=2]"]
 ONE = ["--backbone", "sit-ti", "--steps", "16", "--checkpoint-every", "4", "--evaluate-every", "8", *SHORT]
 
 

@@ -56,7 +56,7 @@ def test_doubtful_rows_are_never_printed(tmp_path: Path) -> None:
         {"samples": 10_000},
         {"labels": "balanced"},
         {"weights": "model"},
-        {"sampler_sit": "sde-50"},
+        {"sampler_flow": "sde-50"},
         {"guidance_scale": 3.0},
         {"guidance_scale": 1.5, "guidance_interval": (0.0, 0.3)},
     ],

@@ -1,0 +1,66 @@
+"""The runs of a plan in this process, one after the other; or, under torchrun, in all of its processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from bench.config.spec import RunSpec
+from bench.core import distributed
+from bench.core.distributed import Parallelism
+from bench.core.errors import UserError
+from bench.evaluation.evaluator import evaluate_kept
+from bench.launch.cost import announce, refuse_what_does_not_fit
+from bench.launch.runner import Experiment
+from bench.runs.folder import RunFolder, adopt, older_runs
+
+
+def run_all(
+    specs: Sequence[RunSpec],
+    root: Path,
+    device: torch.device,
+    parallelism: Parallelism,
+    evaluate: Literal["here", "separate"],
+    dry_run: bool,
+) -> None:
+    """Print what the runs cost, then run them in order; those that fail do not keep back the others.
+
+    Raises UserError if any fails, or if the plan does not fit this machine.
+    """
+    if not dry_run:
+        shared = distributed.broadcast_from_rank0(
+            lambda: [source for spec in specs if (source := adopt(root, spec))]
+        )
+        if shared:
+            places = ", ".join(sorted({str(source.parent) for source in shared}))
+            print(f"{len(shared)} of {len(specs)} runs were finished in {places} and are copied.")
+    if older := distributed.broadcast_from_rank0(lambda: older_runs(root, specs)):
+        print(older)
+    costs = announce(specs, root, device)
+    if dry_run:
+        return
+    distributed.broadcast_from_rank0(lambda: refuse_what_does_not_fit(costs, root, device))
+    failures = []
+    for number, spec in enumerate(specs, start=1):
+        done = distributed.broadcast_from_rank0(lambda spec=spec: RunFolder(root, spec).finished)
+        print(f"[{number}/{len(specs)}] {spec.run_id}{' (finished before)' if done else ''}", flush=True)
+        if done:
+            continue
+        try:
+            Experiment(spec, root, device, parallelism, evaluate).complete()
+            for step in distributed.broadcast_from_rank0(
+                lambda spec=spec: RunFolder(root, spec).record.kept_steps()
+            ):
+                evaluate_kept(spec, root, step, device)
+        except UserError as error:
+            if len(specs) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            failures.append(spec.run_id)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(specs)} runs failed: {', '.join(failures)}.")
+    print(f"done: {len(specs)} runs in {root}. Table and plots: python -m bench.report {root}")
