@@ -1,17 +1,23 @@
-"""The networks that are trained: DiT (arXiv 2212.09748) and SiT (arXiv 2401.08740), by name.
+"""The networks that are trained: DiT (arXiv 2212.09748), SiT (arXiv 2401.08740), and those of your own.
 
-`sit-xl/2` is family SiT, size XL, patch 2. This module is the register: it knows sizes, not tensors, and
-imports no torch until a network is built.
+`sit-xl/2` is family SiT, size XL, patch 2. A file dropped into this folder is found by its name. This module
+is the register: it knows names and sizes, and imports no torch until an architecture is asked for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+import importlib.util
+import sys
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from backbones.blocks import Transformer
+    from types import ModuleType
+
+    from backbones.base import Architecture, Backbone
+    from backbones.transformer import TransformerArchitecture
 
 FAMILIES = ("sit", "dit")
 # Size -> blocks, width, heads: table 1 of the DiT paper. The first three are ours: `ti` is small enough that
@@ -28,51 +34,60 @@ SIZES = {
 }
 PATCHES = (1, 2, 4, 8)
 DEFAULT_PATCH = 2
+DEFAULT = "sit-ti"  # where no backbone is named
 OPTIONS = ("learned_variance", "qk_norm", "rms_norm", "rope", "swiglu")
+Release = Literal["sit", "repa", "dit"]  # whose code wrote an official checkpoint
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """All that decides a network's shape, beside the size of its images.
-
-    The last four are departures from the published networks; their names are part of the backbone's id.
-    """
-
-    family: str  # "sit": predicts the velocity of flow matching; "dit": the noise of DDPM
-    size: str
-    patch: int  # pixels a side of a token
-    depth: int  # blocks
-    width: int
-    heads: int
-    # A second set of output channels: DiT's variance. Official SiT files have them too, unused.
-    learned_variance: bool = False
-    qk_norm: bool = False  # normalise queries and keys (arXiv 2302.05442)
-    rms_norm: bool = False  # RMSNorm for LayerNorm
-    rope: bool = False  # rotary positions beside the table (arXiv 2104.09864), by row and column
-    swiglu: bool = False  # gated MLP of the same parameter count (arXiv 2002.05202)
-
-    @property
-    def name(self) -> str:
-        """As it is typed: `sit-xl/2[qk_norm=true]`, with the options that depart from the family's usual."""
-        usual = {"learned_variance": self.family == "dit"}
-        chosen = {option: getattr(self, option) for option in OPTIONS}
-        departures = [f"{o}={str(on).lower()}" for o, on in chosen.items() if on != usual.get(o, False)]
-        name = f"{self.family}-{self.size}/{self.patch}"
-        return f"{name}[{','.join(departures)}]" if departures else name
+_FOLDER = Path(__file__).parent
+_PARTS = (
+    "__init__",
+    "base",
+    "blocks",
+    "checkpoints",
+    "cost",
+    "dit",
+    "extras",
+    "official",
+    "sit",
+    "transformer",
+    "weights",
+)
 
 
 def names() -> tuple[str, ...]:
-    """All backbones, without patch."""
-    return tuple(f"{family}-{size}" for family in FAMILIES for size in SIZES)
+    """All backbones, without patch; imports nothing."""
+    return (*(f"{family}-{size}" for family in FAMILIES for size in SIZES), *dropped_in())
 
 
-def architecture(name: str, **options: bool) -> Architecture:
-    """`architecture("sit-xl/4", qk_norm=True)`; the patch is 2 where none is given.
+def dropped_in() -> tuple[str, ...]:
+    """The backbones of files that were added to this folder."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem not in _PARTS))
+
+
+def family(name: str) -> str:
+    """The group of a backbone's name, `"sit-xl/2[rope=true]"` -> `"sit"`; a file is a family of its own."""
+    base = name.partition("[")[0]
+    first = base.partition("-")[0]
+    return first if first in FAMILIES else Path(base).stem
+
+
+def by_family(name: str) -> tuple[int, str]:
+    """Sorting key that groups names by family, those of the papers first."""
+    group = family(name)
+    return (FAMILIES.index(group), group) if group in FAMILIES else (len(FAMILIES), group)
+
+
+def architecture(name: str, **options: bool) -> TransformerArchitecture:
+    """`architecture("sit-xl/4", qk_norm=True)`; the patch is 2 if none is given.
 
     Raises ValueError for an unknown name, patch or option, with the known ones.
     """
+    from backbones.dit import DiTArchitecture
+    from backbones.sit import SiTArchitecture
+
     base, slash, patch = name.partition("/")
-    if base not in names():
+    kind, _, size = base.partition("-")
+    if kind not in FAMILIES or size not in SIZES:
         near = get_close_matches(base, names(), n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise ValueError(f"unknown backbone '{base}'.{hint} Known: {', '.join(names())}.")
@@ -81,18 +96,55 @@ def architecture(name: str, **options: bool) -> Architecture:
     for option in options:
         if option not in OPTIONS:
             raise ValueError(f"unknown option '{option}' of '{name}'. Known: {', '.join(OPTIONS)}.")
-    family, size = base.split("-")
-    chosen = {"learned_variance": family == "dit"} | options
-    return Architecture(family, size, int(patch or DEFAULT_PATCH), *SIZES[size], **chosen)
+    made = {"sit": SiTArchitecture, "dit": DiTArchitecture}[kind]
+    depth, width, heads = SIZES[size]
+    sizes = {"depth": depth, "width": width, "heads": heads, "patch": int(patch or DEFAULT_PATCH)}
+    return made(**sizes, size=size, **options)
 
 
-def build(architecture: Architecture, *, input_size: int, channels: int, num_classes: int) -> Transformer:
+def load(name: str) -> type[Architecture]:
+    """The architecture of a file that was added to this folder, by its name, or of the path of a Python file.
+
+    Raises ValueError if there is no such file, or it does not define exactly one.
+    """
+    from backbones.base import Architecture
+
+    if name.endswith(".py"):
+        module = _imported(Path(name).expanduser())
+    elif name in dropped_in():
+        module = importlib.import_module(f"backbones.{name}")
+    else:
+        raise ValueError(f"no backbone '{name}'; there are {', '.join(names())}")
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Architecture) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"'{name}' must define one subclass of backbones.base.Architecture, it defines {len(found)}"
+        )
+    found[0].source, found[0].family = name, family(name)
+    return found[0]
+
+
+def _imported(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"there is no backbone file '{path}'")
+    spec = importlib.util.spec_from_file_location(f"backbones_from_file_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their annotations up here
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"the backbone file '{path}' fails on import: {error!r}") from error
+    return module
+
+
+def build(architecture: Architecture, *, input_size: int, channels: int, num_classes: int) -> Backbone:
     """A freshly initialised network for images [channels, input_size, input_size].
 
-    Raises ValueError where the patch does not divide the image.
+    Raises ValueError if it cannot take such images.
     """
-    from backbones.dit import DiT
-    from backbones.sit import SiT
-
-    network = {"sit": SiT, "dit": DiT}[architecture.family]
-    return network(architecture, input_size=input_size, channels=channels, num_classes=num_classes)
+    return architecture.build(input_size=input_size, channels=channels, num_classes=num_classes)

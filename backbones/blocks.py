@@ -12,7 +12,6 @@ with gates that start at zero, so that every block starts as the identity (arXiv
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from timm.layers.activations import GELUTanh
@@ -22,22 +21,15 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from torch import Tensor, nn
 
-from backbones import Architecture
+from backbones.base import Backbone, Output
+from backbones.transformer import TransformerArchitecture
 
 FREQUENCIES = 256  # of the time embedding, half cosines, half sines
 MAX_PERIOD = 10_000
 NORM_EPS = 1e-6
 
 
-class Output(NamedTuple):
-    """What a backbone returns."""
-
-    prediction: Tensor  # [B, C, H, W]: velocity (SiT) or noise (DiT)
-    variance: Tensor | None  # [B, C, H, W], raw, about -1..1 (DiT)
-    hidden: dict[int, Tensor]  # depth -> tokens after that block, [B, N, D], as asked for
-
-
-def norm(architecture: Architecture) -> nn.Module:
+def norm(architecture: TransformerArchitecture) -> nn.Module:
     """Normalisation over the width without parameters."""
     kind = nn.RMSNorm if architecture.rms_norm else nn.LayerNorm
     return kind(architecture.width, eps=NORM_EPS, elementwise_affine=False)
@@ -51,7 +43,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class Block(nn.Module):
     """One transformer block with adaLN-zero."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: TransformerArchitecture) -> None:
         super().__init__()
         width, hidden = architecture.width, 4 * architecture.width
         self.norm1 = norm(architecture)
@@ -115,7 +107,7 @@ class LabelEmbedder(nn.Module):
 class FinalLayer(nn.Module):
     """Steered norm and a linear map from each token to its patch, [B, N, D] -> [B, N, p*p*C]."""
 
-    def __init__(self, architecture: Architecture, out_channels: int) -> None:
+    def __init__(self, architecture: TransformerArchitecture, out_channels: int) -> None:
         super().__init__()
         width = architecture.width
         self.norm_final = norm(architecture)
@@ -127,18 +119,18 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
-class Transformer(nn.Module):
+class Transformer(Backbone):
     """The network that DiT and SiT share; they differ in the unit of time and in what they predict."""
 
+    architecture: TransformerArchitecture
+
     def __init__(
-        self, architecture: Architecture, *, input_size: int, channels: int, num_classes: int
+        self, architecture: TransformerArchitecture, *, input_size: int, channels: int, num_classes: int
     ) -> None:
-        """Official initialisation. Raises ValueError where the patch does not divide the image."""
-        super().__init__()
+        """Official initialisation. Raises ValueError if the patch does not divide the image."""
+        super().__init__(architecture, input_size=input_size, channels=channels, num_classes=num_classes)
         if input_size % architecture.patch:
             raise ValueError(f"patch /{architecture.patch} does not divide an input of size {input_size}")
-        self.architecture = architecture
-        self.channels, self.num_classes = channels, num_classes
         self.side = input_size // architecture.patch  # tokens a row
         width = architecture.width
         self.x_embedder = PatchEmbed(input_size, architecture.patch, channels, width)

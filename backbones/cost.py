@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a backbone in closed form, without building it.
+"""Parameters and FLOPs of a backbone: in closed form for DiT and SiT, counted for any other.
 
 A FLOP is an addition or a multiplication: a product of [a, b] and [b, c] costs 2abc. Norms, activations and
 residual sums are left out, as is customary; attention's two products are in.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backbones import Architecture
-
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
+
+    from backbones.base import Architecture
+    from backbones.transformer import TransformerArchitecture
 
 TIME_FEATURES = 256
 
@@ -21,7 +22,7 @@ def _linear(inputs: int, outputs: int) -> tuple[int, int]:
     return (inputs + 1) * outputs, 2 * inputs * outputs
 
 
-def _mlp(architecture: Architecture) -> tuple[int, int]:
+def _mlp(architecture: TransformerArchitecture) -> tuple[int, int]:
     width = architecture.width
     if not architecture.swiglu:
         layers = [_linear(width, 4 * width), _linear(4 * width, width)]
@@ -31,7 +32,9 @@ def _mlp(architecture: Architecture) -> tuple[int, int]:
     return sum(p for p, _ in layers), sum(f for _, f in layers)
 
 
-def _parts(architecture: Architecture, input_size: int, channels: int) -> dict[str, tuple[int, int, int]]:
+def _parts(
+    architecture: TransformerArchitecture, input_size: int, channels: int
+) -> dict[str, tuple[int, int, int]]:
     """Part -> (parameters, rows it sees for one image, FLOPs a row), over the whole depth."""
     width, depth, patch = architecture.width, architecture.depth, architecture.patch
     tokens = (input_size // patch) ** 2
@@ -50,7 +53,9 @@ def _parts(architecture: Architecture, input_size: int, channels: int) -> dict[s
     return {name: (p * times, rows, f * times) for name, (p, f, rows, times) in parts.items()}
 
 
-def parameters(architecture: Architecture, input_size: int, channels: int, num_classes: int) -> int:
+def parameters(
+    architecture: TransformerArchitecture, input_size: int, channels: int, num_classes: int
+) -> int:
     """All parameters, the fixed position table included, as in the papers' tables."""
     width, head = architecture.width, architecture.width // architecture.heads
     tables = (num_classes + 1 + (input_size // architecture.patch) ** 2) * width
@@ -59,12 +64,32 @@ def parameters(architecture: Architecture, input_size: int, channels: int, num_c
     return sum(count for count, _, _ in _parts(architecture, input_size, channels).values()) + tables + norms
 
 
-def flops(architecture: Architecture, input_size: int, channels: int) -> int:
+def flops(architecture: TransformerArchitecture, input_size: int, channels: int) -> int:
     """FLOPs of one forward pass for one image; a backward pass costs about twice as many."""
     tokens = (input_size // architecture.patch) ** 2
     attention = 4 * tokens**2 * architecture.width * architecture.depth  # queries x keys, weights x values
     parts = _parts(architecture, input_size, channels).values()
     return attention + sum(rows * cost for _, rows, cost in parts)
+
+
+def counted_parameters(architecture: Architecture, input_size: int, channels: int, num_classes: int) -> int:
+    """All parameters of the network, which is built without memory for them."""
+    import torch
+
+    with torch.device("meta"):
+        network = architecture.build(input_size=input_size, channels=channels, num_classes=num_classes)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def counted_flops(architecture: Architecture, input_size: int, channels: int) -> int:
+    """FLOPs of one forward pass for one image, counted on tensors without values."""
+    import torch
+
+    with torch.device("meta"), torch.no_grad(), counter() as counted:
+        network = architecture.build(input_size=input_size, channels=channels, num_classes=1)
+        image = torch.empty(1, channels, input_size, input_size)
+        network(image, torch.empty(1), torch.empty(1, dtype=torch.long))
+    return counted.get_total_flops()
 
 
 def counter() -> FlopCounterMode:

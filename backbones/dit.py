@@ -1,8 +1,11 @@
 """DiT (arXiv 2212.09748): the transformer that predicts the noise of DDPM, and its variance."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 from backbones.blocks import Transformer
+from backbones.transformer import TransformerArchitecture
 
 TIMESTEPS = 1000
 
@@ -13,3 +16,16 @@ class DiT(Transformer):
     def network_time(self, t: Tensor) -> Tensor:
         """The integer timestep k."""
         return (TIMESTEPS * t).round() - 1
+
+
+class DiTArchitecture(TransformerArchitecture):
+    """`dit-SIZE/PATCH`."""
+
+    family = "dit"
+    process = "ddpm"
+
+    learned_variance: bool = True
+
+    def build(self, *, input_size: int, channels: int, num_classes: int) -> DiT:
+        """Officially initialised. Raises ValueError if the patch does not divide the image."""
+        return DiT(self, input_size=input_size, channels=channels, num_classes=num_classes)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from backbones.extras import Extra
 
 if TYPE_CHECKING:
-    from backbones.blocks import Output
+    from backbones.base import Output
 
 TEACHER = "teacher"  # the encoder that the data set recommends
 REWARD_NET = "default"  # the reward net that the data set recommends

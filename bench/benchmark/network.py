@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    import backbones
+    from backbones.base import Backbone
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ def main() -> None:
     import torch
 
     import backbones
-    from backbones import cost
     from bench.config import resolve
     from bench.core import machine
     from bench.launch.cost import matrix_product_speed
@@ -72,7 +71,7 @@ def main() -> None:
         networks: dict[str, nn.Module] = {"ours": ours, "timm reference": reference(ours).to(device)}
         if options.compile:
             networks["ours, compiled"] = torch.compile(ours)  # type: ignore[assignment]
-        flops = 3 * options.batch_size * cost.flops(architecture, options.input_size, options.channels)
+        flops = 3 * options.batch_size * architecture.flops(options.input_size, options.channels)
         for precision in options.precision:
             peak = matrix_product_speed(device, precision, now)
             for kind, network in networks.items():
@@ -105,7 +104,7 @@ def time_pass(network: nn.Module, options: Options, device: torch.device, precis
     return seconds_of(work, device, options.warm_up, options.repeats)
 
 
-def reference(network: backbones.Transformer) -> nn.Module:
+def reference(network: Backbone) -> nn.Module:
     """The same network with blocks put together from timm's Attention and Mlp in the plainest way."""
     import copy
 

@@ -16,17 +16,23 @@ from bench.core.files import sha256
 from bench.data import datasets
 
 if TYPE_CHECKING:
+    from backbones.base import Architecture
     from bench.diffusion.objectives import Process
     from methods.base import Method
 
 
-def architecture(text: str) -> backbones.Architecture:
-    """`"sit-xl/2[qk_norm=true]"` -> its architecture. Raises UserError for an unknown name or option."""
+def architecture(text: str) -> Architecture:
+    """`"sit-xl/2[qk_norm=true]"`, or a path of a Python file with options -> its architecture.
+
+    Raises UserError for an unknown name or option, and for a file that is no backbone.
+    """
     name, options = grammar.split(text)
-    for key, value in options.items():
-        if value not in ("true", "false"):
-            raise UserError(f"option {key}={value} of {text} must be true or false.")
     try:
+        if name.endswith(".py") or name in backbones.dropped_in():
+            return grammar.configure(backbones.load(name), options, f"backbone {name}")
+        for key, value in options.items():
+            if value not in ("true", "false"):
+                raise UserError(f"option {key}={value} of {text} must be true or false.")
         return backbones.architecture(name, **{key: value == "true" for key, value in options.items()})
     except (ValueError, TypeError) as error:
         raise UserError(f"backbone {text}: {error}") from None
@@ -111,7 +117,7 @@ def run_spec(
     Raises UserError if a name is unknown or a value is of another type or outside its range.
     """
     built = architecture(backbone)
-    process = process or ("flow" if built.family == "sit" else "ddpm")
+    process = process or built.process
     dataset = datasets.get(data)
     chosen = dataset.preset
     settings = {"precision": native_precision} | chosen["training"]

@@ -20,7 +20,7 @@ from bench.diffusion.paths import TIMESTEPS, Coefficients, PathName, Schedule, d
 from bench.diffusion.variational_bound import bound_bits
 
 if TYPE_CHECKING:
-    from backbones.blocks import Output
+    from backbones.base import Output
 
 Weighting = Literal["uniform", "lognormal", "logit-normal", "velocity", "likelihood"]
 

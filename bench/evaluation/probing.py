@@ -32,7 +32,7 @@ def probe(run: LoadedRun, times: Sequence[float], images: int, encoder: str | No
         raise UserError(f"times {' '.join(map(str, times))} must be above 0 (data) and at most 1 (noise).")
     device, seed = next(run.model.parameters()).device, run.spec.seed
     batch = run.data.batch(data_order(seed, len(run.data), 0, count), generator(seed, "probe data"))
-    grid = (run.model.side, run.model.side)
+    grid = run.model.grid
     seer = teachers.load(encoder or run.spec.teacher, batch.image.shape[-1], device, grid=grid)
     if seer.info.grid != grid:
         raise UserError(f"{seer.info.name} gives {seer.info.grid} tokens, the backbone has {grid}.")

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from backbones.blocks import Output
+from backbones.base import Output
 from bench.config import resolve
 from bench.config.spec import Protocol
 from bench.core.errors import UserError, unknown

@@ -8,6 +8,7 @@ the optimiser's workspace are 24 bytes a parameter, autocast's copies 2 more, ac
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 from collections.abc import Callable
@@ -20,7 +21,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backbones import cost
 from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core import machine
@@ -58,8 +58,8 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     dataset, training, protocol = datasets.get(spec.data), spec.training, spec.protocol
     data = dataset.shape
     architecture = resolve.architecture(spec.backbone)
-    parameters = cost.parameters(architecture, data.size, data.channels, data.classes)
-    forward = cost.flops(architecture, data.size, data.channels)  # of one image
+    parameters = architecture.parameters(data.size, data.channels, data.classes)
+    forward = architecture.flops(data.size, data.channels)  # of one image
     flops = 3.0 * forward * training.batch_size  # a backward costs two forwards
     step_seconds, measured = flops / (peak * EFFICIENCY), False
     if flops < MEASURED_BELOW and training.steps and dataset.available:
@@ -68,7 +68,7 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     calls = (samplers.get(spec.sampler).evaluations or ADAPTIVE_EVALUATIONS) * guided
     sampling_flops = calls * forward * protocol.samples  # FLOPs
     evaluations = max(1, -(-training.steps // training.evaluate_every))
-    tokens = (data.size // architecture.patch) ** 2
+    tokens = math.prod(architecture.grid(data.size))
     value = 2 if training.precision == "bf16" else 4
     activations = 18 * architecture.width * architecture.depth * tokens * training.batch_size * value
     memory = (26 if training.precision == "bf16" else 24) * parameters + activations

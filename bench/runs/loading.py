@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import backbones
-from backbones.blocks import Transformer
+from backbones.base import Backbone
 from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
@@ -28,7 +28,7 @@ class LoadedRun:
     folder: Path
     spec: RunSpec
     counters: Counters
-    model: Transformer  # the weights that the protocol samples from, in eval mode
+    model: Backbone  # the weights that the protocol samples from, in eval mode
     data: Records
     process: Process
 

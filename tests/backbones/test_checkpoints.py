@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 
 import backbones
 from backbones import SIZES, checkpoints
+from backbones.official import read_official
+from backbones.weights import NAMED
 from tests.helpers import official_forward
 
 CLASSES = 10
@@ -89,8 +91,8 @@ def test_repa_and_dit_are_the_official_functions(tmp_path, name):
     dit = checkpoints.weights(write(tmp_path / "dit.pt", state), family="dit").build().eval()
     timestep = torch.tensor([0, 1, 2, 499, 998, 999])
     output = dit(x, (timestep + 1) / 1000, label)
-    for ours, official in zip(output, official_forward.dit(state, x, timestep, label, heads), strict=False):
-        assert_close(ours, official)
+    for ours, theirs in zip(output, official_forward.dit(state, x, timestep, label, heads), strict=False):
+        assert_close(ours, theirs)
 
 
 # --- what is in a file ----------------------------------------------------------------------------
@@ -105,7 +107,7 @@ def test_sizes_of_every_variant_are_read_off_the_shapes(tmp_path, family, name):
     shapes = official_shapes(name, variance=VARIANCE[family], **sizes)
     number = torch.zeros(1)
     path = write(tmp_path / "official.pt", {key: number.expand(shape) for key, shape in shapes.items()})
-    read = checkpoints.read_official(path, family=family)
+    read = read_official(path, family=family)
     ours = "dit" if family == "dit" else "sit"
     assert read.architecture == backbones.architecture(f"{ours}-{name}")
     assert (read.input_size, read.channels, read.num_classes) == (input_size, channels, classes)
@@ -142,8 +144,8 @@ def wrapped(state):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_wrapping_gives_the_same_weights(tmp_path, family, kind):
     state = official_state(variance=VARIANCE[family])
-    bare = checkpoints.read_official(write(tmp_path / "bare.pt", state), family=family)
-    read = checkpoints.read_official(write(tmp_path / f"{kind}.pt", wrapped(state)[kind]), family=family)
+    bare = read_official(write(tmp_path / "bare.pt", state), family=family)
+    read = read_official(write(tmp_path / f"{kind}.pt", wrapped(state)[kind]), family=family)
     assert read.architecture == bare.architecture
     assert read.state.keys() == bare.state.keys()
     assert all(torch.equal(read.state[key], bare.state[key]) for key in bare.state)
@@ -268,7 +270,7 @@ def test_half_matching_files_are_refused_naming_the_first_differences(tmp_path):
 def test_many_differences_are_counted(tmp_path):
     state = {key: value for key, value in official_state().items() if not key.startswith("blocks.1.")}
     message = refusal(write(tmp_path / "half.pt", state), "dit")
-    assert message.count("blocks.1.") == checkpoints.NAMED and "and 7 more" in message
+    assert message.count("blocks.1.") == NAMED and "and 7 more" in message
 
 
 def changed(key, value):
@@ -287,7 +289,7 @@ def changed(key, value):
         (changed("pos_embed", torch.zeros(96)), "pos_embed"),
         (changed("final_layer.linear.weight", torch.zeros(48, 96)), "final_layer.linear.weight (48, 96)"),
         (changed("blocks.9.attn.qkv.weight", torch.zeros(288, 96)), "10 blocks of width 96"),
-        ({"ema": official_state(), "args": argparse.Namespace(prediction="noise")}, "noise"),
+        ({"ema": official_state(), "args": argparse.Namespace(prediction="score")}, "score"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -9,12 +9,13 @@ import torch
 
 import backbones
 from backbones.blocks import position_table
+from backbones.sit import SiTArchitecture
 from tests.helpers import official_forward
 
 CLASSES, CHANNELS = 10, 4
 # Name, input size: all patches, a square of one token up to 16 x 16, and one official size.
 NETWORKS = [("ti/2", 8), ("ti/2", 32), ("ti/4", 16), ("ti/8", 32), ("ti/8", 8), ("ti/1", 8), ("s/2", 16)]
-TINY = backbones.Architecture("sit", "ti", patch=2, depth=2, width=8, heads=2)
+TINY = SiTArchitecture(size="ti", patch=2, depth=2, width=8, heads=2)
 
 
 def random_pair(name, input_size, **options):

@@ -1,0 +1,308 @@
+"""Official DiT, SiT and REPA checkpoints, read as networks that follow the conventions of this suite.
+
+Official SiT runs time the other way, t = 1 is data, and its velocity f points at the data, so that
+
+    v(x, t) = -f(x, 1 - t).
+
+This is put into the weights once, on reading. The sign goes into the last layer. The time features of 1 - t
+are a linear map of those of t, which goes into the layer that reads them:
+
+    cos w(1 - t) = cos w · cos wt + sin w · sin wt
+    sin w(1 - t) = sin w · cos wt - cos w · sin wt
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import backbones
+from backbones import SIZES
+from backbones.blocks import sinusoids
+from backbones.transformer import TransformerArchitecture
+from backbones.weights import NAMED, State, Weights, expected_shapes, refuse_differences
+
+OFFICIAL = {"sit": "SiT's official code", "repa": "REPA's code or a fork", "dit": "DiT's official code"}
+# Parameters that tell an official network's sizes, and their dimensions.
+TELLING = {
+    "x_embedder.proj.weight": 4,
+    "pos_embed": 3,
+    "y_embedder.embedding_table.weight": 2,
+    "final_layer.linear.weight": 2,
+}
+# Parts of names that compilation, data parallelism, FSDP and activation checkpointing put in.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+PATHS = {"linear": "linear", "gvp": "gvp", "cosine": "gvp", "vp": "vp"}  # as the files' arguments say it
+PREDICTIONS = {"velocity": "velocity", "v": "velocity", "noise": "noise", "eps": "noise", "epsilon": "noise"}
+NESTED = 4  # levels of dictionaries that are searched
+
+
+class Found(NamedTuple):
+    """A set of named parameters somewhere in a file."""
+
+    place: str  # e.g. "ema" or "state_dict: net."; "" for bare parameters
+    state: State
+
+    @property
+    def averaged(self) -> bool:
+        return "ema" in self.place.lower() or "shadow" in self.place
+
+
+@torch.no_grad()
+def read_official(path: str | Path, *, family: str | None = None) -> Weights:
+    """Weights from SiT's, REPA's or DiT's code, made to follow the conventions of this suite.
+
+    The parameters may lie anywhere in the file; of several sets the EMA is taken. Sizes are read off the
+    shapes, path and prediction off the training arguments in the file. The family ("sit", "repa", "dit") must
+    be told unless projectors or arguments tell it, since all three give the same names and shapes. A SiT's
+    variance channels, which nothing reads, are dropped. Nothing in the file is executed.
+
+    Raises ValueError if the file cannot be read, if its family is not known or is contradicted by the file,
+    and if its parameters are not exactly those of one network, naming the first differences. Warns if nothing
+    in the file says on which path a SiT or a REPA network was trained.
+    """
+    path = Path(path)
+    if family not in (None, *OFFICIAL):
+        raise ValueError(f"unknown family '{family}' for {path}. Known: {', '.join(OFFICIAL)}.")
+    content = _unpickled(path)
+    origin, state = _parameters(path, content)
+    arguments = list(_arguments(content))
+    projectors = {key: state.pop(key) for key in list(state) if key.startswith("projectors.")}
+    legacy = any(key.startswith("decoder_blocks.") for key in state)
+    state = _renumbered(state)
+    told = "repa" if projectors or legacy else _told_family(arguments)
+    architecture, sizes = _read_off(path, "dit" if (family or told) == "dit" else "sit", state)
+    refuse_differences(path, architecture, expected_shapes(architecture, **sizes), state)
+    family = _agreed_family(path, family, told)
+    if family == "repa" and architecture.learned_variance:
+        raise ValueError(
+            f"{path} has variance channels, which REPA's networks do not: if SiT's own code wrote it, its "
+            "time runs the other way; say 'sit'."
+        )
+    kind, prediction = _process(path, family, arguments)
+
+    changes = [f"{len({key.split('.')[1] for key in projectors})} projectors set apart"] if projectors else []
+    if family == "sit" and architecture.learned_variance:
+        architecture = replace(architecture, learned_variance=False)
+        state = _without_variance(state, architecture.patch, sizes["channels"])
+        changes.append("unused variance channels dropped")
+    if family == "sit":
+        state = _turned(state, opposite=prediction == "velocity")
+        what = "time and velocity" if prediction == "velocity" else "time"
+        changes.append(f"{what} turned round, so that t = 1 is noise")
+    if kind:
+        changes.append(f"trained on {kind}")
+    image = "inputs {channels} x {input_size} x {input_size}, {num_classes} classes and null".format(**sizes)
+    return Weights(
+        architecture,
+        **sizes,
+        state=state,
+        found="; ".join([f"{architecture.name} by {OFFICIAL[family]}, {origin}", image, *changes]),
+        process=kind,
+        projectors={key.removeprefix("projectors."): value for key, value in projectors.items()},
+    )
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    try:
+        # Training scripts store their arguments beside the weights. Big files are mapped, not read: of model,
+        # EMA and optimiser only one is looked at.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+    except Exception as error:  # damaged files fail in many ways
+        reason = "it is damaged, or another kind of file"
+        if foreign := re.search(r"GLOBAL (\S+)", str(error)):
+            reason = f"it needs {foreign[1]}, and only weights are read: save the parameters alone"
+        raise ValueError(f"{path} cannot be read as PyTorch weights: {reason}.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__} instead of parameters by name.")
+    return content
+
+
+def _parameters(path: Path, content: dict[str, Any]) -> tuple[str, State]:
+    """(where in the file, parameters by their official names), the EMA's if there are several sets."""
+    found = list(_states(content))
+    if not found:
+        raise ValueError(f"{path} holds no parameters of a DiT or SiT; it has {_listing(content)}.")
+    averaged = [one for one in found if one.averaged] or list(_shadow_states(content, found[0].state))
+    chosen = (averaged or found)[0]
+    if not chosen.place:
+        return "its bare parameters", chosen.state
+    kind = "EMA" if chosen.averaged else "model without EMA"
+    return f"its {kind} ('{chosen.place}')", chosen.state
+
+
+def _states(content: Mapping[Any, Any], place: str = "", level: int = 0) -> Iterator[Found]:
+    """Every set of parameters with a patch embedding, outermost first."""
+    named = {
+        ".".join(part for part in str(key).split(".") if part not in WRAPPERS): value
+        for key, value in content.items()
+        if isinstance(value, Tensor) and value.ndim  # no counters
+    }
+    first = next(iter(TELLING))
+    for prefix in [key.removesuffix(first) for key in named if key == first or key.endswith(f".{first}")]:
+        state = {key.removeprefix(prefix): named[key] for key in named if key.startswith(prefix)}
+        yield Found(": ".join(filter(None, (place, prefix))), state)
+    for key, value in content.items():
+        if isinstance(value, Mapping) and level < NESTED:
+            yield from _states(value, ".".join(filter(None, (place, str(key)))), level + 1)
+
+
+def _shadow_states(content: Mapping[Any, Any], model: State) -> Iterator[Found]:
+    """Averages kept as a list, `shadow_params`, in the order of the model beside them."""
+    # Some averages leave out what is not trained, which is the table of positions.
+    for names in (list(model), [name for name in model if name != "pos_embed"]):
+        for shadow in _values(content, "shadow_params"):
+            shapes = [getattr(value, "shape", None) for value in shadow] if isinstance(shadow, list) else []
+            if shapes == [model[name].shape for name in names]:
+                yield Found("shadow_params", model | dict(zip(names, shadow, strict=True)))
+
+
+def _listing(content: Mapping[Any, Any]) -> str:
+    """The first keys of a file, with those inside them, for a refusal."""
+    if not content:
+        return "no entries"
+    shown = []
+    for key, value in list(content.items())[: 2 * NAMED]:
+        inside = list(map(str, value))[:NAMED] if isinstance(value, Mapping) else []
+        shown.append(f"{key} ({', '.join(inside)}, ...)" if inside else str(key))
+    more = len(content) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _arguments(content: Any, level: int = 0) -> Iterator[Mapping[str, Any]]:
+    """Every record of settings in a file: namespaces and dictionaries, nested ones too."""
+    if isinstance(content, argparse.Namespace):
+        content = vars(content)
+    if not isinstance(content, Mapping) or level > NESTED:
+        return
+    yield content
+    for value in content.values():
+        yield from _arguments(value, level + 1)
+
+
+def _values(content: Any, *keys: str) -> list[Any]:
+    """What any record of settings has under one of these keys; `path-type` is `path_type`."""
+    records = content if isinstance(content, list) else _arguments(content)
+    return [
+        value for record in records for key, value in record.items() if str(key).replace("-", "_") in keys
+    ]
+
+
+def _told_family(arguments: list[Mapping[str, Any]]) -> str | None:
+    """The family that the training arguments belong to; None if they leave it open."""
+    if _values(arguments, "enc_type", "proj_coeff", "encoder_depth"):
+        return "repa"
+    models = [value for value in _values(arguments, "model") if isinstance(value, str)]
+    if any(model.lower().startswith("dit") for model in models):
+        return "dit"
+    own = _values(arguments, "train_eps", "sample_eps")  # SiT's; forks of REPA name their models SiT, too
+    return "sit" if own and any(model.lower().startswith("sit") for model in models) else None
+
+
+def _agreed_family(path: Path, family: str | None, told: str | None) -> str:
+    if family and told and family != told:
+        raise ValueError(
+            f"{path} is of {OFFICIAL[told]}, as its projectors or arguments say, not of '{family}': say "
+            f"'{told}', or leave the family out."
+        )
+    if found := family or told:
+        return found
+    known = ", ".join(f"'{family}' ({code})" for family, code in OFFICIAL.items())
+    raise ValueError(f"{path} fits several families alike; say its family: {known}.")
+
+
+def _process(path: Path, family: str, arguments: list[Mapping[str, Any]]) -> tuple[str, str]:
+    """(the process in the naming grammar, what the network predicts); "" for the one of DiT."""
+    if family == "dit":
+        return "", "noise"
+    kind = _told(path, arguments, "path_type", PATHS)
+    prediction = _told(path, arguments, "prediction", PREDICTIONS)
+    if kind is None and prediction is None:
+        warnings.warn(
+            f"{path} does not say on which path and prediction it was trained; it is taken for linear and "
+            "velocity. For another, give --process, e.g. flow[path=gvp].",
+            stacklevel=2,
+        )
+        return "", "velocity"
+    kind, prediction = kind or "linear", prediction or "velocity"
+    predicted = "" if prediction == "velocity" else f",prediction={prediction}"
+    return f"flow[path={kind}{predicted}]", prediction
+
+
+def _told(path: Path, arguments: list[Mapping[str, Any]], key: str, known: Mapping[str, str]) -> str | None:
+    told = dict.fromkeys(str(value) for value in _values(arguments, key) if isinstance(value, str))
+    meanings = {known.get(value.lower()) for value in told}
+    if len(meanings) > 1 or None in meanings:
+        raise ValueError(
+            f"{path} was trained with {key} {' and '.join(told)}; only one of {', '.join(known)} is read."
+        )
+    return meanings.pop() if meanings else None
+
+
+def _depth(state: State) -> int:
+    return 1 + max((int(key.split(".")[1]) for key in state if re.match(r"blocks\.\d+\.", key)), default=-1)
+
+
+def _renumbered(state: State) -> State:
+    """REPA's first files count the blocks after the aligned one anew, as `decoder_blocks`."""
+    aligned = _depth(state)
+
+    def number(match: re.Match[str]) -> str:
+        return f"blocks.{aligned + int(match[1])}."
+
+    return {re.sub(r"^decoder_blocks\.(\d+)\.", number, key): value for key, value in state.items()}
+
+
+def _read_off(path: Path, family: str, state: State) -> tuple[TransformerArchitecture, dict[str, int]]:
+    """The architecture that the shapes speak of, and the arguments that `backbones.build` takes beside it."""
+    lacking = [key for key, rank in TELLING.items() if key not in state or state[key].ndim != rank]
+    if lacking:
+        held = ", ".join(list(state)[:NAMED])
+        raise ValueError(f"{path} is no DiT or SiT: it lacks {', '.join(lacking)} and has {held}, ...")
+    width, channels, patch, _ = state["x_embedder.proj.weight"].shape
+    depth, side = _depth(state), math.isqrt(state["pos_embed"].shape[1])
+    size = next((size for size, shape in SIZES.items() if shape[:2] == (depth, width)), None)
+    if size is None:
+        known = ", ".join(f"{size} {depth} of {width}" for size, (depth, width, _) in SIZES.items())
+        raise ValueError(f"{path} has {depth} blocks of width {width}, which is no known size: {known}.")
+    architecture = backbones.architecture(
+        f"{family}-{size}/{patch}",
+        learned_variance=state["final_layer.linear.weight"].shape[0] == 2 * channels * patch**2,
+        qk_norm=any(".attn.q_norm." in key for key in state),
+    )
+    rows = state["y_embedder.embedding_table.weight"].shape[0]
+    return architecture, {"input_size": side * patch, "channels": channels, "num_classes": rows - 1}
+
+
+def _without_variance(state: State, patch: int, channels: int) -> State:
+    """Half the outputs: for each pixel of a patch first `channels` of velocity, then as many of variance."""
+    last = {key: value for key, value in state.items() if key.startswith("final_layer.linear.")}
+    return state | {
+        key: value.unflatten(0, (patch**2, 2, channels))[:, 0].flatten(0, 1) for key, value in last.items()
+    }
+
+
+def _turned(state: State, *, opposite: bool) -> State:
+    """v(x, t) = -f(x, 1 - t) in the weights, see above; without the sign unless `opposite`.
+
+    In float64, rounded once.
+    """
+    cos, sin = sinusoids(torch.ones(1, dtype=torch.float64)).chunk(2, dim=1)
+    first = state["t_embedder.mlp.0.weight"]
+    of_cos, of_sin = first.double().chunk(2, dim=1)
+    turned = torch.cat([of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos], dim=1)
+    last = {key: -value for key, value in state.items() if key.startswith("final_layer.linear.") and opposite}
+    return state | {"t_embedder.mlp.0.weight": turned.to(first.dtype)} | last

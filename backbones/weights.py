@@ -1,0 +1,65 @@
+"""The weights of one network, read from a file of any kind, and the check that they are all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import backbones
+from backbones.base import Architecture, Backbone
+
+NAMED = 3  # names of each kind in a refusal
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network's weights and what they fit."""
+
+    architecture: Architecture
+    input_size: int
+    channels: int
+    num_classes: int  # without the null class
+    state: State
+    found: str  # what the file held, in words
+    process: str = ""  # that they were trained on, e.g. "flow[path=gvp]"; "" if the file does not say
+    projectors: State = field(default_factory=dict)  # REPA's: "1.2.weight" is encoder 1, layer 2
+
+    def build(self) -> Backbone:
+        """The network with these weights."""
+        sizes = {"input_size": self.input_size, "channels": self.channels, "num_classes": self.num_classes}
+        network = backbones.build(self.architecture, **sizes)
+        network.load_state_dict(self.state)
+        return network
+
+
+def expected_shapes(architecture: Architecture, **sizes: int) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        network = backbones.build(architecture, **sizes)
+    return {key: value.shape for key, value in network.state_dict().items()}
+
+
+def refuse_differences(
+    path: Path, architecture: Architecture, expected: dict[str, torch.Size], state: State
+) -> None:
+    """Raises ValueError unless the file has the network's names and shapes, all of them and no others."""
+    differences = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} for {tuple(shape)}"
+            for key, shape in expected.items()
+            if key in state and state[key].shape != shape
+        ],
+    }
+    listed = [
+        f"{kind}: {', '.join(keys[:NAMED])}{f' and {len(keys) - NAMED} more' if len(keys) > NAMED else ''}"
+        for kind, keys in differences.items()
+        if keys
+    ]
+    if listed:
+        raise ValueError(f"{path} is not exactly a {architecture.name}; {'; '.join(listed)}.")
