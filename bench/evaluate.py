@@ -15,6 +15,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -84,6 +85,8 @@ class Options:
     """an .npz, a folder or a zip of images, or the folder of a run"""
     copy: OptionalPath = None
     """write the images to this .npz or folder of PNGs"""
+    yes: bool = False
+    """go on even if a folder looks surprising: several parts, many files passed over"""
     device: Device = "auto"
     images: Images = field(default_factory=Images)
     run: Run = field(default_factory=Run)
@@ -134,7 +137,7 @@ def score_images(options: Options) -> dict[str, float]:
     Raises UserError for files that do not serve.
     """
     from bench.core import machine
-    from bench.data.image_files import open_images
+    from bench.data.image_files import is_npz
     from bench.evaluation.reference import read_reference, write_reference
     from bench.evaluation.resume import score_resumable
     from bench.evaluation.scorer import MetricOptions, Scorer
@@ -142,12 +145,15 @@ def score_images(options: Options) -> dict[str, float]:
 
     chosen = options.images
     _refuse_values(chosen)
-    images = open_images(options.path)
+    _refuse_outputs(options)
+    images = _opened(options.path, options.yes)
     if chosen.reference is None and chosen.save_reference is None:
         raise UserError("say what to compare with: --reference FILE, or make one with --save-reference FILE.")
     device = machine.select_device(options.device)
     if options.copy is not None:
         _copy(images, options)
+    if chosen.reference is not None and not is_npz(chosen.reference):
+        _opened(chosen.reference, options.yes)
     files = _weight_files(chosen)
     nets = [feature_net(name, device, files.get(name)) for name in chosen.feature_nets]
     references = read_reference(chosen.reference or options.path, nets)
@@ -180,6 +186,27 @@ def _refuse_values(options: Images) -> None:
         raise UserError("--bootstrap 1: a spread takes 2 resamples or more, 0 leaves it out.")
     if not options.feature_nets:
         raise UserError("--feature-nets: name at least one feature net.")
+
+
+def _refuse_outputs(options: Options) -> None:
+    """No output may replace what is read, or lie in it."""
+    chosen = options.images
+    outputs = {"copy": options.copy, "save-reference": chosen.save_reference, "output": chosen.output}
+    for flag, output in outputs.items():
+        for source in (options.path, chosen.reference):
+            if output and source and output.resolve().is_relative_to(source.resolve()):
+                raise UserError(f"--{flag} {output} lies in {source}, which is read: choose another place.")
+
+
+def _opened(path: Path, yes: bool) -> ImageSet:
+    """Images, with what was understood of them. Raises UserError if that is surprising, without `yes`."""
+    from bench.data.image_files import open_images
+
+    images = open_images(path)
+    print(f"{path}:\n{indent(images.summary, '  ')}")
+    if not yes:
+        images.refuse_surprises()
+    return images
 
 
 def _weight_files(options: Images) -> dict[str, Path]:

@@ -15,12 +15,14 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from bench.core.cli import OptionalInt, OptionalPath, OptionalStr, option, parse
 from bench.core.errors import UserError, exit_code
+from bench.core.files import in_units
 from bench.data.shards import Normalise, Resize, Statistic
 
 if TYPE_CHECKING:
@@ -54,13 +56,15 @@ class Recipe:
 @dataclass(frozen=True)
 class Options:
     source: Annotated[tyro.conf.Positional[str | None], option(metavar="IMAGES")] = None
-    """folder, zip or tar with a folder for each class, where train/ and test/ or val/ are told apart; hf:ID
-    or hf:FOLDER, a Hugging Face data set; cifar10, downloaded"""
+    """folder, zip or tar with a folder per class, or with dataset.json; train/ and test/ or val/ are told
+    apart. Or hf:ID or hf:FOLDER, a Hugging Face data set; cifar10, downloaded"""
     output: OptionalPath = None
     """folder of the store"""
     recipe: Recipe = field(default_factory=Recipe)
     workers: OptionalInt = None
     """processes; by default one a core, with a VAE one a GPU"""
+    yes: bool = False
+    """go on even if the images look surprising: one class, many files passed over"""
     verify: OptionalPath = None
     """check every record and checksum of this store, and do nothing else"""
 
@@ -73,13 +77,14 @@ def main() -> None:
         return
     if not options.source or not options.output:
         raise UserError("say what to prepare and where: python -m bench.prepare IMAGES --output STORE")
-    prepare(options.source, options.output, options.recipe, options.workers)
+    prepare(options.source, options.output, options.recipe, options.workers, options.yes)
 
 
-def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None) -> None:
+def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None, yes: bool = False) -> None:
     """Make the store of the images of `source`, or complete it.
 
-    Raises UserError where an image is damaged, the disk is full, or `out` holds a store of other manifest.
+    Raises UserError if an image is damaged, the disk is full, `out` holds anything but an unfinished or
+    complete store of these images, or, without `yes`, if they look surprising.
     """
     from bench.core.files import write_json
     from bench.core.progress import progress_bar
@@ -89,8 +94,13 @@ def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None) 
 
     if recipe.size < 1:
         raise UserError(f"--size {recipe.size}: images have at least one pixel.")
-    manifest = describe(open_source(source), recipe)
     found = _found(out)
+    _refuse_inside(out, source)
+    opened = open_source(source)
+    print(f"{source}:\n{indent(opened.layout.summary, '  ')}")
+    if found is None and not yes:
+        opened.layout.refuse_surprises(source)
+    manifest = describe(opened, recipe)
     if found:
         _refuse_other(out, found, manifest)
     finished = (out / MANIFEST).is_file() and found is not None
@@ -133,6 +143,7 @@ def _completed(manifest: Manifest, built: list[Built], out: Path) -> Manifest:
 def describe(source: Source, recipe: Recipe) -> Manifest:
     """What the store will hold. Raises UserError where the VAE cannot be had or does not fit."""
     from bench.data.shards import CROPS, Manifest
+    from bench.data.sources import as_bytes
 
     if recipe.decoder and not recipe.vae:
         raise UserError("--decoder says what makes images of latents again: give --vae too.")
@@ -142,13 +153,14 @@ def describe(source: Source, recipe: Recipe) -> Manifest:
 
         how = {key: getattr(recipe, key) for key in ("statistic", "normalise", "precision", "tiled")}
         latents = autoencoders.describe(recipe.vae, recipe.decoder or recipe.vae, recipe.size, **how)
+    parts = source.layout.parts
     return Manifest(
         source=source.name,
         size=recipe.size,
-        classes=source.classes,
-        records={part: len(members) for part, members in source.parts.items()},
+        classes=source.layout.classes,
+        records={part: len(members) for part, members in parts.items()},
         keys=source.keys_sha256,
-        key_bytes=max(len(member.key.encode()) for members in source.parts.values() for member in members),
+        key_bytes=max(len(as_bytes(member.key)) for members in parts.values() for member in members),
         latents=latents,
         crop=CROPS[recipe.resize],
     )
@@ -221,6 +233,12 @@ def _found(out: Path) -> Manifest | None:
     return None
 
 
+def _refuse_inside(out: Path, source: str) -> None:
+    folder = Path(source).expanduser()
+    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"--output {out} lies inside the images of {source}: choose a folder outside.")
+
+
 def _refuse_other(out: Path, found: Manifest, wanted: Manifest) -> None:
     ours, theirs = wanted.plan, found.plan
     different = [_SAID.get(key, key) for key in ours if ours[key] != theirs[key]]
@@ -238,7 +256,7 @@ def _refuse_full_disk(out: Path, manifest: Manifest, missing: list[Shard]) -> No
     needed = manifest.record_bytes * sum(map(len, missing))
     free = shutil.disk_usage(out).free
     if needed > free:
-        raise UserError(f"the store takes {needed / 1e9:.1f} GB more, {out} has {free / 1e9:.1f} GB free.")
+        raise UserError(f"the store takes {in_units(needed)} more, {out} has {in_units(free)} free.")
 
 
 if __name__ == "__main__":

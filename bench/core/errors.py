@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -37,8 +38,11 @@ def invalid(error: ValidationError, where: str) -> UserError:
 def exit_code(main: Callable[[], None]) -> int:
     """Run a command's main: 0 on success, 2 with one line on a `UserError`, 130 when interrupted.
 
-    Warnings are one line, too.
+    Warnings are one line, too, and names that are no UTF-8 are printed with backslashes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)

@@ -99,6 +99,15 @@ def to_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def in_units(size: float) -> str:
+    """A number of bytes as it stands in messages: `"980 bytes"`, `"3.2 MB"`, `"140 GB"`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, 64 hex digits. Raises OSError."""
     with open(path, "rb") as file:

@@ -18,8 +18,9 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.core.files import sha256
 from bench.data.hub_sources import open_source
+from bench.data.layout import Member
 from bench.data.shards import Manifest, Shard, records_digest, write_shard
-from bench.data.sources import Member, Source
+from bench.data.sources import Source, as_bytes
 
 if TYPE_CHECKING:  # workers that encode nothing start faster without torch
     from bench.data.vae import VAE
@@ -123,7 +124,7 @@ def _end_with(parent: int) -> None:
 def _build_shard(shard: Shard) -> Built:
     """Write one shard, unless it is there."""
     manifest, source, path = _Worker.manifest, _Worker.source, _Worker.out / shard.file
-    members = source.parts[shard.part][shard.first : shard.end]
+    members = source.layout.parts[shard.part][shard.first : shard.end]
     with ThreadPoolExecutor(_Worker.threads) as pool:
         decoded = pool.map(lambda member: source.pixels(member.key, manifest.size, manifest.resize), members)
         images = np.stack(list(decoded))
@@ -152,7 +153,7 @@ def _kept(path: Path, arrays: dict[str, np.ndarray]) -> str | None:
         return None
     if any(name not in found or not np.array_equal(found[name], array) for name, array in arrays.items()):
         raise UserError(
-            f"{path} does not hold the images of {_Worker.source.name}: choose another --out, or delete "
+            f"{path} does not hold the images of {_Worker.source.name}: choose another --output, or delete "
             "that file if it is damaged."
         )
     return checksum
@@ -180,5 +181,5 @@ def _latents(shard: Shard, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _padded(members: list[Member], length: int) -> np.ndarray:
-    keys = b"".join(member.key.encode().ljust(length, b"\0") for member in members)
+    keys = b"".join(as_bytes(member.key).ljust(length, b"\0") for member in members)
     return np.frombuffer(keys, np.uint8).reshape(len(members), length)

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from bench.core.errors import UserError
+from bench.data.layout import Layout, Member
 from bench.data.shards import REFERENCE, TRAIN
-from bench.data.sources import Member, Source, open_files
+from bench.data.sources import Source, open_files
 
 _REFERENCE_SPLITS = ("validation", "valid", "val", "test")  # the first that is there
 
@@ -21,7 +22,7 @@ def open_source(text: str) -> Source:
     cannot be read."""
     if text == "cifar10":
         return cifar10()
-    return hugging_face(text[3:]) if text.startswith("hf:") else open_files(Path(text))
+    return hugging_face(text[3:]) if text.startswith("hf:") else open_files(Path(text).expanduser())
 
 
 def hugging_face(name: str) -> Source:
@@ -65,7 +66,7 @@ def hugging_face(name: str) -> Source:
         found = rows[split][int(row)][image]
         return found["bytes"] or Path(found["path"]).read_bytes()
 
-    return Source(name, classes, parts, read)
+    return Source(name, Layout(classes, parts), read)
 
 
 def _column(name: str, features: Any, fits: Any, what: str) -> str:
@@ -102,4 +103,4 @@ def cifar10() -> Source:
         part: [Member(f"{part}/{row:05d}", label) for row, label in enumerate(data.targets)]
         for part, data in sets.items()
     }
-    return Source("cifar10", tuple(sets[TRAIN].classes), parts, read)
+    return Source("cifar10", Layout(tuple(sets[TRAIN].classes), parts), read)

@@ -1,14 +1,15 @@
-"""Sets of images on disk, read batch by batch and written one by one: `.npz`, folders, zips.
+"""Sets of images on disk, read batch by batch and written one by one: `.npz`, folders, zips, tars.
 
 An `.npz` holds `arr_0` [N, H, W, C] uint8 and, optionally, the requested classes `arr_1` [N], as the samplers
-of ADM write it; it is streamed, never loaded whole (50,000 images of 256x256 are 9.8 GB). Files of a folder
-or zip count in the order of their sorted paths.
+of ADM write it; it is streamed, never loaded whole (50,000 images of 256x256 are 9.8 GB). Files of a folder,
+zip or tar count in the order of their sorted paths.
 """
 
 from __future__ import annotations
 
 import itertools
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,13 +19,14 @@ from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.files import replacing
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+from bench.data.containers import open_container
+from bench.data.decoding import decode
+from bench.data.layout import Layout, survey
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class ImageSet:
     count: int
     read: Callable[[int, int], Iterator[Tensor]]  # (largest batch, first number) -> batches
     labels: Tensor | None = None  # [N], the classes that were asked for
+    files: tuple[Path, ...] = ()  # whose content the images are
+    layout: Layout | None = None  # what was understood of a folder or archive of files
 
     def batches(self, size: int, start: int = 0) -> Iterator[Tensor]:
         """Images number `start` to the end, [B, C, H, W] uint8 with C = 1 or 3 and B <= `size`.
@@ -43,59 +47,52 @@ class ImageSet:
         """
         return self.read(size, start)
 
+    @property
+    def summary(self) -> str:
+        """A few lines: how many images, of which classes and parts, what was passed over and why."""
+        return self.layout.summary if self.layout else f"{self.count} images"
+
+    def refuse_surprises(self) -> None:
+        """Raises UserError if there is anything that a person should confirm."""
+        if self.layout:
+            self.layout.refuse_surprises(self.path)
+
 
 def open_images(path: Path) -> ImageSet:
-    """A set of images. Raises UserError where there are none; its batches do, for what is no 8-bit image."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        return _image_files(path, [(str(file.relative_to(path)), file) for file in files])
-    if not path.is_file():
-        raise UserError(f"there is nothing at {path}: give an .npz, a folder or a zip of images.")
-    if path.suffix == ".npz":
+    """A set of images. Raises UserError if there are none; its batches do, for what is no 8-bit image."""
+    if is_npz(path):
         return _archive_images(path)
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is neither an .npz, nor a folder, nor a zip of images.")
-    archive = zipfile.ZipFile(path)
-    names = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES)
-    return _image_files(path, [(name, _Member(archive, name)) for name in names])
+    container = open_container(path)
+    images, layout = survey(container)
 
-
-@dataclass(frozen=True)
-class _Member:
-    """An image in a zip, opened as a path is."""
-
-    archive: zipfile.ZipFile
-    name: str
-
-    def open(self, mode: str) -> IO[bytes]:
-        return self.archive.open(self.name, "r")
-
-
-def _image_files(path: Path, files: list[tuple[str, Path | _Member]]) -> ImageSet:
-    if not files:
-        raise UserError(f"there are no images ({', '.join(sorted(SUFFIXES))}) in {path}.")
+    def decoded(key: str) -> Tensor:
+        image = decode(lambda: container.read(key), f"{key} in {path}", grey=True)
+        pixels = np.array(image)
+        return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
     def read(size: int, start: int) -> Iterator[Tensor]:
         with ThreadPoolExecutor() as pool:
-            for first in range(start, len(files), size):
-                images = pool.map(lambda file: _decode(path, *file), files[first : first + size])
-                for _, alike in itertools.groupby(images, key=lambda image: image.shape):
+            for first in range(start, len(images), size):
+                batch = pool.map(decoded, images[first : first + size])
+                for _, alike in itertools.groupby(batch, key=lambda image: image.shape):
                     yield torch.stack(list(alike))
 
-    return ImageSet(path, len(files), read)
+    files = tuple(path / key for key in images) if path.is_dir() else (path,)
+    return ImageSet(path, len(images), read, files=files, layout=layout)
 
 
-def _decode(path: Path, name: str, file: Path | _Member) -> Tensor:
-    """One image, [C, H, W] uint8: 1 channel for grey ones, else 3."""
+def is_npz(path: Path) -> bool:
+    """Whether a file holds arrays of numpy, whatever its suffix; a file called so is taken to."""
+    if path.suffix.lower() == ".npz" and not path.is_dir():
+        return True
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
     try:
-        with file.open("rb") as content, Image.open(content) as image:
-            if image.mode not in ("L", "RGB", "RGBA", "P", "1", "LA", "CMYK"):
-                raise UserError(f"{name} in {path} is not 8 bits a channel (mode {image.mode}).")
-            grey = image.mode in ("L", "1")
-            pixels = np.array(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{name} in {path} cannot be read as an image: {error}.") from None
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def open_archive(path: Path) -> np.lib.npyio.NpzFile:
@@ -114,22 +111,18 @@ def _archive_images(path: Path) -> ImageSet:
     with open_archive(path) as arrays:
         if "arr_0" not in arrays.files:
             raise UserError(f"{path} has no images (arr_0); it has {', '.join(arrays.files) or 'nothing'}.")
-        labels = arrays["arr_1"] if "arr_1" in arrays.files else None
-    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-        shape, dtype = _header(path, file)
-    if len(shape) != 4 or shape[-1] not in (1, 3) or not shape[0]:
+        has_labels = "arr_1" in arrays.files
+    shape, dtype = _shape_and_type(path, "arr_0")
+    if len(shape) != 4 or shape[-1] not in (1, 3) or not all(shape):
         raise UserError(f"arr_0 of {path} has shape {shape}; images are [N, H, W, 3] or [N, H, W, 1].")
     if dtype != np.uint8:
         raise UserError(f"arr_0 of {path} is {dtype}; images must be uint8, 0 to 255.")
-    if labels is not None and (labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
-        raise UserError(
-            f"arr_1 of {path} is {labels.dtype} {labels.shape}; labels are [{shape[0]}] integers."
-        )
+    labels = _labels(path, shape[0]) if has_labels else None
 
     def read(size: int, start: int) -> Iterator[Tensor]:
         image_bytes = int(np.prod(shape[1:]))
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-            _header(path, file)
+        with _reading(path, "arr_0") as file:
+            _header(path, "arr_0", file)
             file.seek(start * image_bytes, 1)
             for first in range(start, shape[0], size):
                 count = min(size, shape[0] - first)
@@ -139,10 +132,37 @@ def _archive_images(path: Path) -> ImageSet:
                 batch = torch.frombuffer(content, dtype=torch.uint8).view(count, *shape[1:])
                 yield batch.permute(0, 3, 1, 2)
 
-    return ImageSet(path, shape[0], read, None if labels is None else torch.from_numpy(labels).long())
+    return ImageSet(path, shape[0], read, labels, (path,))
 
 
-def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+def _labels(path: Path, count: int) -> Tensor:
+    shape, dtype = _shape_and_type(path, "arr_1")
+    if shape != (count,) or not np.issubdtype(dtype, np.integer):
+        raise UserError(f"arr_1 of {path} is {dtype} {shape}; labels are [{count}] integers.")
+    with _reading(path, "arr_1") as file:
+        _header(path, "arr_1", file)
+        content = file.read()
+    if len(content) != count * dtype.itemsize:
+        raise UserError(f"arr_1 of {path} is cut off: it is damaged.")
+    return torch.from_numpy(np.frombuffer(content, dtype).astype(np.int64))
+
+
+@contextmanager
+def _reading(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """An array of an `.npz` as a stream. Raises UserError if it is damaged, encrypted or in an odd format."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            yield file
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{name} of {path} cannot be read: {error}.") from None
+
+
+def _shape_and_type(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    with _reading(path, name) as file:
+        return _header(path, name, file)
+
+
+def _header(path: Path, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the array that follows; the file is left at its first byte."""
     try:
         version = np.lib.format.read_magic(file)
@@ -151,9 +171,9 @@ def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
         )
         shape, fortran_order, dtype = reader(file)
     except ValueError as error:
-        raise UserError(f"arr_0 of {path} cannot be read: {error}.") from None
+        raise UserError(f"{name} of {path} cannot be read: {error}.") from None
     if fortran_order:
-        raise UserError(f"arr_0 of {path} is in Fortran order: save it again with numpy.ascontiguousarray.")
+        raise UserError(f"{name} of {path} is in Fortran order: save it again with numpy.ascontiguousarray.")
     return shape, dtype
 
 
@@ -161,10 +181,15 @@ def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 def writing(path: Path, count: int) -> Iterator[Callable[[Tensor], None]]:
     """A function that writes batches [B, C, H, W] uint8, `count` images in all, to an `.npz` or a folder.
 
-    Raises UserError where the disk refuses.
+    It is there when all images are written, or not at all. Raises UserError if the disk refuses, and for a
+    folder that is not empty.
     """
+    archive = path.suffix.lower() == ".npz"
+    if not archive and path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} is not empty: images of two sets would be mixed. Choose another folder.")
     try:
-        with _writing_archive(path, count) if path.suffix == ".npz" else _writing_folder(path) as write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _writing_archive(path, count) if archive else _writing_folder(path) as write:
             yield write
     except OSError as error:
         raise UserError(f"the images cannot be written to {path}: {error.strerror or error}.") from None
@@ -196,12 +221,12 @@ def _writing_archive(path: Path, count: int) -> Iterator[Callable[[Tensor], None
 @contextmanager
 def _writing_folder(path: Path) -> Iterator[Callable[[Tensor], None]]:
     """000000.png, 000001.png, ..."""
-    path.mkdir(parents=True, exist_ok=True)
     numbers = itertools.count()
-    with ThreadPoolExecutor() as pool:
+    with replacing(path) as unfinished, ThreadPoolExecutor() as pool:
+        unfinished.mkdir()
 
         def write(batch: Tensor) -> None:
-            files = [path / f"{number:06d}.png" for number, _ in zip(numbers, batch, strict=False)]
+            files = [unfinished / f"{number:06d}.png" for number, _ in zip(numbers, batch, strict=False)]
             list(pool.map(_save_png, batch, files))
 
         yield write

@@ -226,7 +226,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"the store {folder} is unfinished: run the command that prepares it again, it continues."
         )
     raise UserError(
-        f"there is no store at {folder}. Make it: python -m bench.prepare IMAGES --out {folder}, or name "
+        f"there is no store at {folder}. Make it: python -m bench.prepare IMAGES --output {folder}, or name "
         "another: --data 'NAME[path=STORE]'."
     )
 

@@ -21,7 +21,7 @@ from bench.config.spec import Protocol
 from bench.core.errors import UserError, unknown
 from bench.core.seeding import generator
 from bench.data import datasets
-from bench.data.image_files import open_archive
+from bench.data.image_files import is_npz, open_archive
 from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
@@ -138,7 +138,7 @@ def reference_statistics(data: str, path: Path | None) -> Iterator[CheckResult]:
         else:
             yield CheckResult(stage, "not checked", f"{len(images)} images of {data}: none are pinned")
     path = path or datasets.get(data).reference_file
-    if path is None or path.suffix != ".npz":
+    if path is None or not is_npz(path):
         return
     with open_archive(path) as arrays:
         pairs = [(m, s) for m, s in (("mu", "sigma"), ("mu_s", "sigma_s")) if {m, s} <= set(arrays.files)]

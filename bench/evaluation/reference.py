@@ -23,7 +23,7 @@ from bench.core.files import replacing
 from bench.core.progress import progress_bar
 from bench.data import datasets
 from bench.data.base import Records
-from bench.data.image_files import open_archive, open_images
+from bench.data.image_files import is_npz, open_archive, open_images
 from bench.evaluation.accumulator import FeatureAccumulator, extract
 from bench.metrics.frechet import Gaussian
 from bench.nets.base import FeatureNet
@@ -75,7 +75,7 @@ def read_reference(path: Path, nets: Sequence[FeatureNet]) -> dict[str, Referenc
 
     Raises UserError where a part is missing, damaged, or of another net.
     """
-    if path.suffix != ".npz":
+    if not is_npz(path):
         images = open_images(path)
         return reference_of(nets, images.batches(BATCH_SIZE), total=images.count)
     with open_archive(path) as arrays:
@@ -137,27 +137,31 @@ def _saved(path: Path, arrays: np.lib.npyio.NpzFile, net: str) -> Reference:
     return Reference(
         _gaussian(path, arrays, f"{net}/mean", f"{net}/covariance"),
         _gaussian(path, arrays, f"{net}/spatial_mean", f"{net}/spatial_covariance") if has_spatial else None,
-        torch.from_numpy(arrays[f"{net}/features"]) if f"{net}/features" in names else None,
+        torch.from_numpy(_array(path, arrays, f"{net}/features")) if f"{net}/features" in names else None,
     )
 
 
 def _gaussian(path: Path, arrays: np.lib.npyio.NpzFile, mean: str, covariance: str) -> Gaussian:
     parts = []
     for name in (mean, covariance):
-        try:
-            array = arrays[name]
-        except (KeyError, ValueError) as error:  # absent, or a pickled object
-            raise UserError(f"{name} of the reference {path} cannot be read: {error}.") from None
-        if not np.issubdtype(array.dtype, np.floating):
-            raise UserError(
-                f"{name} of the reference {path} is {array.dtype}; it must be float32 or float64."
-            )
-        if not np.isfinite(array).all():
-            raise UserError(f"{name} of the reference {path} holds NaN or infinity: the file is damaged.")
-        parts.append(torch.from_numpy(array).double())
+        parts.append(torch.from_numpy(_array(path, arrays, name)).double())
     if parts[1].shape != (*parts[0].shape, *parts[0].shape) or parts[0].ndim != 1:
         shapes = f"{tuple(parts[0].shape)} and {tuple(parts[1].shape)}"
         raise UserError(
             f"{mean} and {covariance} of the reference {path} have shapes {shapes}, not (D,) and (D, D)."
         )
     return Gaussian(parts[0], parts[1])
+
+
+def _array(path: Path, arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """An array of finite floats."""
+    try:
+        array = arrays[name]
+    except Exception as error:  # absent, a pickled object, encrypted, cut off
+        reason = f"cannot be read: {error or type(error).__name__}"
+        raise UserError(f"{name} of the reference {path} {reason}.") from None
+    if not np.issubdtype(array.dtype, np.floating):
+        raise UserError(f"{name} of the reference {path} is {array.dtype}; it must be float32 or float64.")
+    if not np.isfinite(array).all():
+        raise UserError(f"{name} of the reference {path} holds NaN or infinity: the file is damaged.")
+    return array

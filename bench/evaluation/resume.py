@@ -40,7 +40,7 @@ def score_resumable(images: ImageSet, scorer: Scorer, batch_size: int, weights: 
         scorer.add(seen, labels, torch.arange(start, stop))
         return stop
 
-    unfinished = ActivationCache(images.path, [net.name for net in scorer.nets], weights)
+    unfinished = ActivationCache(images, [net.name for net in scorer.nets], weights)
     start = 0
     while seen := unfinished.load(start):
         start = add(seen)
@@ -61,10 +61,11 @@ def score_resumable(images: ImageSet, scorer: Scorer, batch_size: int, weights: 
 class ActivationCache:
     """Activations of the first images of a set, part by part."""
 
-    def __init__(self, images: Path, nets: Sequence[str], weights: Sequence[str]) -> None:
+    def __init__(self, images: ImageSet, nets: Sequence[str], weights: Sequence[str]) -> None:
         """Work on these images, as they are now, with these nets: of anything else, nothing is taken up."""
-        files = sorted(images.rglob("*")) if images.is_dir() else [images]
-        stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        stamps = [
+            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in images.files
+        ]
         identity = json.dumps([stamps, list(nets), list(weights)])
         self.folder = _folder() / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.nets = len(nets)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
+from bench.core.files import in_units
 from bench.data import datasets, vae
 from bench.data.datasets import Dataset
 from bench.evaluation.protocol_checks import WEIGHTS
@@ -58,12 +59,12 @@ def _prepare(dataset: Dataset) -> str:
     store = dataset.expected
     options = {"size": "image_size", "resize": "resize", "vae": "vae", "decoder": "decoder"}
     chosen = [f"--{option} {store[key]}" for option, key in options.items() if store.get(key)]
-    command = " ".join(["python -m bench.prepare IMAGES --out", str(dataset.folder), *chosen])
+    command = " ".join(["python -m bench.prepare IMAGES --output", str(dataset.folder), *chosen])
     if "records" not in store:
         return command
     latent = 2 * 4 * store["channels"] * store["size"] ** 2 if store["vae"] else 0
     size = store["records"] * (3 * store["image_size"] ** 2 + latent)
-    return f"{command} ({size / 1e9:.0f} GB)"
+    return f"{command} ({in_units(size)})"
 
 
 def _encoders(spec: RunSpec) -> list[str]:

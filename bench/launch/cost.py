@@ -25,6 +25,7 @@ from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core import machine
 from bench.core.errors import UserError
+from bench.core.files import in_units
 from bench.data import datasets
 from bench.diffusion import samplers
 from bench.evaluation import sampling
@@ -146,7 +147,7 @@ def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[C
             f"{found.flops_per_step:.2g}",
             f"{about}{found.step_seconds:.2g}",
             f"~{duration(total)}",
-            f"~{found.memory / 1e9:.1f} GB",
+            f"~{in_units(found.memory)}",
         )
     console = Console()
     if not console.is_terminal:
@@ -167,7 +168,7 @@ def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[C
     if hours >= 1:
         console.print(
             f"H100s take about {hours:,.0f} GPU-hours in all, at {H100 / 1e12:.0f} TFLOP/s each as REPA's "
-            f"authors report. Checkpoints take up to {disk / 1e9:.1f} GB a run.",
+            f"authors report. Checkpoints take up to {in_units(disk)} a run.",
             highlight=False,
             soft_wrap=True,
         )
@@ -181,14 +182,14 @@ def refuse_what_does_not_fit(costs: list[Cost], folder: Path, device: torch.devi
     memory, needed = machine.available_memory(device), max(cost.memory for cost in costs)
     if needed > memory:
         raise UserError(
-            f"the largest run takes about {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB "
+            f"the largest run takes about {in_units(needed)}, this machine has {in_units(memory)} "
             "available: choose a smaller --backbone or --batch-size."
         )
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free, needed = shutil.disk_usage(existing).free, max(cost.disk for cost in costs)
     if needed > free:
         raise UserError(
-            f"checkpoints take up to {needed / 1e9:.1f} GB, {existing} has {free / 1e9:.1f} GB free: "
+            f"checkpoints take up to {in_units(needed)}, {existing} has {in_units(free)} free: "
             "choose another --output or make room."
         )
 

@@ -112,12 +112,12 @@ def _factor(covariance: Tensor) -> Tensor:
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     _refuse_negative(eigenvalues)
     noise = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.max()
-    positive = eigenvalues > noise  # as many as there were images, less one: the others are rounding
+    positive = eigenvalues > noise  # at most one less than there were images; none if all are equal
     return eigenvectors[:, positive] * eigenvalues[positive].sqrt()
 
 
 def _refuse_negative(eigenvalues: Tensor) -> None:
-    if eigenvalues.min() < -1e-6 * eigenvalues.abs().max():
+    if len(eigenvalues) and eigenvalues.min() < -1e-6 * eigenvalues.abs().max():
         raise UserError(
             f"a covariance has the negative eigenvalue {eigenvalues.min():.3g}: the reference statistics are "
             "damaged, or were not made from features of this net."

@@ -24,7 +24,7 @@ from torch import Tensor
 from backbones import cost
 from bench.core import cache
 from bench.core.errors import UserError
-from bench.core.files import write_json
+from bench.core.files import in_units, write_json
 from bench.core.progress import progress_bar
 from bench.data.base import Records
 from bench.data.shards import write_shard
@@ -101,14 +101,14 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
             print(
-                f"features of {self.info.name} for {len(self.data)} images: {self.bytes / 1e9:.2f} GB in "
-                f"{self.folder}, where {free / 1e9:.0f} GB are free",
+                f"features of {self.info.name} for {len(self.data)} images: {in_units(self.bytes)} in "
+                f"{self.folder}, where {in_units(free)} are free",
                 flush=True,
             )
             if needed > free:
                 raise UserError(
-                    f"the feature cache takes {needed / 1e9:.1f} GB more, {self.folder} has "
-                    f"{free / 1e9:.1f} GB free: set ALIGNMENT_BENCH_CACHE, or drop cache=true."
+                    f"the feature cache takes {in_units(needed)} more, {self.folder} has "
+                    f"{in_units(free)} free: set ALIGNMENT_BENCH_CACHE, or drop cache=true."
                 )
             seconds = self._write(missing)
         except OSError as error:

@@ -67,7 +67,7 @@ def test_labels_count(store, tmp_path):
 
 def test_a_finished_store_of_other_pictures_is_not_called_complete(store, tmp_path):
     before = contents(store)
-    with pytest.raises(UserError, match="does not hold the images of q: choose another --out"):
+    with pytest.raises(UserError, match="does not hold the images of q: choose another --output"):
         prepare(images(tmp_path / "q", seed=1), store)
     assert contents(store) == before
 

@@ -27,7 +27,7 @@ def test_from_a_folder_of_images_to_scored_samples(stand_in, tmp_path, monkeypat
     monkeypatch.setattr(sharded, "REFERENCE_IMAGES", 40)
     vae, store = stand_in / "vae", tmp_path / "stores" / "imagenet256"
     networks = ("--vae", vae, "--decoder", vae)
-    command(prepare.main, monkeypatch, stand_in / "train", "--out", store, *networks, "--workers", 1)
+    command(prepare.main, monkeypatch, stand_in / "train", "--output", store, *networks, "--workers", 1)
     command(prepare.main, monkeypatch, "--verify", store)
     assert "1000 records in 1 shards, all intact" in capsys.readouterr().out
     repa = f"repa[encoder=dinov2-s[weights={stand_in / 'dinov2-s'}]]"

@@ -99,3 +99,14 @@ def test_what_is_not_a_gaussian_is_refused(spoil, message: str):
 def test_a_single_sample_has_no_covariance():
     with pytest.raises(UserError, match="at least 2"):
         gaussian_of(torch.zeros(1, 3))
+
+
+def test_against_equal_images_it_is_the_mean_squared_distance_to_their_feature():
+    draw = torch.Generator().manual_seed(0)
+    drawn, same = torch.randn(50, 8, generator=draw), torch.randn(8, generator=draw).double()
+    equal = frechet.gaussian_of(same.expand(12, 8))
+    assert not equal.covariance.any()
+    centred = drawn.double() - same
+    offset, spread = centred.mean(dim=0).square().sum(), centred.var(dim=0).sum()
+    for pair in ((frechet.gaussian_of(drawn), equal), (equal, frechet.gaussian_of(drawn))):
+        assert frechet.frechet_distance(*pair) == pytest.approx((offset + spread).item())

@@ -1,0 +1,305 @@
+"""What a folder or archive of images means: which files are images, of which part and of which class.
+
+    train/CLASS/FILE  val/CLASS/FILE      parts by the names of the field, in any case, at any depth
+    CLASS/FILE  CLASS/images/FILE         a level that is the same for all images says nothing
+    dataset.json                          labels by file (StyleGAN, EDM, REPA); then no folder is a class
+
+Labels are the ranks of the sorted class names. Nothing is dropped in silence: `Layout.summary` says what was
+understood, and `Layout.surprises` what a person should confirm.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from bench.core.errors import UserError
+from bench.data.containers import DEAD, LOOP, Container
+from bench.data.decoding import SUFFIXES
+from bench.data.label_file import LABELS, read_labels
+from bench.data.shards import REFERENCE, TRAIN
+
+_PARTS = {"train": TRAIN, "training": TRAIN} | dict.fromkeys(
+    ("val", "valid", "validation", "test", "testing"), REFERENCE
+)
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+_NOTES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".yaml", ".yml", ".log", ".pdf")
+_SYSTEM = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+_PLACES = {"images", "image", "imgs", "img", "jpegimages", "data", "samples", "photos", "pictures"}
+_GRID = re.compile(r"step-\d{8}\.png")
+HIDDEN, GRIDS, LISTS, NESTED, UNLABELLED, NO_PART, BESIDE, NO_CLASS = (
+    "hidden and system files",
+    "sample grids of runs",
+    "lists and notes",
+    "archives inside (unpack them first)",
+    f"images without a label in {LABELS}",
+    "images in neither train nor a reference part",
+    "images beside the class folders",
+    "images of the reference part of no class of the training part",
+)
+_EXPECTED = {HIDDEN, GRIDS, LISTS, DEAD, LOOP}  # reasons that nobody needs to confirm
+OTHER = "files that are no images by their suffix"
+MANY = 0.1  # of the number of images: passing over more of the other files is surprising
+
+Parts = dict[str, dict[str, tuple[str, ...]]]  # part -> key -> folders
+
+
+class Member(NamedTuple):
+    """An image of a source."""
+
+    key: str  # its path inside the source
+    label: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was understood."""
+
+    classes: tuple[str, ...]
+    parts: dict[str, list[Member]]  # in the order of sorted keys
+    passed_over: dict[str, list[str]] = field(default_factory=dict)  # why -> keys
+    surprises: list[str] = field(default_factory=list)  # sentences that a person should confirm
+
+    @property
+    def summary(self) -> str:
+        """A few lines: images, classes, images per class, parts, what was passed over and why."""
+        lines = []
+        for part, members in self.parts.items():
+            counts = Counter(member.label for member in members)
+            least, most = min(counts.values()), max(counts.values())
+            per_class = f"{least}" if least == most else f"{least} to {most}"
+            classes = f"{len(counts)} classes, {per_class} images per class"
+            named = f"{part}: " if len(self.parts) > 1 or part != TRAIN else ""
+            lines.append(f"{named}{len(members)} images, {classes if len(counts) > 1 else 'one class'}")
+        return "\n".join(lines + skipped(self.passed_over))
+
+    def refuse_surprises(self, source: object) -> None:
+        """Raises UserError if there is anything that a person should confirm."""
+        if self.surprises:
+            raise UserError(f"{source}: {'; '.join(self.surprises)}. If this is right, add --yes.")
+
+
+def images_in(container: Container) -> tuple[list[str], dict[str, list[str]]]:
+    """The keys of the images, sorted, and those of all other files by the reason why they are passed over.
+
+    Raises UserError if there are no images.
+    """
+    images = []
+    passed_over = {why: list(keys) for why, keys in container.passed_over.items()}
+    for key in container.files:
+        why = _no_image(container, key)
+        if why is None:
+            images.append(key)
+        else:
+            passed_over.setdefault(why, []).append(key)
+    if not images:
+        others = "; ".join(skipped(passed_over)) or "it is empty"
+        raise UserError(f"there are no images in {container.path}: {others}.")
+    return images, passed_over
+
+
+def _no_image(container: Container, key: str) -> str | None:
+    """Why a file is no image of the data; None if it is one."""
+    names, suffix = tuple(key.split("/")), PurePosixPath(key).suffix.lower()
+    if _hidden(names):
+        return HIDDEN
+    if suffix in SUFFIXES:
+        return GRIDS if _GRID.fullmatch(names[-1]) and _in_run(container, names) else None
+    if suffix in _ARCHIVES:
+        return NESTED
+    return LISTS if suffix in _NOTES else f"{OTHER} '{suffix}'"
+
+
+def _hidden(names: Sequence[str]) -> bool:
+    return any(name.startswith(".") or name in _SYSTEM for name in names)
+
+
+def _in_run(container: Container, names: tuple[str, ...]) -> bool:
+    """Whether a file lies in the folder `samples` of a run."""
+    folder, *_ = (container.path.resolve() / "/".join(names)).parents
+    above = "/".join([*names[:-2], "spec.json"])
+    return folder.name == "samples" and (above in container.files or (folder.parent / "spec.json").is_file())
+
+
+def skipped(passed_over: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line for each reason, with the number of files and the first of them."""
+    return [f"passed over: {len(keys)} {why}, such as {keys[0]}" for why, keys in passed_over.items() if keys]
+
+
+def to_confirm(images: int, passed_over: Mapping[str, Sequence[str]]) -> list[str]:
+    """Sentences about files that are passed over without being expected beside `images` images."""
+    found = []
+    for why, keys in passed_over.items():
+        few = why.startswith(OTHER) and len(keys) <= MANY * images
+        if keys and why not in _EXPECTED and not few:
+            found.append(f"{len(keys)} {why} would be passed over, such as {keys[0]}")
+    return found
+
+
+def understand(container: Container) -> Layout:
+    """Parts, classes and labels. Raises UserError if there are no images, or labels that do not fit them."""
+    images, passed_over = images_in(container)
+    surprises: list[str] = []
+    part_level = _level_of_parts({key: _folders(key) for key in images})
+    parts = _by_part(images, part_level, passed_over)
+    labelled = read_labels(container, images, surprises)
+    if labelled:
+        classes, label = labelled
+        passed_over[UNLABELLED] = [key for key in images if key not in label]
+    else:
+        level = _level_of_classes(set(parts[TRAIN].values()), surprises)
+        classes, label = _labels_of_folders(parts, level, passed_over)
+        if level is not None:
+            level += part_level is not None and part_level <= level
+            in_classes = [key for key in parts[TRAIN] if key in label]
+            surprises += _empty_folders(container, in_classes, level)
+    members = {
+        part: [Member(key, label[key]) for key in keys if key in label] for part, keys in parts.items()
+    }
+    members = {part: found for part, found in members.items() if found}
+    if TRAIN not in members:
+        why = "; ".join(skipped(passed_over))
+        raise UserError(f"no training image in {container.path} has a class: {why}.")
+    counts = Counter(member.label for member in members[TRAIN])
+    if len(counts) == 1 and (labelled or _says_nothing(classes[0])):
+        surprises.append("all training images are of one class")
+    if absent := [name for rank, name in enumerate(classes) if not counts[rank]]:
+        surprises.append(f"{len(absent)} classes have no training image, such as {absent[0]}")
+    return Layout(classes, members, passed_over, surprises + to_confirm(len(images), passed_over))
+
+
+def _says_nothing(name: str) -> bool:
+    """Whether a lone folder is rather a place for images than a class."""
+    return not name or name.isdigit() or name.lower() in _PLACES
+
+
+def survey(container: Container) -> tuple[list[str], Layout]:
+    """All images, sorted, for a use that takes them without labels; classes are those of the folders.
+
+    Raises UserError if there are no images.
+    """
+    images, passed_over = images_in(container)
+    apart: dict[str, list[str]] = {}
+    parts = _by_part(images, _level_of_parts({key: _folders(key) for key in images}), apart)
+    classes, label = _labels_of_folders(parts, _level_of_classes(set(parts[TRAIN].values()), []), apart)
+    members = {part: [Member(key, label.get(key, -1)) for key in keys] for part, keys in parts.items()}
+    surprises = to_confirm(len(images), passed_over)
+    if len(parts) > 1 or apart.get(NO_PART):
+        surprises.append("images of train and of val or test would be taken together: name one folder")
+    if beside := apart[BESIDE]:
+        surprises.append(f"{len(beside)} {BESIDE} would be taken too, such as {beside[0]}")
+    return images, Layout(classes, members, passed_over, surprises)
+
+
+def _folders(key: str) -> tuple[str, ...]:
+    return tuple(key.split("/")[:-1])
+
+
+def _level_of_parts(folders: Mapping[str, tuple[str, ...]]) -> int | None:
+    """The depth at which folders are called train, val, test; None if there is none.
+
+    At that depth every folder is called so, or more than one of these names is there. A lone `train` beside
+    others is a class, unless it holds folders that the others lack.
+    """
+    for level in range(max(map(len, folders.values()))):
+        deep = {names for names in folders.values() if len(names) > level}
+        named = {names[level].lower() for names in deep} & _PARTS.keys()
+        if not any(_PARTS[name] == TRAIN for name in named):
+            continue
+        inside, beside = set(), set()
+        for names in deep:
+            (inside if names[level].lower() in named else beside).add(names[level + 1 : level + 2])
+        if not beside or len(named) > 1 or not inside <= beside | {()}:
+            return level
+    return None
+
+
+def _by_part(images: Sequence[str], level: int | None, passed_over: dict[str, list[str]]) -> Parts:
+    """The images of each part, with the folders that they are in but the one that names the part."""
+    if level is None:
+        return {TRAIN: {key: _folders(key) for key in images}}
+    parts: Parts = {TRAIN: {}}
+    for key in images:
+        names = _folders(key)
+        part = _PARTS.get(names[level].lower()) if len(names) > level else None
+        if part is None:
+            passed_over.setdefault(NO_PART, []).append(key)
+        else:
+            parts.setdefault(part, {})[key] = names[:level] + names[level + 1 :]
+    return parts
+
+
+def _level_of_classes(folders: set[tuple[str, ...]], surprises: list[str]) -> int | None:
+    """The depth of the folders that are classes; None if the images are in no folders.
+
+    It is the deepest one at which no name is under two parents: in CLASS/images/FILE, `images` is.
+    """
+    first, last = min(folders), max(folders)  # these two differ first, if any do
+    pairs = zip(first, last, strict=False)
+    shared = next((depth for depth, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))
+    if len(folders) == 1:
+        return shared - 1 if shared else None
+    nested = {names for names in folders if len(names) > shared}  # other images lie beside the classes
+    level = min(map(len, nested)) - 1
+    while level > shared and _repeats(nested, level):
+        level -= 1
+    telling = [
+        depth
+        for depth in range(shared, max(map(len, nested)))
+        if len({names[depth] for names in nested if len(names) > depth}) > 1
+    ]
+    if len(set(map(len, nested))) > 1:
+        deepest, highest = max(nested, key=len), min(nested, key=len)
+        surprises.append(
+            f"images lie at different depths: in {'/'.join(highest)} they would be of class "
+            f"'{highest[level]}', in {'/'.join(deepest)} of class '{deepest[level]}'"
+        )
+    elif len(telling) > 1:
+        other = next(depth for depth in telling if depth != level)
+        example = min(names for names in nested if len(names) > other)
+        surprises.append(
+            f"folders of different names lie {len(telling)} deep: '{example[level]}' would be a class, and "
+            f"'{example[other]}' not"
+        )
+    return level
+
+
+def _repeats(folders: set[tuple[str, ...]], level: int) -> bool:
+    """Whether a name at this depth is under two parents."""
+    paths = {names[: level + 1] for names in folders if len(names) > level}
+    return len({path[-1] for path in paths}) < len(paths)
+
+
+def _labels_of_folders(
+    parts: Parts, level: int | None, passed_over: dict[str, list[str]]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names, and the label of each image that has one."""
+    if level is None:
+        names = dict.fromkeys(parts[TRAIN], "")
+    else:
+        names = {key: folder[level] for key, folder in parts[TRAIN].items() if len(folder) > level}
+    passed_over[BESIDE] = [key for key in parts[TRAIN] if key not in names]
+    classes = tuple(sorted(set(names.values())))
+    ranks = {name: rank for rank, name in enumerate(classes)}
+    label = {key: ranks[name] for key, name in names.items()}
+    for key, folder in parts.get(REFERENCE, {}).items():
+        name = next((name for name in reversed(folder) if name in ranks), None)
+        if name is not None or len(classes) == 1:
+            label[key] = ranks.get(name or "", 0)
+    passed_over[NO_CLASS] = [key for key in parts.get(REFERENCE, ()) if key not in label]
+    return classes, label
+
+
+def _empty_folders(container: Container, images: Sequence[str], level: int) -> list[str]:
+    """A sentence about folders beside those of classes, at this depth, that hold no image."""
+    classes = {tuple(key.split("/")[: level + 1]) for key in images}
+    parents = {path[:-1] for path in classes}
+    paths = [tuple(folder.split("/")) for folder in sorted(container.folders)]
+    empty = [path for path in paths if path[:-1] in parents and path not in classes and not _hidden(path)]
+    if not empty:
+        return []
+    return [f"{len(empty)} folders beside those of classes hold no images, such as {'/'.join(empty[0])}"]
