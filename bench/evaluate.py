@@ -141,7 +141,7 @@ def score_images(options: Options) -> dict[str, float]:
     from bench.evaluation.reference import read_reference, write_reference
     from bench.evaluation.resume import score_resumable
     from bench.evaluation.scorer import MetricOptions, Scorer
-    from bench.nets.judges import feature_net
+    from bench.nets.metric_nets import feature_nets
 
     chosen = options.images
     _refuse_values(chosen)
@@ -155,7 +155,7 @@ def score_images(options: Options) -> dict[str, float]:
     if chosen.reference is not None and not is_npz(chosen.reference):
         _opened(chosen.reference, options.yes)
     files = _weight_files(chosen)
-    nets = [feature_net(name, device, files.get(name)) for name in chosen.feature_nets]
+    nets = feature_nets(chosen.feature_nets, device, files)
     references = read_reference(chosen.reference or options.path, nets)
     if chosen.save_reference is not None:
         write_reference(chosen.save_reference, references)

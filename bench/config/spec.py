@@ -190,19 +190,6 @@ class RunSpec(_Data):
         protocol = self.protocol
         return protocol.sampler_ddpm if self.process.startswith("ddpm") else protocol.sampler_flow
 
-    @property
-    def leaky(self) -> tuple[str, ...]:
-        """Metric nets that also teach or reward: their numbers cannot be trusted for this run."""
-        from methods.base import joined
-
-        named_in_method = grammar.split(self.method)[1].values()
-        used = {
-            grammar.split(net)[0]
-            for value in (self.teacher, self.reward_net, *named_in_method)
-            for net in joined(value)
-        }
-        return tuple(net for net in self.protocol.feature_nets if net in used)
-
 
 def renamed(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a protocol by their names of today."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -11,12 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import psutil
 import torch
 
 from bench.core.errors import UserError
 
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+
+
+def cache_folder() -> Path:
+    """Where weights and features made here are kept: $ALIGNMENT_BENCH_CACHE, or the user's cache folder."""
+    chosen = os.environ.get("ALIGNMENT_BENCH_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("alignment-bench"))
 
 
 def select_device(wish: str) -> torch.device:

@@ -80,17 +80,18 @@ def cifar10() -> Source:
     """torchvision's CIFAR-10, downloaded into the cache folder unless it lies there."""
     from torchvision.datasets import CIFAR10
 
-    from bench.core.cache import folder
+    from bench.core.machine import cache_folder
 
     try:
         sets = {
-            part: CIFAR10(str(folder()), train=part == TRAIN, download=True) for part in (TRAIN, REFERENCE)
+            part: CIFAR10(str(cache_folder()), train=part == TRAIN, download=True)
+            for part in (TRAIN, REFERENCE)
         }
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"CIFAR-10 cannot be downloaded to {folder()}: {reason}. Put {CIFAR10.filename} there, from "
-            f"{CIFAR10.url}"
+            f"CIFAR-10 cannot be downloaded to {cache_folder()}: {reason}. Put {CIFAR10.filename} there, "
+            f"from {CIFAR10.url}"
         ) from None
 
     def read(key: str) -> bytes:

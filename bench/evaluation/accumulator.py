@@ -8,8 +8,7 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.metrics.frechet import Gaussian, GaussianStatistics
 from bench.metrics.inception_score import InceptionScore
-from bench.nets.arithmetic import plain_float32
-from bench.nets.base import Activations, FeatureNet, same_width
+from bench.nets.base import Activations, FeatureNet, no_tf32, same_width
 
 
 class FeatureAccumulator:
@@ -85,5 +84,5 @@ def _merged(a: GaussianStatistics | None, b: GaussianStatistics | None) -> Gauss
 
 def extract(net: FeatureNet, images: Tensor) -> Activations:
     """What a net sees in images [B, C, H, W] uint8, in plain float32."""
-    with plain_float32():
+    with no_tf32():
         return net(images)

@@ -21,8 +21,8 @@ from bench.diffusion.objectives import Process
 from bench.evaluation import sampling
 from bench.evaluation.reference import reference_of_data
 from bench.evaluation.scorer import Scorer
-from bench.nets.judges import feature_net
-from bench.runs import loading, sample_grid
+from bench.nets.metric_nets import feature_nets
+from bench.runs import loading, networks, sample_grid
 from bench.runs.folder import RunFolder
 from bench.runs.record import Counters, EvaluationRow
 
@@ -73,7 +73,7 @@ class Evaluator:
             guidance_scale=spec.protocol.guidance_scale,
             guidance_interval=spec.protocol.guidance_interval,
             weights=spec.protocol.weights,
-            leaky=spec.leaky,
+            leaky=networks.leaky(spec, self.run.record.evaluations()),
             metrics=distributed.broadcast_from_rank0(lambda: to_numbers(scorer.results())),
             evaluation_seconds=synchronise(self.device) - start,
         )
@@ -138,7 +138,7 @@ class Evaluator:
     def _ready_scorer(self) -> Scorer:
         if self._scorer is None:
             spec = self.run.spec
-            nets = [feature_net(name, self.device) for name in spec.protocol.feature_nets]
+            nets = feature_nets(spec.protocol.feature_nets, self.device)
             reference = reference_of_data(spec.data, self.data, nets)
             self._scorer = Scorer(nets, reference, neighbours=spec.protocol.neighbours)
         self._scorer.reset()

@@ -29,10 +29,9 @@ from bench.diffusion.pixels import to_uint8
 from bench.evaluation import sampling
 from bench.metrics import frechet
 from bench.metrics.precision_recall import precision_recall
-from bench.nets.inception import AdmInception, CleanFid
-from bench.nets.judges import feature_net, names
+from bench.nets import table, weights
 from bench.nets.local import RECIPES, accuracy, local_net
-from bench.nets.weights import INCEPTION, TORCHSCRIPT_INCEPTION, locate
+from bench.nets.metric_nets import feature_net, names
 
 
 class CheckResult(NamedTuple):
@@ -83,9 +82,6 @@ def numerics() -> Iterator[CheckResult]:
 
 # The first features of a ramp of grey levels 0, 4, ..., 252 on 8x8, by random-conv.
 PINNED = (0.481855, 0.315337, 0.455246, 0.121149, 0.386791, 0.322647)
-WEIGHTS = {AdmInception.name: INCEPTION, "legacy-pytorch": INCEPTION} | {
-    mode: TORCHSCRIPT_INCEPTION for mode in CleanFid.MODES if mode != "legacy-pytorch"
-}
 
 
 def feature_nets(protocol: Protocol) -> Iterator[CheckResult]:
@@ -100,9 +96,9 @@ def feature_nets(protocol: Protocol) -> Iterator[CheckResult]:
             good = reached >= RECIPES[name].required_accuracy
             text = f"{name}: {reached:.1%} of the held-out images classified right"
             yield CheckResult("feature nets", "ok" if good else "failed", text)
-        elif name in WEIGHTS:
+        elif name in table.names("inception"):
             try:
-                path = locate(name, WEIGHTS[name])
+                path = weights.find(name)
                 yield CheckResult("feature nets", "ok", f"{name}: {path} is the published file")
             except UserError as error:
                 yield CheckResult("feature nets", "not checked", str(error))

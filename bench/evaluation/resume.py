@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bench.core import cache
 from bench.core.errors import UserError
 from bench.core.files import replacing
+from bench.core.machine import cache_folder
 from bench.core.progress import progress_bar
 from bench.data.image_files import ImageSet
 from bench.evaluation.accumulator import extract
@@ -112,4 +112,4 @@ class ActivationCache:
 
 
 def _folder() -> Path:
-    return cache.folder() / "unfinished"
+    return cache_folder() / "unfinished"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
-from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
 from bench.core.files import in_units
 from bench.data import datasets, vae
 from bench.data.datasets import Dataset
-from bench.evaluation.protocol_checks import WEIGHTS
-from bench.nets import teachers
-from bench.nets.weights import locate
-from methods.base import TEACHER, BackboneInfo, EncoderInfo
+from bench.nets import metric_nets, table, teachers, weights
+from bench.runs import networks
 
 
 def missing(specs: list[RunSpec]) -> list[str]:
-    """A line for every store, VAE, encoder and metric net that is absent, none twice."""
+    """A line for every store, VAE, encoder, reward network and metric network that is absent, none twice."""
     return list(dict.fromkeys(line for spec in specs for line in _missing(spec)))
 
 
@@ -29,11 +27,11 @@ def _missing(spec: RunSpec) -> Iterator[str]:
         yield f"the store of {dataset}. Make it: {_prepare(dataset)}"
     for name in _autoencoders(dataset, storeless):
         yield from _refusal(lambda name=name: vae.weight_file(name))
-    for name in _encoders(spec):
-        yield from _refusal(lambda name=name: teachers.require(name))
+    for name in networks.required(spec):
+        find = weights.find if name in table.names("torchvision") else teachers.require
+        yield from _refusal(partial(find, name))
     for name in spec.protocol.feature_nets:
-        if name in WEIGHTS:
-            yield from _refusal(lambda name=name: locate(name, WEIGHTS[name]))
+        yield from _refusal(partial(metric_nets.require, name))
 
 
 def _refusal(look: Callable[[], object]) -> Iterator[str]:
@@ -65,18 +63,3 @@ def _prepare(dataset: Dataset) -> str:
     latent = 2 * 4 * store["channels"] * store["size"] ** 2 if store["vae"] else 0
     size = store["records"] * (3 * store["image_size"] ** 2 + latent)
     return f"{command} ({in_units(size)})"
-
-
-def _encoders(spec: RunSpec) -> list[str]:
-    """The encoders that the method of a run loads, found by building it with descriptions alone."""
-    asked: list[str] = []
-    shape, architecture = datasets.get(spec.data).shape, resolve.architecture(spec.backbone)
-    side = shape.size // architecture.patch
-
-    def describe(name: str) -> EncoderInfo:
-        asked.append(spec.teacher if name == TEACHER else name)
-        return EncoderInfo(name, 1, (side, side))
-
-    info = BackboneInfo(architecture.family, architecture.depth, architecture.width, (side, side))
-    resolve.method(spec.method).build(info, describe)
-    return asked

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.nets.arithmetic import plain_float32
+from bench.nets.base import no_tf32
 
 Arithmetic = Literal["exact", "adm-fp16"]
 BLOCK = 4096  # rows and columns of a block of distances
@@ -116,7 +116,7 @@ def _squared_distances(a: Tensor, b: Tensor, arithmetic: Arithmetic) -> tuple[Te
         if distances.isfinite().all():
             return distances, None
     norms = a.square().sum(1)[:, None] + b.square().sum(1)
-    with plain_float32():
+    with no_tf32():
         distances = torch.addmm(norms, a, b.T, alpha=-2)
     # A sum of D rounded products is off by about sqrt(D) roundings; four times that is taken as the bound.
     error = norms.mul_(4 * a.shape[1] ** 0.5 * torch.finfo(torch.float32).eps)

@@ -1,18 +1,21 @@
-"""What feature nets give, and what a feature net is."""
+"""What frozen networks give: feature networks of the metrics one vector per image, encoders patch tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from methods.base import EncoderInfo, Features
 
 
 class Activations(NamedTuple):
-    """What a feature net sees in images."""
+    """What a feature network gives for images."""
 
     pooled: Tensor  # [B, D] float32, what distances and neighbours are measured in
     spatial: Tensor | None = None  # [B, S], with places, for sFID
@@ -21,31 +24,101 @@ class Activations(NamedTuple):
 
 
 class FeatureNet(Protocol):
-    """A frozen net by which images are judged."""
+    """A frozen network in whose features samples are scored."""
 
     name: str
-    classifies: bool  # trained to classify: its Frechet distance is called fid, another net's fd
+    classifies: bool  # trained to classify: its Frechet distance is called fid, another network's fd
 
     def __call__(self, images: Tensor) -> Activations:
-        """Images [B, C, H, W] uint8, on any device."""
+        """Images [B, C, H, W] uint8, on any device. Raises UserError for channels that it cannot take."""
         ...
 
 
+class Encoder(Protocol):
+    """A frozen image encoder, as methods see it."""
+
+    info: EncoderInfo
+    cache: bool  # whether the features of a data set shall be kept on disk
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What decides the features of an image, but for the grid; JSON."""
+        ...
+
+    def __call__(self, images: Tensor) -> Features:
+        """Images [B, C, R, R] uint8 -> features in float32, without gradient."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Options in brackets after the name of a published encoder."""
+
+    weights: str = ""  # a file, or a folder in the hub's format; "": the caches
+    antialias: bool = False  # of the resize
+    cache: bool = False  # keep the features of the data set on disk: feature_cache.py
+    compile: bool = False  # by torch.compile: minutes at the start, then faster on a GPU
+
+
+class WholeImage(NamedTuple):
+    """A published network that gives one vector per image, and the images it was trained on."""
+
+    encode: Callable[[Tensor], Tensor]  # [B, 3, *size] normalised -> [B, D]
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def with_channels(images: Tensor, channels: int, name: str) -> Tensor:
+    """Images [B, C, H, W] with the channels that a network takes: grey ones are repeated for one of three.
+
+    Raises UserError if they cannot be given.
+    """
+    found = images.shape[1]
+    if found == channels:
+        return images
+    if found == 1:
+        return images.expand(-1, channels, -1, -1)
+    raise UserError(
+        f"{name} takes images of {'1 or 3' if channels == 3 else channels} channels, these have {found}: "
+        "convert them, or leave that network out."
+    )
+
+
 def same_width(a: Tensor, b: Tensor) -> None:
-    """Raises UserError where features [N, D] and [M, E] are of different spaces."""
+    """Raises UserError if features [N, D] and [M, E] are of different spaces."""
     if a.shape[1] != b.shape[1]:
         raise UserError(
             f"some images give {a.shape[1]} features and others {b.shape[1]}: they are of several sizes, and "
-            "a net that takes them as they are cannot compare them. Resize them, or leave that net out."
+            "a network that takes them as they are cannot compare them. Resize them, or leave it out."
         )
 
 
 def join(batches: Sequence[Activations]) -> Activations:
-    """The activations of several batches of one net as those of one batch.
+    """The activations of several batches of one network as those of one batch.
 
-    Raises UserError where they are of different spaces.
+    Raises UserError if they are of different spaces.
     """
     for batch in batches:
         same_width(batches[0].pooled, batch.pooled)
     fields = zip(*batches, strict=True)
     return Activations(*(None if parts[0] is None else torch.cat(parts) for parts in fields))  # type: ignore
+
+
+@contextmanager
+def no_tf32() -> Iterator[None]:
+    """While inside, neither convolutions nor matrix products use TF32: Frechet distances would notice."""
+    convolutions = torch.backends.cudnn.allow_tf32
+    products = torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
+
+
+def first_line(error: Exception) -> str:
+    """Of its message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -22,13 +22,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from backbones import cost
-from bench.core import cache
 from bench.core.errors import UserError
 from bench.core.files import in_units, write_json
+from bench.core.machine import cache_folder
 from bench.core.progress import progress_bar
 from bench.data.base import Records
 from bench.data.shards import write_shard
-from bench.nets.teachers import Encoder
+from bench.nets.base import Encoder
 from methods.base import Features
 
 SHARD_RECORDS, BATCH_SIZE = 1024, 128
@@ -44,7 +44,7 @@ class FeatureCache:
         self.key = {"data": identity, "records": len(data), "grid": encoder.info.grid} | encoder.key
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]
         readable = re.sub(r"[^a-zA-Z0-9.]+", "-", encoder.info.name)
-        self.folder = cache.folder() / "features" / f"{readable}-{digest}"
+        self.folder = cache_folder() / "features" / f"{readable}-{digest}"
         self._opened: dict[int, dict[str, Tensor]] = {}
         self._zeros: dict[str, Tensor] | None = None
 

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.nets.base import Activations
-from bench.nets.weights import INCEPTION, TORCHSCRIPT_INCEPTION, locate
+from bench.nets import weights
+from bench.nets.base import Activations, first_line, with_channels
 
+GRAPH = "inception-2015-12-05.pt"  # the name under which clean-fid looks for the network
 SPATIAL_CHANNELS = 7  # of the 192 of ADM's spatial features: 17 * 17 * 7 = 2023
 
 
@@ -33,11 +34,11 @@ class AdmInception:
     name = "inception"
     classifies = True
 
-    def __init__(self, device: torch.device | str = "cpu", weights: Path | None = None) -> None:
+    def __init__(self, device: torch.device | str = "cpu", file: Path | None = None) -> None:
         """Raises UserError where the weights are absent or not of this net."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        path = locate(self.name, INCEPTION, weights)
+        path = _find(self.name, file)
         _read_parameters(path)  # torch-fidelity unpickles the file without looking
         try:
             self.net = FeatureExtractorInceptionV3(
@@ -45,7 +46,7 @@ class AdmInception:
             )
         except RuntimeError as error:
             raise UserError(
-                f"{path} does not hold the weights of this Inception: {_first_line(error)}"
+                f"{path} does not hold the weights of this Inception: {first_line(error)}"
             ) from None
         self.net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
@@ -59,7 +60,7 @@ class AdmInception:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Activations:
-        pooled, logits = self.net(_three_channels(images.to(self.device)))
+        pooled, logits = self.net(with_channels(images.to(self.device), 3, self.name))
         return Activations(pooled, spatial=self._spatial, unbiased_logits=logits)
 
 
@@ -69,7 +70,7 @@ class CleanFid:
     MODES = ("clean", "legacy-pytorch", "legacy-tensorflow")
     classifies = True
 
-    def __init__(self, mode: str, device: torch.device | str = "cpu", weights: Path | None = None) -> None:
+    def __init__(self, mode: str, device: torch.device | str = "cpu", file: Path | None = None) -> None:
         """Raises UserError where the weights are absent or cannot be read."""
         from cleanfid.inception_pytorch import InceptionV3
         from cleanfid.inception_torchscript import InceptionV3W
@@ -78,7 +79,7 @@ class CleanFid:
         self.name, self.device = mode, device
         self.resize = None if mode == "legacy-tensorflow" else build_resizer(mode.replace("-", "_"))
         if mode == "legacy-pytorch":
-            parameters = _read_parameters(locate(mode, INCEPTION, weights))
+            parameters = _read_parameters(_find(mode, file))
             # clean-fid asks the internet for this file; it gets the one that was found and checked.
             found = patch("cleanfid.inception_pytorch.load_state_dict_from_url", lambda *_, **__: parameters)
             with found, warnings.catch_warnings():
@@ -86,20 +87,20 @@ class CleanFid:
                 net = InceptionV3(output_blocks=[3], resize_input=False).eval().to(device)
             self.net = lambda x: net(x / 255)[0].flatten(1)
         else:
-            path = locate(mode, TORCHSCRIPT_INCEPTION, weights)
+            path = _find(mode, file)
             try:
                 with TemporaryDirectory() as folder, warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # torch's, about TorchScript, which the file is
                     # clean-fid reads a folder's file of this one name.
-                    Path(folder, TORCHSCRIPT_INCEPTION.names[0]).symlink_to(path.resolve())
+                    Path(folder, GRAPH).symlink_to(path.resolve())
                     inside = self.resize is None
                     self.net = InceptionV3W(folder, download=False, resize_inside=inside).to(device)
             except RuntimeError as error:
-                raise UserError(f"{path} is not a TorchScript Inception: {_first_line(error)}") from None
+                raise UserError(f"{path} is not a TorchScript Inception: {first_line(error)}") from None
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Activations:
-        images = _three_channels(images)
+        images = with_channels(images, 3, self.name)
         if self.resize is None:
             resized = images.float()
         else:
@@ -115,12 +116,8 @@ def _read_parameters(path: Path) -> dict[str, Tensor]:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is not a file of weights: {_first_line(error)}") from None
+        raise UserError(f"{path} is not a file of weights: {first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def _three_channels(images: Tensor) -> Tensor:
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+def _find(name: str, file: Path | None) -> Path:
+    return weights.find(name, file, f"or give the file: --weights {name}=FILE")

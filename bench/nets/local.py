@@ -7,9 +7,6 @@ accuracy on the held-out part, and is cached under a fingerprint of everything t
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,78 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench.core import cache
 from bench.core.errors import UserError, unknown
 from bench.core.files import replacing
+from bench.core.machine import cache_folder
 from bench.core.progress import progress_bar
 from bench.core.seeding import data_order, generator, seed_of
 from bench.data import datasets
 from bench.data.base import Records
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What makes a local net; any change makes another net, with another fingerprint."""
-
-    data: str
-    widths: tuple[int, ...]  # channels of the convolutions
-    pool_after: tuple[int, ...]  # the convolutions after which the map is halved
-    kernel: int
-    activation: str
-    seed: int
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    shift: int = 1  # pixels at most, of the augmentation
-    mirror: bool = False  # half of the batches are seen in a mirror: for what has no handedness
-    required_accuracy: float = 0.97  # on the held-out part
-
-    @property
-    def fingerprint(self) -> str:
-        """12 hex digits."""
-        decisive = {key: value for key, value in asdict(self).items() if key != "required_accuracy"}
-        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
-
-
-def _natural(
-    data: str,
-    widths: tuple[int, ...],
-    pool_after: tuple[int, ...],
-    kernel: int,
-    activation: str,
-    *,
-    seed: int,
-    accuracy: float,
-    epochs: int = 5,
-) -> Recipe:
-    """A net of CIFAR-10's photographs: minutes on one core."""
-    return Recipe(
-        data,
-        widths,
-        pool_after,
-        kernel,
-        activation,
-        seed,
-        epochs=epochs,
-        batch_size=128,
-        learning_rate=4e-3,
-        shift=2,
-        mirror=True,
-        required_accuracy=accuracy,
-    )
-
-
-RECIPES = {
-    "digits-teacher": Recipe("digits", (32, 64, 64, 96), (2,), kernel=3, activation="relu", seed=11),
-    "digits-untrained": Recipe(  # a control: the teacher's architecture that has learnt nothing
-        "digits", (32, 64, 64, 96), (2,), kernel=3, activation="relu", seed=47, epochs=0
-    ),
-    "digits-cnn": Recipe("digits", (24, 48, 64), (1,), kernel=5, activation="gelu", seed=23),
-    "cifar10-teacher": _natural("cifar10", (32, 64, 64), (1,), 3, "relu", seed=71, epochs=3, accuracy=0.5),
-    "cifar10-cnn": _natural("cifar10", (24, 48, 96), (1, 2), 5, "gelu", seed=73, epochs=3, accuracy=0.5),
-    "cifar10-16-reward": _natural("cifar10-16", (32, 64, 64, 96), (1, 3), 3, "relu", seed=61, accuracy=0.6),
-    "cifar10-16-cnn": _natural("cifar10-16", (32, 64, 128), (1, 2), 5, "gelu", seed=67, accuracy=0.6),
-}
+from bench.nets.recipes import RECIPES, Recipe
 
 
 class NetOutput(NamedTuple):
@@ -106,7 +39,7 @@ class LocalNet(nn.Module):
 
     def __init__(self, recipe: Recipe, channels: int, classes: int) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.channels = recipe, channels
         widths = (channels, *recipe.widths)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, recipe.kernel, padding=recipe.kernel // 2, bias=False)
@@ -146,7 +79,7 @@ def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
         return net.eval().requires_grad_(False).to(device)
     _, _, prepared = dataset.identity.partition("@")
     made_of = f"{recipe.fingerprint}-{prepared}" if prepared else recipe.fingerprint
-    path = cache.folder() / f"{name}-{made_of}.safetensors"
+    path = cache_folder() / f"{name}-{made_of}.safetensors"
     try:
         net.load_state_dict(load_file(path))
     except (FileNotFoundError, SafetensorError, RuntimeError):  # never trained, or its writing interrupted

@@ -1,8 +1,8 @@
-"""Image towers of open_clip as teachers: `clip:ARCHITECTURE/TAG`, as in clip:ViT-L-14-quickgelu/openai.
+"""Networks of open_clip, `clip:ARCHITECTURE/TAG`, as in clip:ViT-L-14-quickgelu/openai, read in two ways.
 
-Patch tokens are those after the tower's final norm, without the class token, which is given apart, before
-the projection into the space that images share with texts. Images are prepared as in pretrained.py. Weights
-come from the hub's cache or a file, `clip:ViT-B-32/laion2b_s34b_b79k[weights=FILE]`.
+As teachers (`OpenClipEncoder`): patch tokens of the image tower after its final norm, without the class
+token, which is given apart, before the projection into the space that images share with texts. Images are
+prepared as in timm.py. For metrics (`whole_image`) and rewards (`build`): the embedding in that space.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from torch import Tensor
 
 from bench.core.errors import UserError, unknown
 from bench.core.files import sha256
-from bench.nets.timm import Options, prepared
+from bench.nets import table, weights
+from bench.nets.base import EncoderOptions, WholeImage, first_line, with_channels
+from bench.nets.timm import normalised_then_resized
 from methods.base import EncoderInfo, Features
-
-PREFIX = "clip:"
-_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class OpenClipEncoder:
@@ -28,34 +27,23 @@ class OpenClipEncoder:
     def __init__(
         self,
         name: str,
-        options: Options,
+        options: EncoderOptions,
         grid: tuple[int, int],
         device: torch.device,
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
-        """Raises UserError for an unknown tower or one of another kind, and where its weights are absent."""
-        import open_clip
-
-        self.architecture = name.removeprefix(PREFIX).partition("/")[0]
-        config = open_clip.get_model_config(self.architecture)
-        if config is None:
-            raise unknown("architecture of open_clip", self.architecture, open_clip.list_models())
-        vision: dict[str, Any] = config["vision_cfg"]
+        """Raises UserError for an unknown tower or one of another kind, and if its weights are absent."""
+        self.architecture = _architecture(name)
+        vision: dict[str, Any] = _config(name)["vision_cfg"]
         if not vision.get("patch_size") or vision.get("attentional_pool"):
             raise UserError(f"{name} has no patch tokens after a final norm: take a ViT of open_clip's own.")
         patch = vision["patch_size"]
         self.size = (grid[0] * patch, grid[1] * patch)
-        self.weights = locate(name, options.weights)
-        try:
-            tower: Any = open_clip.create_model(
-                self.architecture, pretrained=str(self.weights), force_image_size=self.size
-            ).visual
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"the weights {self.weights} cannot be used for {name}: {reason}") from None
+        self.weights = weights.find(name, options.weights, f"or name a file: {name}[weights=FILE]")
+        tower = build(name, self.weights, self.size).visual
         tower.output_tokens, tower.proj = True, None
         self.norm = tower.ln_post if tower.final_ln_after_pool else torch.nn.Identity()
-        self.net = tower.eval().requires_grad_(False).to(device)
+        self.net = tower.to(device)
         self.forward = torch.compile(self.net) if options.compile else self.net
         self.mean, self.std = (
             torch.tensor(values, device=device).view(1, 3, 1, 1)
@@ -74,39 +62,56 @@ class OpenClipEncoder:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
         """Images [B, 1 or 3, R, R] uint8 -> features in float32, without gradient."""
-        x = prepared(images.to(self.device), self.size, self.mean, self.std, self.antialias)
+        images = with_channels(images.to(self.device), 3, self.info.name)
+        x = normalised_then_resized(images, self.size, self.mean, self.std, self.antialias)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             pooled, tokens = self.forward(x)
             return Features(self.norm(tokens).float(), pooled.float())
 
 
-def locate(name: str, chosen: str) -> Path:
-    """The file of the weights. Raises UserError, with the command that fetches it, where it is absent."""
-    architecture, _, tag = name.removeprefix(PREFIX).partition("/")
-    if chosen:
-        if not Path(chosen).is_file():
-            raise UserError(f"there is no file of the weights of {name} at {chosen}.")
-        return Path(chosen)
-    import open_clip
-    from huggingface_hub import try_to_load_from_cache
+def whole_image(name: str, path: Path, device: torch.device | str) -> WholeImage:
+    """A network of open_clip as the features of whole images: their embeddings."""
+    net = build(name, path).to(device)
+    side = net.visual.image_size
+    size = side if isinstance(side, tuple) else (side, side)
+    return WholeImage(net.encode_image, size, net.visual.image_mean, net.visual.image_std)
 
-    published = open_clip.get_pretrained_cfg(architecture, tag)
-    if not published:
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        raise unknown(f"weights of {architecture}", tag, tags or ["none; name a file: [weights=FILE]"])
-    hub, file = published.get("hf_hub", "").rpartition("/")[::2]
-    if hub:
-        for known in (file,) if file else _FILES:
-            cached = try_to_load_from_cache(hub, known)
-            if isinstance(cached, str):
-                return Path(cached)
-        command = f"hf download {hub} {file or _FILES[0]}"
-    else:
-        path = Path.home() / ".cache" / "clip" / published["url"].rpartition("/")[2]
-        if path.is_file():
-            return path
-        command = f"curl -L --create-dirs -o {path} {published['url']}"
-    raise UserError(
-        f"the weights of the encoder {name} are not on this machine. Fetch them: {command}  or name a file: "
-        f"{name}[weights=FILE]"
-    )
+
+def build(name: str, path: Path, size: tuple[int, int] | None = None) -> Any:
+    """Both towers with the weights of a file, frozen; for images of `size`, else the network's own.
+
+    Raises UserError for an architecture that open_clip does not know, and weights that are not its own.
+    """
+    import open_clip
+
+    _config(name)
+    record = open_clip.get_pretrained_cfg(*table.network(name).model.partition("/")[::2])
+    own = {key: record[key] for key in ("mean", "std") if key in record}  # not known from a file alone
+    try:
+        net: Any = open_clip.create_model(
+            _architecture(name), pretrained=str(path), force_image_size=size, force_preprocess_cfg=own
+        )
+    except Exception as error:
+        raise UserError(f"the weights {path} cannot be used for {name}: {first_line(error)}") from None
+    return net.eval().requires_grad_(False)
+
+
+def tokenizer(name: str) -> Any:
+    """What turns sentences into tokens [N, L] for the network's text tower."""
+    import open_clip
+
+    return open_clip.get_tokenizer(_architecture(name))
+
+
+def _architecture(name: str) -> str:
+    return table.network(name).model.partition("/")[0]
+
+
+def _config(name: str) -> dict[str, Any]:
+    """open_clip's description of the architecture. Raises UserError for one that it does not know."""
+    import open_clip
+
+    config = open_clip.get_model_config(_architecture(name))
+    if config is None:
+        raise unknown("architecture of open_clip", _architecture(name), open_clip.list_models())
+    return config

@@ -1,51 +1,37 @@
-"""Frozen image encoders by name: images in, patch tokens out."""
+"""Teachers: frozen image encoders by name; images in, patch tokens out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.core import grammar
-from bench.core.errors import unknown
-from bench.nets import open_clip, timm
-from bench.nets.local import RECIPES, local_net
-from bench.nets.timm import PUBLISHED, Options, PretrainedEncoder
+from bench.core.errors import UserError
+from bench.nets import table, weights
+from bench.nets.base import Encoder, EncoderOptions, with_channels
+from bench.nets.local import local_net
+from bench.nets.open_clip import OpenClipEncoder
+from bench.nets.timm import TimmEncoder
 from methods.base import EncoderInfo, Features
 
 PIXELS_PER_TOKEN = 16  # of an image, where nothing else is said: REPA's rule, 16 x 16 tokens for 256 pixels
 
 
-class Encoder(Protocol):
-    """A frozen image encoder."""
-
-    info: EncoderInfo
-    cache: bool  # whether the features of a data set shall be kept on disk
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What decides the features of an image, but for the grid; JSON."""
-        ...
-
-    def __call__(self, images: Tensor) -> Features:
-        """Images [B, C, R, R] uint8 -> features in float32, without gradient."""
-        ...
-
-
 @dataclass(frozen=True)
 class LocalOptions:
-    """What rides in brackets behind the name of a local net."""
+    """Options in brackets after the name of a local network."""
 
     cache: bool = False  # keep the features of the data set on disk: feature_cache.py
 
 
 class LocalEncoder:
-    """A local net as an encoder: its last map gives the patch tokens, its mean the CLS token.
+    """A local network as an encoder: its last map gives the patch tokens, its mean the CLS token.
 
-    Where a coarser grid is asked for, which divides the map's, places are averaged.
+    If a coarser grid is asked for, which divides the map's, places are averaged.
     """
 
     def __init__(
@@ -69,14 +55,15 @@ class LocalEncoder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        output = self.net(images.to(self.device).float() / 127.5 - 1)
+        images = with_channels(images.to(self.device), self.net.channels, self.info.name)
+        output = self.net(images.float() / 127.5 - 1)
         tokens = F.avg_pool2d(output.maps[-1], self.stride) if self.stride > 1 else output.maps[-1]
         return Features(tokens.flatten(2).transpose(1, 2), output.pooled)
 
 
 def names() -> tuple[str, ...]:
-    """The encoders that can be asked for, beside open_clip's `clip:ARCHITECTURE/TAG`."""
-    return (*RECIPES, *PUBLISHED)
+    """The encoders of the table; besides, there are `timm:MODEL` and `clip:ARCHITECTURE/TAG`."""
+    return table.names("local", "timm", "open_clip")
 
 
 def load(
@@ -89,30 +76,33 @@ def load(
 ) -> Encoder:
     """The encoder of that name, `dinov2-b[weights=PATH]`, for square images of that size.
 
-    `grid`: rows and columns of tokens to give, where the encoder can choose; None: a token for every 16 x 16
+    `grid`: rows and columns of tokens to give, if the encoder can choose; None: a token for every 16 x 16
     pixels. `precision`: of a published encoder's matrix products.
 
-    Raises UserError for an unknown name or option, and for weights that cannot be had.
+    Raises UserError for an unknown name or option, and for weights that are absent.
     """
-    name, options = _named(text)
+    name, options = _parsed(text)
     if isinstance(options, LocalOptions):
         return LocalEncoder(name, options, image_size, grid, device)
     side = image_size // PIXELS_PER_TOKEN
-    made = PretrainedEncoder if name in PUBLISHED else open_clip.OpenClipEncoder
+    made = TimmEncoder if table.network(name).library == "timm" else OpenClipEncoder
     return made(name, options, grid or (side, side), device, precision)
 
 
 def require(text: str) -> None:
     """Raises UserError as `load` would for the name, its options and absent weights, but loads nothing."""
-    name, options = _named(text)
-    if isinstance(options, Options):
-        (timm.locate if name in PUBLISHED else open_clip.locate)(name, options.weights)
+    name, options = _parsed(text)
+    if isinstance(options, EncoderOptions):
+        weights.find(name, options.weights, f"or name a file: {name}[weights=PATH]")
 
 
-def _named(text: str) -> tuple[str, LocalOptions | Options]:
+def _parsed(text: str) -> tuple[str, LocalOptions | EncoderOptions]:
     name, options = grammar.split(text)
-    if name in RECIPES:
+    library = table.network(name, "encoder", names()).library
+    if library == "local":
         return name, grammar.configure(LocalOptions, options, f"encoder {name}")
-    if name not in PUBLISHED and not name.startswith(open_clip.PREFIX):
-        raise unknown("encoder", name, (*names(), f"{open_clip.PREFIX}ARCHITECTURE/TAG"))
-    return name, grammar.configure(Options, options, f"encoder {name}")
+    if library not in ("timm", "open_clip"):
+        raise UserError(
+            f"{name} gives no patch tokens: it cannot be an encoder; there are {', '.join(names())}."
+        )
+    return name, grammar.configure(EncoderOptions, options, f"encoder {name}")

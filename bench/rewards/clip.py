@@ -15,15 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.core import cache
 from bench.core.errors import UserError
-from bench.rewards.base import Judge, Truth
+from bench.nets import open_clip, weights
+from bench.rewards.base import RewardBatch, RewardFn
 
-MODEL, TAG = "ViT-B-32-quickgelu", "openai"
-FILE = "clip-vit-b-32.safetensors"  # in the cache folder; read instead of the hub where it is there
-HUB_FILE = (
-    "https://huggingface.co/timm/vit_base_patch32_clip_224.openai/resolve/main/open_clip_model.safetensors"
-)
+NETWORK = "clip-vit-b-32"  # of bench/nets/table.py
 
 
 class CLIP:
@@ -46,18 +42,18 @@ class CLIP:
             for values in (net.visual.image_mean, net.visual.image_std)
         )
 
-    def against(self, truth: Truth) -> Judge:
+    def bind(self, batch: RewardBatch) -> RewardFn:
         targets = {}
         if "clip-image" in self.names:
-            targets["clip-image"] = self._embed(truth.x0)
+            targets["clip-image"] = self._embed(batch.x0)
         if self.texts is not None:
-            targets["clip-text"] = self.texts[truth.label]
+            targets["clip-text"] = self.texts[batch.label]
 
-        def judge(estimate: Tensor) -> dict[str, Tensor]:
+        def rewards(estimate: Tensor) -> dict[str, Tensor]:
             embedded = self._embed(estimate.flatten(0, 1)).unflatten(0, estimate.shape[:2])
             return {name: (embedded * target).sum(dim=-1) for name, target in targets.items()}
 
-        return judge
+        return rewards
 
     def _embed(self, images: Tensor) -> Tensor:
         """x0 or estimates of it, [M, C, H, W] in model space -> unit vectors [M, D]."""
@@ -73,22 +69,11 @@ def load(
     prompts: Sequence[str],
     device: torch.device,
 ) -> CLIP:
-    """OpenAI's CLIP ViT-B/32, frozen. Raises UserError where weights or prompts are missing."""
+    """OpenAI's CLIP ViT-B/32, frozen. Raises UserError if weights or prompts are missing."""
     if "clip-text" in names and not prompts:
         raise UserError(
-            "the reward clip-text needs a prompt a class: add `prompts` to the data set's preset."
+            "the reward clip-text needs a prompt per class: add `prompts` to the data set's preset."
         )
-    import open_clip
-
-    path = cache.folder() / FILE
-    try:
-        net = open_clip.create_model(MODEL, pretrained=str(path) if path.is_file() else TAG)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"the weights of {MODEL} cannot be had ({reason}). Fetch them on a machine with internet, or "
-            f"copy the file there: curl -L --create-dirs -o {path} {HUB_FILE}"
-        ) from None
-    net.eval().requires_grad_(False).to(device)
-    tokens = open_clip.get_tokenizer(MODEL)(list(prompts)).to(device) if "clip-text" in names else None
+    net = open_clip.build(NETWORK, weights.find(NETWORK)).to(device)
+    tokens = open_clip.tokenizer(NETWORK)(list(prompts)).to(device) if "clip-text" in names else None
     return CLIP(names, net, tokens, to_pixels)

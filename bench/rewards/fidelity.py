@@ -14,7 +14,7 @@ from collections.abc import Collection
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.rewards.base import Judge, Truth
+from bench.rewards.base import RewardBatch, RewardFn
 
 SMALLEST_SCALE = 1e-3
 
@@ -25,12 +25,12 @@ class Errors:
     def __init__(self, names: Collection[str], grid: tuple[int, int]) -> None:
         self.names, self.grid = names, grid
 
-    def against(self, truth: Truth) -> Judge:
-        scale = truth.scale.clamp(min=SMALLEST_SCALE)[:, None, None]
+    def bind(self, batch: RewardBatch) -> RewardFn:
+        scale = batch.scale.clamp(min=SMALLEST_SCALE)[:, None, None]
 
-        def judge(estimate: Tensor) -> dict[str, Tensor]:
-            error = (estimate - truth.x0).square().mean(dim=2)  # [G, B, H, W]
+        def rewards(estimate: Tensor) -> dict[str, Tensor]:
+            error = (estimate - batch.x0).square().mean(dim=2)  # [G, B, H, W]
             x0 = -F.adaptive_avg_pool2d(error, self.grid)
             return {name: x0 if name == "x0" else x0 / scale**2 for name in self.names}
 
-        return judge
+        return rewards

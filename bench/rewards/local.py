@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.nets.local import LocalNet
-from bench.rewards.base import Judge, Truth
+from bench.rewards.base import RewardBatch, RewardFn
 
 
 class NetRewards:
@@ -23,10 +23,10 @@ class NetRewards:
     def __init__(self, names: Collection[str], net: LocalNet, grid: tuple[int, int]) -> None:
         self.names, self.net, self.grid = names, net, grid
 
-    def against(self, truth: Truth) -> Judge:
-        clean = [F.normalize(x, dim=1) for x in self.net(truth.x0).maps]
+    def bind(self, batch: RewardBatch) -> RewardFn:
+        clean = [F.normalize(x, dim=1) for x in self.net(batch.x0).maps]
 
-        def judge(estimate: Tensor) -> dict[str, Tensor]:
+        def rewards(estimate: Tensor) -> dict[str, Tensor]:
             groups = estimate.shape[:2]
             maps = self.net(estimate.flatten(0, 1)).maps
             pairs = zip(maps, clean, strict=True)
@@ -42,4 +42,4 @@ class NetRewards:
             }
             return {name: found[name] for name in self.names}
 
-        return judge
+        return rewards

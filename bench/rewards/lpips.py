@@ -11,23 +11,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.core.errors import UserError
-from bench.rewards.base import Judge, Truth
+from bench.nets import weights
+from bench.rewards.base import RewardBatch, RewardFn
 
 SMALLEST_SIDE = 64  # pixels
-URL = "https://download.pytorch.org/models/"
-WEIGHTS = {  # files of torchvision, under the names that it looks for
-    "alex": "alexnet-owt-7be5be79.pth",
-    "vgg": "vgg16-397923af.pth",
-    "squeeze": "squeezenet1_1-b8a52dc0.pth",
-}
 
 
 class LPIPS:
@@ -40,11 +33,11 @@ class LPIPS:
         self.nets = {name: _load(name, device) for name in names}
         self.to_pixels = to_pixels
 
-    def against(self, truth: Truth) -> Judge:
-        pixels = self.to_pixels(truth.x0)
+    def bind(self, batch: RewardBatch) -> RewardFn:
+        pixels = self.to_pixels(batch.x0)
         clean = {name: _maps(net, pixels) for name, net in self.nets.items()}
 
-        def judge(estimate: Tensor) -> dict[str, Tensor]:
+        def rewards(estimate: Tensor) -> dict[str, Tensor]:
             groups, images, found = estimate.shape[:2], self.to_pixels(estimate.flatten(0, 1)), {}
             for name, net in self.nets.items():
                 distance = torch.zeros(groups, device=estimate.device)
@@ -54,22 +47,16 @@ class LPIPS:
                 found[name] = -distance
             return found
 
-        return judge
+        return rewards
 
 
 def _load(name: str, device: torch.device) -> Any:
-    _, _, kind = name.partition("-")
-    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS[kind]
-    if not path.is_file():
-        raise UserError(
-            f"the reward {name} needs weights that are not on this machine. Fetch them, or copy the file "
-            f"there: curl -L --create-dirs -o {path} {URL}{WEIGHTS[kind]}"
-        )
+    weights.find(name)  # where torchvision looks for it
     import lpips
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package asks torchvision in an outdated way
-        net = lpips.LPIPS(net=kind, verbose=False)
+        net = lpips.LPIPS(net=name.removeprefix("lpips-"), verbose=False)
     return net.eval().requires_grad_(False).to(device)
 
 

@@ -5,7 +5,7 @@ clean x0 to the teacher's tokens y and learns with every batch, by AdamW on 1 - 
 
     latent     cos(q(x^), q(x0)), token by token, in [-1, 1]
 
-is the teacher's opinion as far as the student has it. x0 is judged by the student too, so that its error
+is the teacher's reward as far as the student has learnt it. The student sees x0, too, so that its error
 cancels. Cost: two convolutions on the grid of tokens, forward and backward, besides its own training.
 """
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.rewards.base import Judge, Truth
+from bench.rewards.base import RewardBatch, RewardFn
 
 WIDTH = 128  # channels between the student's layers
 LEARNING_RATE = 1e-3
@@ -60,14 +60,14 @@ class Student:
         self.net.requires_grad_(False)
         return average(loss.detach())
 
-    def against(self, truth: Truth) -> Judge:
-        clean = F.normalize(self.net(truth.x0), dim=1)
+    def bind(self, batch: RewardBatch) -> RewardFn:
+        clean = F.normalize(self.net(batch.x0), dim=1)
 
-        def judge(estimate: Tensor) -> dict[str, Tensor]:
+        def rewards(estimate: Tensor) -> dict[str, Tensor]:
             tokens = F.normalize(self.net(estimate.flatten(0, 1)), dim=1).unflatten(0, estimate.shape[:2])
             return {"latent": (tokens * clean).sum(dim=2)}
 
-        return judge
+        return rewards
 
     def state(self) -> dict[str, Tensor]:
         """Weights and moments by name; no moments before the first step."""

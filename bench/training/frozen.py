@@ -11,8 +11,10 @@ from bench.core.seeding import seed_of
 from bench.data import datasets
 from bench.data.base import Records
 from bench.nets import teachers
+from bench.nets.base import Encoder
 from bench.nets.feature_cache import FeatureCache
-from bench.rewards.base import Rewards, Setting
+from bench.rewards.base import RewardContext
+from bench.rewards.registry import Rewards
 from bench.training.batch import TrainingBatch
 from methods.base import REWARD_NET, TEACHER, EncoderInfo, Features, Needs
 
@@ -23,7 +25,7 @@ class FrozenNets:
     def __init__(self, spec: RunSpec, data: Records, grid: tuple[int, int], device: torch.device) -> None:
         """`grid`: rows and columns of the backbone's tokens."""
         self.spec, self.data, self.grid, self.device = spec, data, grid, device
-        self.encoders: dict[str, teachers.Encoder | FeatureCache] = {}
+        self.encoders: dict[str, Encoder | FeatureCache] = {}
 
     def load_encoder(self, name: str) -> EncoderInfo:
         """Load a frozen encoder, once, and say its width and grid.
@@ -48,7 +50,7 @@ class FrozenNets:
         Raises UserError for rewards that cannot be computed.
         """
         self.teacher = next(iter(needs.encoders), TEACHER)
-        setting = Setting(
+        context = RewardContext(
             channels=self.data.channels,
             size=self.data.size,
             to_pixels=self.data.to_pixels,
@@ -60,7 +62,7 @@ class FrozenNets:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.spec.seed, "init rewards"))
-            self.rewards = Rewards(needs.rewards, setting)
+            self.rewards = Rewards(needs.rewards, context)
 
     @property
     def feature_caches(self) -> list[FeatureCache]:

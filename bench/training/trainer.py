@@ -30,7 +30,7 @@ from bench.core.seeding import data_order, generator, seed_of
 from bench.data import datasets
 from bench.data.base import Batch
 from bench.data.prefetch import Prefetch
-from bench.rewards.base import Truth
+from bench.rewards.base import RewardBatch
 from bench.training.batch import TrainingBatch, draw_batch
 from bench.training.frozen import FrozenNets
 from methods.base import BackboneInfo, Context, Features, Loss, Needs, Share
@@ -198,7 +198,7 @@ class Trainer:
         training, device = self.spec.training, self.device
         x0, t, noise = batch.x0, batch.t, batch.noise
         x_t = self.process.corrupt(x0, noise, t)
-        truth = Truth(x0, self.process.x0_hat_scale(t), batch.true_label)
+        truth = RewardBatch(x0, self.process.x0_hat_scale(t), batch.true_label)
         with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
             output = self.network(x_t, t, batch.label, hidden_depths=needs.hidden_depths)
             stream = generator(self.spec.seed, "method", step)
@@ -217,7 +217,7 @@ class Trainer:
                 generator=stream,
                 hidden=output.hidden,
                 features=batch.features,
-                rewards=self.frozen.rewards.against(truth) if needs.rewards else None,
+                rewards=self.frozen.rewards.bind(truth) if needs.rewards else None,
                 noise_level=self.process.noise_level(t),
                 share=Share(
                     batch_size=training.batch_size,

@@ -8,7 +8,8 @@ import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_INCEPTION_MEAN, OPENAI_CLIP_MEAN
 
-from bench.nets.timm import LITE, LITE_STRIDE, PUBLISHED, patch_size
+from bench.nets.table import NETWORKS, names
+from bench.nets.timm import LITE, LITE_STRIDE, patch_size
 
 _MEANS: dict[tuple[float, ...], str] = {
     IMAGENET_DEFAULT_MEAN: "ImageNet",
@@ -22,7 +23,7 @@ def rows() -> list[str]:
     """The Markdown table, a row an encoder, without reading any weights."""
     table = ["| encoder | width | tokens | taken off | input | mean, std | licence | weights |"]
     table.append("|---" * 8 + "|")
-    for name, published in PUBLISHED.items():
+    for name, published in ((name, NETWORKS[name]) for name in names("timm")):
         with torch.device("meta"):
             net: Any = timm.create_model(published.model, num_classes=0)
         config = timm.get_pretrained_cfg(published.model)

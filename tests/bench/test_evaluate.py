@@ -69,7 +69,7 @@ def test_the_command_scores_writes_and_keeps_the_reference(digits: Path, tmp_pat
 def test_an_interrupted_scoring_goes_on_where_it_stopped(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from bench.nets.judges import Pixels
+    from bench.nets.metric_nets import Pixels
 
     monkeypatch.setattr(resume, "PART", 50)
     options = Options(digits / "samples", images=Images(digits / "reference", ("pixels",), batch_size=26))

@@ -11,7 +11,7 @@ from bench.config.options import Comparison
 from bench.core.errors import UserError
 from bench.core.files import read_rows
 from bench.nets import teachers
-from bench.rewards import base
+from bench.rewards.registry import REWARDS
 from bench.run import Options, plan
 from bench.runs import folder
 from bench.runs.record import EvaluationRow
@@ -44,7 +44,7 @@ def test_every_run_of_a_suite_can_be_built(name, scale):
             built.build(info, lambda name: EncoderInfo(name, 768, GRID))
         needs = built.needs(0, 1000)
         assert set(needs.encoders) <= {TEACHER, *teachers.names()}
-        assert set(needs.rewards) <= set(base.FAMILIES)
+        assert set(needs.rewards) <= set(REWARDS)
         if scale == "full":  # latents have no pixels, and ImageNet no local reward net
             assert set(needs.rewards) <= {"x0", "velocity", "latent"}
 

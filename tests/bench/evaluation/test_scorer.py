@@ -8,7 +8,7 @@ from bench.evaluation.scorer import MetricOptions, Scorer
 from bench.metrics.frechet import frechet_distance, gaussian_of
 from bench.metrics.precision_recall import precision_recall
 from bench.nets.base import Activations
-from bench.nets.judges import feature_net
+from bench.nets.metric_nets import feature_net
 from tests.helpers.linear_net import Linear, random_images
 
 

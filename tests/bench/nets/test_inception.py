@@ -65,7 +65,7 @@ def test_adm_metrics_equal_those_of_torch_fidelity(files: Path):
         verbose=False,
         batch_size=10,
     )
-    ours = score(files, AdmInception(weights=files / "checkpoints" / PARAMETERS), MetricOptions())
+    ours = score(files, AdmInception(file=files / "checkpoints" / PARAMETERS), MetricOptions())
     assert set(ours) == {"fid", "sfid", "is", "precision", "recall"}
     for mine, name in (
         ("fid", "frechet_inception_distance"),
@@ -77,7 +77,7 @@ def test_adm_metrics_equal_those_of_torch_fidelity(files: Path):
 
 
 def test_spatial_features_are_seven_channels_of_mixed_6_in_the_order_of_the_graph(files: Path):
-    adm = AdmInception(weights=files / "checkpoints" / PARAMETERS)
+    adm = AdmInception(file=files / "checkpoints" / PARAMETERS)
     seen = {}
     adm.net.Mixed_6d.register_forward_hook(lambda _module, _inputs, output: seen.update(block=output))
     images = next(open_images(files / "samples").batches(2))
@@ -101,7 +101,7 @@ def clean_fid_reads_our_file(files: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("clean_fid_reads_our_file")
 def test_clean_metrics_equal_those_of_clean_fid(files: Path):
-    ours = score(files, CleanFid("clean", weights=files / "inception-2015-12-05.pt"), MetricOptions(kid=True))
+    ours = score(files, CleanFid("clean", file=files / "inception-2015-12-05.pt"), MetricOptions(kid=True))
     paths = str(files / "samples"), str(files / "reference")
     how = {"device": CPU, "use_dataparallel": False, "num_workers": 0, "verbose": False}
     assert ours["fid[clean]"] == pytest.approx(clean_fid.compute_fid(*paths, mode="clean", **how), rel=1e-4)
@@ -114,7 +114,7 @@ def test_photographs_of_several_sizes_score_as_with_clean_fid(files: Path, tmp_p
     draw = np.random.default_rng(0)
     for number, shape in enumerate([(40, 30, 3), (40, 30, 3), (70, 90, 3), (50, 50), (30, 40, 3)]):
         Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / f"{number}.jpg")
-    net = CleanFid("clean", weights=files / "inception-2015-12-05.pt")
+    net = CleanFid("clean", file=files / "inception-2015-12-05.pt")
     ours = Scorer([net], read_reference(files / "reference", [net]))
     for batch in open_images(tmp_path).batches(4):
         ours.update(batch)
@@ -138,7 +138,7 @@ def test_features_equal_those_of_clean_fid(mode: str, files: Path, monkeypatch: 
     weights = (
         files / "checkpoints" / PARAMETERS if mode == "legacy-pytorch" else files / "inception-2015-12-05.pt"
     )
-    ours = CleanFid(mode, weights=weights)(next(open_images(files / "reference").batches(3))).pooled
+    ours = CleanFid(mode, file=weights)(next(open_images(files / "reference").batches(3))).pooled
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -169,11 +169,11 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path):
 
     torch.save(Evil(), tmp_path / "evil.pth")
     with pytest.raises(UserError, match="not a file of weights"):
-        AdmInception(weights=tmp_path / "evil.pth")
+        AdmInception(file=tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 
 
 def test_weights_of_another_net_are_refused(tmp_path: Path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="does not hold the weights of this Inception"):
-        AdmInception(weights=tmp_path / "other.pth")
+        AdmInception(file=tmp_path / "other.pth")

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from bench.core.errors import UserError
 from bench.nets import teachers
-from bench.nets.timm import PUBLISHED, patch_size
+from bench.nets.table import NETWORKS, names
+from bench.nets.timm import patch_size
 from docs.tools.encoder_table import rows
 
 CPU = torch.device("cpu")
@@ -24,13 +25,13 @@ NATIVE = {14: 56, 16: 64}  # patch -> pixels: 4 x 4 patches
 
 
 def native(name):
-    return NATIVE[patch_size(PUBLISHED[name].model)]
+    return NATIVE[patch_size(NETWORKS[name].model)]
 
 
 def random_weights(name, folder):
     """A folder in the hub's format with a randomly initialised network of that name; the network."""
     torch.manual_seed(0)
-    net = timm.create_model(PUBLISHED[name].model, img_size=native(name))
+    net = timm.create_model(NETWORKS[name].model, img_size=native(name))
     folder.mkdir()
     save_file(net.state_dict(), folder / "model.safetensors")
     return net.eval()
@@ -118,8 +119,8 @@ def test_half_precision_stays_close_and_comes_out_in_float32(saved):
 
 def test_the_authors_file_of_mocov3_is_read_from_its_query_encoder(tmp_path, monkeypatch):
     """Its checkpoint holds base_encoder, momentum_encoder and predictor behind `module.`."""
-    tiny = replace(PUBLISHED["mocov3-b"], model="vit_tiny_patch16_224")
-    monkeypatch.setitem(PUBLISHED, "mocov3-b", tiny)
+    tiny = replace(NETWORKS["mocov3-b"], model="vit_tiny_patch16_224")
+    monkeypatch.setitem(NETWORKS, "mocov3-b", tiny)
     net = timm.create_model(tiny.model, num_classes=0, img_size=64)
     state = {f"module.base_encoder.{key}": value for key, value in net.state_dict().items()}
     state |= {f"module.momentum_encoder.{key}": value + 1 for key, value in net.state_dict().items()}
@@ -131,10 +132,10 @@ def test_the_authors_file_of_mocov3_is_read_from_its_query_encoder(tmp_path, mon
     assert torch.allclose(encoder(image).patch_tokens, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED))
+@pytest.mark.parametrize("name", sorted(names("timm")))
 def test_every_name_is_a_network_that_timm_knows(name):
-    config = timm.get_pretrained_cfg(PUBLISHED[name].model)
-    assert config and (config.hf_hub_id or PUBLISHED[name].url)
+    config = timm.get_pretrained_cfg(NETWORKS[name].model)
+    assert config and (config.hf_hub_id or NETWORKS[name].url)
 
 
 def test_absent_weights_end_in_the_command_that_fetches_them(tmp_path, monkeypatch):

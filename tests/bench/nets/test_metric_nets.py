@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from bench.core.errors import UserError
 from bench.data import datasets
-from bench.nets.judges import feature_net
 from bench.nets.local import local_net
+from bench.nets.metric_nets import feature_net
 
 
 def noise_images(count: int, channels: int, size: int) -> torch.Tensor:
@@ -57,4 +57,4 @@ def test_an_unknown_net_is_refused_with_the_nearest_name():
 
 def test_a_net_without_weight_files_takes_none(tmp_path):
     with pytest.raises(UserError, match="takes no file"):
-        feature_net("pixels", weights=tmp_path / "x.pth")
+        feature_net("pixels", file=tmp_path / "x.pth")

@@ -1,0 +1,154 @@
+"""Feature networks of the metrics, by name: images in, one vector per image out.
+
+    pixels       the image itself, 0..1, flattened
+    random-conv  a convolutional network with fixed random weights: unrelated to any that was ever trained
+    digits-cnn   a small classifier of the embedded data set, never a teacher of the suite's methods
+    inception    the network of the ADM suite (inception.py)
+    clean, legacy-pytorch, legacy-tensorflow   clean-fid's (inception.py)
+    dinov2-b     and the other networks of timm and open_clip in table.py, `timm:MODEL`, `clip:ARCH/TAG`
+
+The first three need no download. Stein et al. (2023) take FD in dinov2-l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.functional import InterpolationMode, normalize, resize
+
+from bench.core.errors import UserError
+from bench.core.seeding import generator
+from bench.nets import open_clip, table, timm, weights
+from bench.nets.base import Activations, FeatureNet, with_channels
+from bench.nets.inception import AdmInception, CleanFid
+from bench.nets.local import local_net
+
+
+def names() -> tuple[str, ...]:
+    """The feature networks of the table; besides, there are `timm:MODEL` and `clip:ARCHITECTURE/TAG`."""
+    return table.names("fixed", "local", "inception", "timm", "open_clip")
+
+
+def feature_nets(
+    wanted: Iterable[str], device: torch.device | str = "cpu", files: Mapping[str, Path] | None = None
+) -> list[FeatureNet]:
+    """The networks of those names, each once, however often it is named; `files`: as in `feature_net`."""
+    return [feature_net(name, device, (files or {}).get(name)) for name in dict.fromkeys(wanted)]
+
+
+def feature_net(name: str, device: torch.device | str = "cpu", file: Path | None = None) -> FeatureNet:
+    """The network of that name, ready to use; `file` holds weights to take instead of the cached ones.
+
+    Raises UserError for an unknown network, and for weights that are absent or of another network.
+    """
+    library = _library(name)
+    if library == "local" or library == "fixed":
+        if file:
+            raise UserError(f"the feature network {name} takes no file of weights.")
+        if library == "local":
+            return LocalClassifier(name, device)
+        return Pixels() if name == "pixels" else RandomConv(device)
+    if name == AdmInception.name:
+        return AdmInception(device, file)
+    if library == "inception":
+        return CleanFid(name, device, file)
+    return PretrainedFeatures(name, device, file)
+
+
+def require(name: str) -> None:
+    """Raises UserError as `feature_net` would for an unknown name and absent weights, but loads nothing."""
+    if _library(name) not in ("local", "fixed"):
+        weights.find(name)
+
+
+def _library(name: str) -> table.Library:
+    library = table.network(name, "feature network", names()).library
+    if library == "torchvision":
+        raise UserError(f"{name} is a reward, no feature network; there are {', '.join(names())}.")
+    return library
+
+
+class Pixels:
+    """The image itself."""
+
+    name = "pixels"
+    classifies = False
+
+    def __call__(self, images: Tensor) -> Activations:
+        return Activations(images.flatten(1).float() / 255)
+
+
+class RandomConv:
+    """3x3 convolutions with fixed random weights; the map is halved down to 4x4, then averaged to 2x2.
+
+    Any image size and number of channels; always 4 * WIDTH = 128 dimensions. Random features of this kind
+    tell distributions of images apart without the bias of a trained network (compare Naeem et al. 2020,
+    section 4).
+    """
+
+    name = "random-conv"
+    classifies = False
+    WIDTH = 32
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Activations:
+        x = images.to(self.device).float() / 127.5 - 1
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        x, depth = self._layer(x, depth=0), 1
+        while min(x.shape[-2:]) > 4:
+            x, depth = self._layer(F.avg_pool2d(x, 2), depth), depth + 1
+        return Activations(F.adaptive_avg_pool2d(x, 2).flatten(1))
+
+    def _layer(self, x: Tensor, depth: int) -> Tensor:
+        draw = generator(0, "random-conv", depth)
+        fan_in = 9 * x.shape[1]
+        weight = torch.randn(self.WIDTH, x.shape[1], 3, 3, generator=draw) * (2 / fan_in) ** 0.5
+        bias = torch.randn(self.WIDTH, generator=draw) / 4  # without it contrast would only scale features
+        return F.relu(F.conv2d(x, weight.to(x.device), bias.to(x.device), padding=1))
+
+
+class LocalClassifier:
+    """A network of local.py in whose features samples are scored."""
+
+    classifies = True
+
+    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
+        self.name, self.device = name, device
+        self.net = local_net(name, device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Activations:
+        images = with_channels(images.to(self.device), self.net.channels, self.name)
+        output = self.net(images.float() / 127.5 - 1)
+        return Activations(output.pooled, logits=output.logits)
+
+
+class PretrainedFeatures:
+    """One vector per image: timm's pre-logits, or CLIP's image embedding.
+
+    Images are resized to the network's input by the antialiased bicubic rule and normalised as in its
+    training.
+    """
+
+    classifies = False
+
+    def __init__(self, name: str, device: torch.device | str = "cpu", file: Path | None = None) -> None:
+        """Raises UserError for a model that the library does not know, and absent or wrong weights."""
+        self.name, self.device = name, device
+        library = timm if table.network(name).library == "timm" else open_clip
+        path = weights.find(name, file, f"or give the file: --weights {name}=FILE")
+        self.network = library.whole_image(name, path, device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Activations:
+        encode, size, mean, std = self.network
+        x = with_channels(images.to(self.device), 3, self.name).float() / 255
+        x = resize(x, list(size), InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        return Activations(encode(normalize(x, list(mean), list(std))).float())

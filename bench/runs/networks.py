@@ -1,0 +1,92 @@
+"""The frozen networks that a run's method is trained against, and which of its metrics they spoil.
+
+A method says what it needs only once it is built, so it is built here, with descriptions of encoders alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from bench.config import resolve
+from bench.config.spec import RunSpec
+from bench.core import grammar
+from bench.core.errors import UserError
+from bench.core.files import sha256
+from bench.data import datasets
+from bench.nets import table, weights
+from bench.rewards import registry
+from bench.runs.record import EvaluationRow
+from methods.base import REWARD_NET, TEACHER, BackboneInfo, EncoderInfo
+
+
+def required(spec: RunSpec) -> tuple[str, ...]:
+    """Networks of the method, as in `dinov2-b[weights=FILE]`: encoders, reward networks, a student's teacher.
+
+    Raises UserError if the method cannot be built on the run's backbone.
+    """
+    encoders: list[str] = []
+    shape, architecture = datasets.get(spec.data).shape, resolve.architecture(spec.backbone)
+    side = shape.size // architecture.patch
+
+    def describe(name: str) -> EncoderInfo:
+        encoders.append(name)
+        return EncoderInfo(name, 1, (side, side))
+
+    info = BackboneInfo(
+        architecture.family,
+        architecture.depth,
+        architecture.width,
+        (side, side),
+        architecture.heads,
+        architecture.patch,
+        shape.channels,
+        shape.classes,
+    )
+    method = resolve.method(spec.method)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            method.build(info, describe)
+        except ValueError as error:
+            raise UserError(f"{spec.method} on {spec.backbone}: {error}") from None
+    needs = method.needs(0, spec.training.steps)
+    named = {
+        TEACHER: spec.teacher,
+        registry.TEACHER: next(iter(needs.encoders), TEACHER),
+        registry.CHOSEN: spec.reward_net if needs.reward_net == REWARD_NET else needs.reward_net,
+    }
+    rewards = [registry.entry(name).network for name in needs.rewards]
+    found = [named.get(name, name) for name in (*encoders, *needs.encoders, *rewards) if name]
+    return tuple(dict.fromkeys(named.get(name, name) for name in found))
+
+
+def leaky(spec: RunSpec, earlier: Sequence[EvaluationRow] = ()) -> tuple[str, ...]:
+    """Metric networks that the method was trained against: their numbers cannot be trusted for this run.
+
+    Networks are compared by their weights, whatever they are called: by `table.identity`, and a file of the
+    user's by its content. If the file of the run's method is not as it was, the rows of `earlier` evaluations
+    answer. Raises UserError if nothing can.
+    """
+    try:
+        if resolve.method_source(spec.method) != spec.method_source:
+            raise UserError(f"the method file of {spec.run_id} was changed since: restore it.")
+        used = [grammar.split(text) for text in required(spec)]
+    except UserError:
+        if earlier:
+            return earlier[0].leaky
+        raise
+    identities = {table.identity(name) for name, _ in used}
+    files = {sha256(weights.find(name, o["weights"])) for name, o in used if "weights" in o}
+    return tuple(
+        net
+        for net in spec.protocol.feature_nets
+        if table.identity(net) in identities or (files and _content(net) in files)
+    )
+
+
+def _content(net: str) -> str:
+    """The checksum of a metric network's file of weights; "" if it has none."""
+    if table.network(net).library in ("local", "fixed"):
+        return ""
+    return sha256(weights.find(net))
