@@ -21,7 +21,7 @@ _GRID = 16  # of 256 pixels
 
 def rows() -> list[str]:
     """The Markdown table, a row an encoder, without reading any weights."""
-    table = ["| encoder | width | tokens | taken off | input | mean, std | licence | weights |"]
+    table = ["| encoder | width | tokens | removed | input | mean, std | licence | weights |"]
     table.append("|---" * 8 + "|")
     for name, published in ((name, NETWORKS[name]) for name in names("timm")):
         with torch.device("meta"):
