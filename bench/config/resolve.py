@@ -64,7 +64,7 @@ def process(text: str) -> Process:
     return grammar.configure(kinds[name], options, f"process {name}")
 
 
-def _method_source(text: str) -> str:
+def method_source(text: str) -> str:
     """8 hex digits of a method file outside the `methods` folder, so that editing it makes another run."""
     name, _ = grammar.split(text)
     if not name.endswith(".py"):
@@ -82,7 +82,7 @@ def _names(method_text: str, process_text: str) -> dict[str, Any]:
         "method": method_text,
         "resolved_method": grammar.resolved(Path(grammar.split(method_text)[0]).name, found),
         "method_version": found.version,
-        "method_source": _method_source(method_text),
+        "method_source": method_source(method_text),
         "process": process_text,
         "resolved_process": grammar.resolved(grammar.split(process_text)[0], process(process_text)),
     }

@@ -28,17 +28,17 @@ def required(spec: RunSpec) -> tuple[str, ...]:
     """
     encoders: list[str] = []
     shape, architecture = datasets.get(spec.data).shape, resolve.architecture(spec.backbone)
-    side = shape.size // architecture.patch
+    grid = architecture.grid(shape.size)
 
     def describe(name: str) -> EncoderInfo:
         encoders.append(name)
-        return EncoderInfo(name, 1, (side, side))
+        return EncoderInfo(name, 1, grid)
 
     info = BackboneInfo(
         architecture.family,
         architecture.depth,
         architecture.width,
-        (side, side),
+        grid,
         architecture.heads,
         architecture.patch,
         shape.channels,

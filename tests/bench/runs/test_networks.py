@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.config.resolve import method_source, run_spec
+from bench.config.resolve import run_spec
 from bench.core.errors import UserError
 from bench.runs.networks import leaky, required
 from bench.runs.record import EvaluationRow
@@ -24,15 +24,7 @@ REWARD_IN_CODE = (
 
 
 def run(method, *metric_nets):
-    method = str(method)
-    return run_spec(
-        method,
-        "sit-ti/2",
-        "digits",
-        0,
-        protocol={"feature_nets": metric_nets},
-        method_source=method_source(method),
-    )
+    return run_spec(str(method), "sit-ti/2", "digits", 0, protocol={"feature_nets": metric_nets})
 
 
 @pytest.mark.parametrize(
