@@ -1,0 +1,100 @@
+"""HASTE: align features and attention early, then stop (arXiv 2505.16792).
+
+Until tau, REPA after block 8 and the cross-entropy of attention maps of pairs of a student's block and a
+teacher's layer; afterwards the denoising loss alone:
+
+    weight * REPA + attention_weight * A,
+    A = mean over pairs, heads, rows of  -sum_k softmax(T)_k log softmax(S)_k
+
+with S, T the scaled products of queries and keys over image tokens; the rows of the class token are taken
+off before the softmax. Defaults are the paper's: weights 0.5, blocks 5 to 8 with layers 9 to 12 of 12, tau
+100K of 400K steps for 12 blocks and 250K for 24 or 28.
+
+A's least value is the teacher's entropy, which differs between teachers; it is logged. The student's heads
+beyond the teacher's are free. The released code takes the logarithm of a softmax, which can underflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from methods.base import BackboneInfo, Context, EncoderInfo, EncoderLayers, Loss, Needs
+from methods.parts.alignment import block_number
+from methods.parts.distances import at_least_float32, cosine
+from methods.repa import REPA
+
+
+class HASTE(REPA):
+    """REPA with alignment of attention, both ended early.
+
+    Options, beside those of REPA:
+        align_until: part of training after which nothing is aligned; 0 takes the paper's.
+        attention_weight: of A.
+        blocks: of the student, joined by ":"; () takes 5:6:7:8, in networks of fewer than 12 blocks the last
+            four up to the alignment depth.
+        layers: of the encoder, as many; () takes its last ones.
+    """
+
+    align_until: float = 0.0
+    attention_weight: float = 0.5
+    blocks: tuple[int, ...] = ()
+    layers: tuple[int, ...] = ()
+
+    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+        self.align_until = self.align_until or (0.25 if backbone.depth == 12 else 0.625)
+        self.depth = self.depth or (8 if backbone.depth >= 12 else 0)
+        super().build(backbone, encoder)
+        last = self.alignment_depth
+        usual = (5, 6, 7, 8) if backbone.depth >= 12 else tuple(range(max(1, last - 3), last + 1))
+        self.student_blocks = tuple(
+            block_number(block, backbone.depth, {}, option="blocks") for block in self.blocks or usual
+        )
+        self.teacher_layers = self.layers or tuple(range(-len(self.student_blocks), 0))
+        if len(self.teacher_layers) != len(self.student_blocks):
+            raise ValueError(f"blocks {self.student_blocks} and layers {self.teacher_layers} do not pair up")
+        if not self.weight or not self.attention_weight:
+            return
+        if len(self.encoders) > 1:
+            raise ValueError(f"encoder={self.encoder}: haste aligns with one encoder")
+        info = encoder(self.encoder)
+        if not info.heads:
+            raise ValueError(
+                f"encoder {info.name} has no attention to align with: choose a vision transformer, "
+                "such as digits-vit or dinov2-b"
+            )
+
+    def needs(self, step: int, steps: int) -> Needs:
+        needs = super().needs(step, steps)
+        if not needs.encoders or not self.attention_weight:
+            return needs
+        layers = {self.encoder: EncoderLayers(attention=self.teacher_layers)}
+        return replace(needs, attention_depths=self.student_blocks, encoder_layers=layers)
+
+    def losses(self, context: Context) -> dict[str, Loss]:
+        if not self.aligns(context.step, context.steps):
+            return {}
+        losses = {"repa": Loss(-self.compare(cosine, context), self.weight)}
+        if self.attention_weight:
+            maps = context.features[self.encoder].attention
+            pairs = [
+                (context.attention[block], maps[layer])
+                for block, layer in zip(self.student_blocks, self.teacher_layers, strict=True)
+            ]
+            value = sum(cross_entropy(student, teacher) for student, teacher in pairs) / len(pairs)
+            losses["attention"] = Loss(value, self.attention_weight)
+            if context.share.logging:
+                entropies = [cross_entropy(teacher, teacher).mean() for _, teacher in pairs]
+                context.logs["attention/teacher_entropy"] = sum(entropies) / len(entropies)
+        return losses
+
+
+def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """Of attention logits [B, heads, N, N], mean over heads and rows, [B]; heads that only one has are left
+    out."""
+    heads = min(student.shape[1], teacher.shape[1])
+    predicted = at_least_float32(student[:, :heads]).log_softmax(dim=-1)
+    wanted = at_least_float32(teacher[:, :heads]).softmax(dim=-1)
+    return -(wanted * predicted).sum(dim=-1).mean(dim=(1, 2))

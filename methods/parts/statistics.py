@@ -1,0 +1,57 @@
+"""Fixed statistics of a frozen encoder's patch tokens over the data, made in `build` and kept in buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class PrincipalAxes(nn.Module):
+    """Projection of tokens on the first principal axes of the data, [..., D] -> [..., k].
+
+    The sign of an axis is fixed by a positive largest entry, so that it means the same on every machine.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    axes: Tensor
+
+    def __init__(self, width: int, components: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.register_buffer("axes", torch.zeros(components, width))
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor], *, standardise: bool, whiten: bool) -> None:
+        """Statistics of all tokens in `batches` of [..., D]; of none, everything stays as it is.
+
+        `standardise` divides each channel by its (biased) deviation before the axes are sought, `whiten` the
+        projections by theirs.
+        """
+        count, total, products = 0, torch.zeros(()), torch.zeros(())
+        for batch in batches:
+            tokens = batch.flatten(0, -2).double().cpu()
+            count += len(tokens)
+            total = total + tokens.sum(dim=0)
+            products = products + tokens.T @ tokens
+        if not count:
+            return
+        mean = total / count
+        covariance = products / count - torch.outer(mean, mean)
+        scale = torch.ones_like(mean)
+        if standardise:
+            scale = covariance.diagonal().clamp(min=1e-12).sqrt()
+            covariance = covariance / torch.outer(scale, scale)
+        variances, axes = torch.linalg.eigh(covariance)  # rising; axes in columns
+        axes = axes.T.flip(0)[: len(self.axes)]
+        axes = axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()
+        if whiten:
+            axes = axes / variances.flip(0)[: len(axes), None].clamp(min=1e-12).sqrt()
+        for buffer, values in ((self.mean, mean), (self.scale, scale), (self.axes, axes)):
+            buffer.copy_(values)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return ((tokens - self.mean) / self.scale) @ self.axes.T

@@ -1,0 +1,101 @@
+"""ReDi, joint diffusion of latent and representation (arXiv 2504.16064).
+
+The first 8 principal components of the encoder's patch tokens are further channels of the state, noised
+with the image's t, predicted, and sampled with it:
+
+    z = upsample(PCA_8((y - mean) / std)),        denoising + weight |v_z - (eps_z - z)|^2
+
+Mean and (biased) deviation of each channel and the axes are those of the data, fixed before step 0; the map
+is brought bilinearly to the latent's resolution, corners not aligned. Weight 1 and 8 components are the
+paper's; the components keep the data's variance, so that this term starts well above the image's.
+`whiten=true` divides them by their deviation (the released switch of that name has no effect on training).
+The released code takes the statistics from about 300 batches. With REPA, as in the paper:
+`redi+repa[depth=8]`.
+
+`drop` zeroes the components of a whole batch, with their loss, in that part of the steps: 0.2 enables
+representation guidance in the released sampler. Guidance acts on the image alone, as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.extras import Extra
+from methods.base import (
+    TEACHER,
+    BackboneInfo,
+    Context,
+    Draw,
+    EncoderInfo,
+    Features,
+    Loss,
+    Method,
+    Needs,
+    Steering,
+)
+from methods.parts.statistics import PrincipalAxes
+
+MAP = "pca"
+
+
+class ReDi(Method):
+    """Principal components of the teacher as channels of the state.
+
+    Options:
+        weight: of the components' denoising loss.
+        components: channels of the map.
+        whiten: give every component unit variance.
+        drop: part of the steps that leave the components out.
+        encoder: name of the frozen encoder; "teacher" takes the one the data set recommends.
+        records: training images for the statistics.
+    """
+
+    weight: float = 1.0
+    components: int = 8
+    whiten: bool = False
+    drop: float = 0.0
+    encoder: str = TEACHER
+    records: int = 1000
+
+    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"drop={self.drop} must lie in [0, 1)")
+        info = encoder(self.encoder)
+        if not 1 <= self.components <= info.width:
+            raise ValueError(f"components={self.components} must lie in 1..{info.width}, the encoder's width")
+        self.grid = info.grid
+        self.size = tuple(tokens * backbone.patch for tokens in backbone.grid)
+        self.axes = PrincipalAxes(info.width, self.components)
+        tokens = (features.patch_tokens for features in info.sample(self.records))
+        self.axes.fit(tokens, standardise=True, whiten=self.whiten)
+
+    def needs(self, step: int, steps: int) -> Needs:
+        return Needs(encoders=(self.encoder,))
+
+    def extras(self) -> tuple[Extra, ...]:
+        return (Extra(MAP, self.components, "map", self.weight, guided=False),)
+
+    def steer(self, draw: Draw) -> Steering:
+        values = self.map(draw.features[self.encoder])
+        dropped = bool(torch.rand((), generator=draw.share.generator) < self.drop)
+        return Steering(extras={MAP: torch.zeros_like(values) if dropped else values}, memo=dropped)
+
+    def map(self, features: Features) -> Tensor:
+        """The components at the latent's resolution, [B, k, H, W]."""
+        scores = self.axes(features.patch_tokens)
+        return upsample(scores.transpose(1, 2).unflatten(2, self.grid), self.size)
+
+    def losses(self, context: Context) -> dict[str, Loss]:
+        if not context.memo:
+            return {}
+        name = f"denoise {MAP}"
+        return {name: Loss(context.denoising[name], 0.0)}
+
+
+def upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """[B, k, h, w] -> [B, k, H, W], bilinear, corners not aligned."""
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,103 @@
+"""REPI: the network borrows the encoder's keys and values, then makes them its own (2026; no public code).
+
+While step < s, the keys and values of one block are replaced by two linear maps of those of the encoder's
+last attention layer, K' = W_K k and V' = W_V v, which the denoising loss trains (the scaffold). Afterwards
+the block uses its own again, which are pulled to where the maps are:
+
+    L = mean (K - stop_gradient(K'))^2 + mean (V - stop_gradient(V'))^2
+
+Defaults are the paper's: s = 20K of 400K steps, weight 2, block 6 of 12 and 8 of 24 or 28; with REPA they
+are `repi+repa[depth=4,weight=0.25]`. The encoder's class token is left out, so that tokens pair up. Keys
+are compared as the attention uses them, after their norm and rotation if there are any.
+
+A new term appears at the end of the scaffold, so the total loss jumps. In the scaffold the block's own keys
+and values get gradient zero: their first update afterwards is about three times the learning rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from methods.base import (
+    TEACHER,
+    BackboneInfo,
+    Context,
+    Draw,
+    EncoderInfo,
+    EncoderLayers,
+    Features,
+    Loss,
+    Method,
+    Needs,
+    Steering,
+)
+from methods.parts.alignment import block_number
+from methods.parts.distances import mean_square
+
+PAPER_DEPTHS = {12: 6, 24: 8, 28: 8}  # blocks -> block
+LAYER = -1  # of the encoder, the last
+
+
+class REPI(Method):
+    """Keys and values of one block from the encoder, first replaced, then supervised.
+
+    Options:
+        weight: of the loss after the scaffold.
+        scaffold: part of training in which keys and values are replaced.
+        depth: the block, 1-based; 0 takes the paper's, or for other sizes the one at half of the network.
+        encoder: name of the frozen encoder, a vision transformer; "teacher" takes the data set's.
+    """
+
+    weight: float = 2.0
+    scaffold: float = 0.05
+    depth: int = 0
+    encoder: str = TEACHER
+
+    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+        if not 0 <= self.scaffold <= 1:
+            raise ValueError(f"scaffold={self.scaffold} must lie in [0, 1]")
+        self.block = block_number(self.depth, backbone.depth, PAPER_DEPTHS, 1 / 2)
+        self.heads = backbone.heads
+        if not self.weight and not self.scaffold:
+            return
+        info = encoder(self.encoder)
+        if not info.heads:
+            raise ValueError(
+                f"encoder {info.name} has no keys and values: choose a vision transformer, such as "
+                "digits-vit or dinov2-b"
+            )
+        if info.grid != backbone.grid:
+            raise ValueError(
+                f"encoder {info.name} gives {info.grid} tokens, the backbone has {backbone.grid}"
+            )
+        self.key, self.value = (nn.Linear(info.width, backbone.width) for _ in range(2))
+
+    def needs(self, step: int, steps: int) -> Needs:
+        borrows = step < self.scaffold * steps
+        if not borrows and not self.weight:
+            return Needs()
+        layers = {self.encoder: EncoderLayers(keys_values=(LAYER,))}
+        depths = () if borrows else (self.block,)
+        return Needs(keys_values_depths=depths, encoders=(self.encoder,), encoder_layers=layers)
+
+    def steer(self, draw: Draw) -> Steering:
+        if draw.step >= self.scaffold * draw.steps:
+            return Steering()
+        return Steering(replace={self.block: self.mapped(draw.features[self.encoder])})
+
+    def losses(self, context: Context) -> dict[str, Loss]:
+        if context.step < self.scaffold * context.steps or not self.weight:
+            return {}
+        theirs = self.mapped(context.features[self.encoder])
+        pairs = zip(context.keys_values[self.block], theirs, strict=True)
+        value = sum(mean_square(own, target.detach()) for own, target in pairs)
+        return {"internalise": Loss(value, self.weight)}
+
+    def mapped(self, features: Features) -> tuple[Tensor, Tensor]:
+        """K' and V', [B, heads, N, D / heads] each."""
+        keys, values = features.keys_values[LAYER]
+        both = self.key(keys), self.value(values)
+        key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in both)
+        return key, value
