@@ -55,7 +55,7 @@ class ChainSampler(Sampler):
 
 
 def _x0_hat(x: Tensor, noise: Tensor, at: Schedule) -> Tensor:
-    return (x - (1 - at.alpha_bar).sqrt() * noise) / at.alpha_bar.sqrt()
+    return (x - at.sqrt_one_minus_alpha_bar * noise) / at.sqrt_alpha_bar
 
 
 @dataclass(frozen=True)

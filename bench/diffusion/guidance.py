@@ -46,10 +46,10 @@ class Guidance:
         """Whether the unconditional pass is made at time t."""
         return self.scale != 1.0 and self.interval[0] <= t <= self.interval[1]
 
-    def predictor(
-        self, model: Callable[..., Any], label: Tensor, noise: Tensor
-    ) -> Callable[[Tensor, float], Prediction]:
+    def predictor(self, model: Callable[..., Any], label: Tensor, noise: Tensor) -> Callable[..., Prediction]:
         """The function (x_t [B, C, H, W], t) -> guided (prediction, variance), of x_t's dtype.
+
+        Its third argument, `decided_at`, is the time whose place in the interval decides; None: t itself.
 
         The model is called in the dtype of its parameters (of `noise`, for a callable without any), with
         times in float32 at least, as bfloat16 cannot tell 1000 of them apart. Where guidance acts, both
@@ -67,8 +67,8 @@ class Guidance:
             variance = None if output.variance is None else output.variance.to(x_t.dtype)
             return output.prediction.to(x_t.dtype), variance
 
-        def predict(x_t: Tensor, t: float) -> Prediction:
-            if not self.acts_at(t):
+        def predict(x_t: Tensor, t: float, decided_at: float | None = None) -> Prediction:
+            if not self.acts_at(t if decided_at is None else decided_at):
                 return call(x_t, t, label)
             if no_class is None:
                 raise ValueError("guidance needs model.num_classes, which is the label of no class.")

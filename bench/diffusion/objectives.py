@@ -138,8 +138,8 @@ class DDPM:
 
     def corrupt(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t = √ᾱ x0 + √(1 - ᾱ) ε; x0 and noise [B, ...], t [B]."""
-        alpha_bar = self._schedule_at(x0, t).alpha_bar
-        return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+        at = self._schedule_at(x0, t)
+        return at.sqrt_alpha_bar * x0 + at.sqrt_one_minus_alpha_bar * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The noise."""
@@ -163,12 +163,13 @@ class DDPM:
 
     def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The clean data the predicted noise implies, [B, ...] as x_t."""
-        alpha_bar = self._schedule_at(x_t, t).alpha_bar
-        return (x_t - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
+        at = self._schedule_at(x_t, t)
+        return (x_t - at.sqrt_one_minus_alpha_bar * prediction) / at.sqrt_alpha_bar
 
     def x0_hat_scale(self, t: Tensor) -> Tensor:
         """|d x0_hat / d prediction| = √(1/ᾱ - 1) [B]."""
-        return (1 / self._schedule_at(t, t).alpha_bar - 1).sqrt()
+        at = self._schedule_at(t, t)
+        return at.sqrt_one_minus_alpha_bar / at.sqrt_alpha_bar
 
     def noise_level(self, t: Tensor) -> Tensor:
         """√(1 - ᾱ) / (√ᾱ + √(1 - ᾱ)) [B] in [0, 1], as comparable with the flow's t."""

@@ -84,6 +84,8 @@ class Schedule:
     beta: Tensor
     alpha_bar: Tensor
     alpha_bar_previous: Tensor
+    sqrt_alpha_bar: Tensor  # the roots are taken in float64: in float32, 1 - ᾱ keeps 4 digits at small k
+    sqrt_one_minus_alpha_bar: Tensor
     posterior_variance: Tensor
     posterior_log_variance: Tensor  # of the first entry: that of the second, as the true one is log 0
     posterior_x0: Tensor  # c_k
@@ -100,6 +102,8 @@ class Schedule:
             beta=beta,
             alpha_bar=alpha_bar,
             alpha_bar_previous=previous,
+            sqrt_alpha_bar=alpha_bar.sqrt(),
+            sqrt_one_minus_alpha_bar=(1 - alpha_bar).sqrt(),
             posterior_variance=variance,
             posterior_log_variance=torch.cat([variance[1:2], variance[1:]]).log(),
             posterior_x0=beta * previous.sqrt() / (1 - alpha_bar),

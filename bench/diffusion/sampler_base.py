@@ -14,7 +14,7 @@ from bench.diffusion.guidance import Guidance, Prediction
 from bench.diffusion.objectives import Process
 
 Model = Callable[..., Any]  # the backbone's signature: (x_t, t, label) -> Output
-Predict = Callable[..., Prediction]  # (x_t [B, C, H, W], t) -> guided (prediction, raw variance or None)
+Predict = Callable[..., Prediction]  # what `Guidance.predictor` makes of the model
 StepNoise = Callable[[], Tensor]  # fresh standard normal noise [B, C, H, W]
 
 

@@ -32,10 +32,13 @@ PRESETS: dict[str, str] = {
     "sit-ode-heun-250": "heun[steps=125]",
     # SiT's `sample.py ODE` as released: adaptive, with these tolerances.
     "sit-ode-dopri5": "dopri5[atol=1e-6,rtol=1e-3]",
-    # REPA's tables (`generate.py --mode sde --num-steps 250`): the SDE of sit-sde-250 with a float64 state.
-    # w = 2t, drift v - w s / 2, noise √w on linspace(1, 0.04, 250), then drift alone to 0. 250 NFE.
-    "repa-sde-250": "euler-maruyama[steps=250,diffusion=sigma,last_step=mean,last_step_size=0.04,"
+    # REPA's tables (`generate.py --mode sde --num-steps 250`), float64 state: w = 2t on every path, drift
+    # v - w s / 2, noise √w on linspace(1, 0.04, 250), then drift alone to 0. 250 NFE. On the linear path,
+    # σ = t, this is the SDE of sit-sde-250.
+    "repa-sde-250": "euler-maruyama[steps=250,diffusion=linear,last_step=mean,last_step_size=0.04,"
     "float64=true]",
+    # REPA's `generate.py --mode ode --heun` with its default 50 steps, the last of them Euler's. 99 NFE.
+    "repa-ode-heun-99": "heun[steps=50,last_step=euler,corrector_guidance=current,float64=true]",
     # DiT's tables (`sample_ddp.py`): ancestral, respaced to 250 of 1000 timesteps, learned variance. 250 NFE.
     "dit-ddpm-250": "ddpm[steps=250]",
     # For a laptop, ours: 50 NFE each.

@@ -39,8 +39,9 @@ class Flow:
     def coefficients(self, t: float) -> Coefficients:
         return self.process.coefficients(torch.tensor(t, dtype=torch.float64))
 
-    def velocity(self, x: Tensor, t: float) -> Tensor:
-        return to_velocity(self._predict(x, t)[0], self.process.prediction, x, self.coefficients(t))
+    def velocity(self, x: Tensor, t: float, guided_as_at: float | None = None) -> Tensor:
+        prediction = self._predict(x, t, guided_as_at)[0]
+        return to_velocity(prediction, self.process.prediction, x, self.coefficients(t))
 
     def velocity_and_score(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         prediction, kind, c = self._predict(x, t)[0], self.process.prediction, self.coefficients(t)
@@ -94,12 +95,18 @@ class Euler(FlowSampler):
 
 @dataclass(frozen=True)
 class Heun(FlowSampler):
-    """Second order: `steps` equal steps, two model evaluations each, the last step included.
+    """Second order: `steps` equal steps, two model evaluations each.
 
-    (REPA's Heun option ends on an Euler step; SiT's, torchdiffeq's `heun2`, does not.)
+    Options:
+        last_step: `heun` as all others (torchdiffeq's `heun2`, SiT), or `euler`, one evaluation less (REPA).
+        corrector_guidance: whether the second evaluation of a step from t to t_next is guided is decided
+            by t_next, at which it is made (`next`), or by t (`current`, REPA). It matters if guidance is
+            limited to an interval.
     """
 
     steps: int = 25
+    last_step: Literal["heun", "euler"] = "heun"
+    corrector_guidance: Literal["next", "current"] = "next"
 
     def __post_init__(self) -> None:
         _require_steps(self.steps, 1)
@@ -107,14 +114,17 @@ class Heun(FlowSampler):
     @property
     def evaluations(self) -> int:
         """Model evaluations per sample (guided ones count once)."""
-        return 2 * self.steps
+        return 2 * self.steps - (self.last_step == "euler")
 
     def integrate(self, flow: Flow, x: Tensor, step_noise: StepNoise) -> Tensor:
         """Trapezoidal steps along the velocity."""
         times = _grid(flow.t_max, flow.t_min, self.steps + 1)
         for t, t_next in pairwise(times):
             velocity = flow.velocity(x, t)
-            ahead = flow.velocity(x + (t_next - t) * velocity, t_next)
+            euler = x + (t_next - t) * velocity
+            if t_next == times[-1] and self.last_step == "euler":
+                return euler
+            ahead = flow.velocity(euler, t_next, t_next if self.corrector_guidance == "next" else t)
             x = x + (t_next - t) * (velocity + ahead) / 2
         return x
 

@@ -149,3 +149,16 @@ def test_velocity_prediction_refuses_weightings_made_for_noise():
         FlowMatching(weighting="likelihood")
     with pytest.raises(ValueError, match="std=0"):
         FlowMatching(weighting="lognormal", std=0.0)
+
+
+def test_the_discrete_process_keeps_its_digits_at_the_first_timesteps():
+    """In float32, 1 - ᾱ has lost most of them: the roots are taken before."""
+    zeros, ones = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    kept = 1.0
+    for k in range(4):
+        kept *= 1 - (1e-4 + k * (0.02 - 1e-4) / 999)
+        t = torch.tensor([(k + 1) / 1000])
+        signal, spread = math.sqrt(kept), math.sqrt(1 - kept)
+        assert float(DDPM().corrupt(zeros, ones, t)) == pytest.approx(spread, rel=2e-7)
+        assert float(DDPM().x0_hat_scale(t)) == pytest.approx(spread / signal, rel=3e-7)
+        assert float(DDPM().x0_hat(ones, zeros, t)) == pytest.approx(-spread / signal, rel=3e-7)

@@ -114,8 +114,9 @@ def test_presets_cost_the_evaluations_in_their_names(name):
 
 
 def test_presets_take_options_and_say_what_they_are():
-    assert samplers.get("repa-sde-250[steps=50]") == samplers.get("euler-maruyama[steps=50,float64=true]")
-    assert samplers.get("sit-sde-250") == samplers.get("repa-sde-250[float64=false]")
+    sde = "euler-maruyama[steps=50,diffusion=linear,float64=true]"
+    assert samplers.get("repa-sde-250[steps=50]") == samplers.get(sde)
+    assert samplers.get("sit-sde-250") == samplers.get("repa-sde-250[diffusion=sigma,float64=false]")
 
 
 @pytest.mark.parametrize(
@@ -134,39 +135,96 @@ def test_what_cannot_be_a_sampler_is_one_clear_line(text, message):
     assert "\n" not in str(error.value)
 
 
-def test_repa_preset_is_repas_sampler_step_by_step(mixture):
-    """Paper and code of REPA: w = 2t, drift v - w s / 2, guidance of the drift for t in [0, 0.7]."""
-    model, scale = ExactModel(mixture, shift=0.2), 1.8
+PATHS = ["linear", "gvp"]
+
+
+class Repa:
+    """Both samplers of REPA's code on the exact model, guided for t in [0.205, 0.705]."""
+
+    def __init__(self, model, path, label, scale):
+        self.model, self.path, self.label, self.scale = model, path, label, scale
+
+    def velocity(self, x, t, label):
+        return self.model(x, torch.full((len(x),), t, dtype=torch.float64), label).prediction
+
+    def score(self, velocity, x, t):
+        alpha, sigma, alpha_dot, sigma_dot = 1 - t, t, -1.0, 1.0
+        if self.path == "gvp":
+            angle = math.pi / 2 * t
+            alpha, sigma = math.cos(angle), math.sin(angle)
+            alpha_dot, sigma_dot = -math.pi / 2 * sigma, math.pi / 2 * alpha
+        ratio = alpha / alpha_dot
+        return (ratio * velocity - x) / (sigma**2 - ratio * sigma_dot * sigma)
+
+    def drift(self, x, t, label):
+        velocity = self.velocity(x, t, label)
+        return velocity - 0.5 * (2 * t) * self.score(velocity, x, t)
+
+    def guided(self, field, x, t, decided_at):
+        if not 0.205 <= decided_at <= 0.705:  # on no grid point
+            return field(x, t, self.label)
+        null = field(x, t, torch.full_like(self.label, self.model.num_classes))
+        return null + self.scale * (field(x, t, self.label) - null)
+
+    def sde(self, x, noise):
+        times = [1 - i * 0.96 / 249 for i in range(250)]
+        for t, t_next in pairwise(times):
+            x = (
+                x
+                + self.guided(self.drift, x, t, t) * (t_next - t)
+                + math.sqrt(2 * t * (t - t_next)) * noise()
+            )
+        return x - 0.04 * self.guided(self.drift, x, 0.04, 0.04)
+
+    def ode(self, x, steps):
+        for i in range(steps):
+            t, t_next = 1 - i / steps, 1 - (i + 1) / steps
+            slope = self.guided(self.velocity, x, t, t)
+            ahead = x + (t_next - t) * slope
+            if i < steps - 1:
+                slope = 0.5 * slope + 0.5 * self.guided(self.velocity, ahead, t_next, t)
+            x = x + (t_next - t) * slope
+        return x
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("preset", ["repa-sde-250", "repa-ode-heun-99"])
+def test_repa_presets_are_repas_samplers_step_by_step(mixture, preset, path):
+    model = ExactModel(mixture, path, shift=0.2)
     streams = [torch.Generator().manual_seed(5) for _ in range(2)]
-    noise = torch.randn(4, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    label = torch.tensor([0, 3, 1, 2])
+    start = torch.randn(4, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
-    def drift(x, t, label):
-        velocity = model(x, torch.full((4,), t, dtype=torch.float64), label).prediction
-        score = -((1 - t) * velocity + x) / t
-        return velocity - 0.5 * (2 * t) * score
+    def fresh(stream):
+        return torch.randn(start.shape, dtype=torch.float64, generator=stream)
 
-    def guided_drift(x, t):
-        if not 0 <= t <= 0.7:
-            return drift(x, t, label)
-        null = drift(x, t, torch.full_like(label, model.num_classes))
-        return null + scale * (drift(x, t, label) - null)
-
-    times = [1 - i * 0.96 / 249 for i in range(250)]
-    x = noise
-    for t, t_next in pairwise(times):
-        fresh = torch.randn(x.shape, dtype=torch.float64, generator=streams[0])
-        x = x + guided_drift(x, t) * (t_next - t) + math.sqrt(2 * t) * math.sqrt(t - t_next) * fresh
-    x = x - 0.04 * guided_drift(x, 0.04)
-
+    theirs = Repa(model, path, LABEL, 1.8)
+    expected = theirs.sde(start, lambda: fresh(streams[0])) if "sde" in preset else theirs.ode(start, 50)
     model.times.clear()
-    found = samplers.get("repa-sde-250").sample(
+    found = samplers.get(preset).sample(
         model,
-        noise,
-        label,
-        process=FlowMatching(),
-        guidance=Guidance(scale, (0.0, 0.7)),
-        step_noise=lambda: torch.randn(x.shape, dtype=torch.float64, generator=streams[1]),
+        start,
+        LABEL,
+        process=FlowMatching(path=path),
+        guidance=Guidance(1.8, (0.205, 0.705)),
+        step_noise=lambda: fresh(streams[1]),
     )
-    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
-    assert len(model.times) == 250 and model.times[0] == 1.0 and model.times[-1] == pytest.approx(0.04)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert len(model.times) == samplers.get(preset).evaluations
+
+
+def test_the_corrector_of_heun_is_guided_by_its_own_time_unless_told_otherwise(mixture):
+    """Steps of 0.25 and an interval that ends at 0.5: `next` guides the corrector of the step to 0.5."""
+    guided, noise = {}, torch.zeros(4, 1, 2, 2, dtype=torch.float64)
+    for choice in ("next", "current"):
+        model = ExactModel(mixture)
+        samplers.get(f"heun[steps=4,corrector_guidance={choice}]").sample(
+            model,
+            noise,
+            LABEL,
+            process=FlowMatching(),
+            guidance=Guidance(2.0, (0.3, 0.5)),
+            step_noise=lambda: noise,
+        )
+        guided[choice] = [rows == 8 for rows in model.rows]
+    assert guided["next"] == [False, False, False, True, True, False, False, False]
+    assert guided["current"] == [False, False, False, False, True, True, False, False]
