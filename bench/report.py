@@ -110,16 +110,16 @@ def _folder(options: Report) -> Path:
 
 def _tables(found: Comparison, with_published: bool) -> list[Table]:
     """All tables that these results allow."""
-    from bench.reporting.tables import published, studies, summary
+    from bench.reporting.tables import published, ranking, speedup, studies, summary
 
-    tables = [summary.main_table(found)]
+    tables = [summary.main_table(found), ranking.ranking_table(found)]
     tables += [published.published_table(found)] if with_published else []
     tables += [studies.ablation_table(found, name, own) for name, own in studies.ablations(found).items()]
     tables += [
         studies.scaling_table(found, family, sizes) for family, sizes in studies.families(found).items()
     ]
-    tables += [studies.aggregate_table(found), summary.speedup_table(found), summary.equal_cost_table(found)]
-    tables += [summary.metrics_table(found), summary.difference_table(found)]
+    tables += [studies.aggregate_table(found), speedup.speedup_table(found), speedup.target_table(found)]
+    tables += [speedup.equal_cost_table(found), summary.metrics_table(found), summary.difference_table(found)]
     return [table for table in tables if table.rows or table.title == published.TITLE]
 
 

@@ -22,6 +22,7 @@ PROTOCOL = Protocol.model_validate(
         "labels": "balanced",
     }
 )
+RECORDS = 12_800  # images of the training set
 SPEEDS = {"baseline": 1.0, "repa": 2.0, "vrpo": 3.0}  # true speedups in steps
 STEP_SECONDS = {"baseline": 0.1, "repa": 0.125, "vrpo": 0.15}
 
@@ -62,6 +63,8 @@ def write_run(
         "device": "cpu",
         "hardware": "Simulated CPU (2 threads)",
         "parameters": {"backbone": parameters, "method": 0},
+        "records": RECORDS,
+        "teachers": [] if method == "baseline" else ["digits-teacher"],
         "flops_per_step": 1e9,
     }
     done = steps if state == "finished" else steps // 2

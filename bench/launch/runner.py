@@ -198,7 +198,11 @@ class Experiment:
         )
         self.run.set_environment(
             Environment(
-                **machine.describe(self.device), devices=distributed.world_size(), parameters=parameters
+                **machine.describe(self.device),
+                devices=distributed.world_size(),
+                parameters=parameters,
+                records=len(trainer.data),
+                teachers=tuple(sorted(trainer.frozen.names)),
             )
         )
 

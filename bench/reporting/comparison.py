@@ -42,6 +42,12 @@ class Entry:
         """Of the backbone; NaN where not recorded."""
         return float(pd.to_numeric(self.runs["parameters"]).max())
 
+    @property
+    def teachers(self) -> tuple[str, ...] | None:
+        """Frozen encoders that training uses; None if not recorded."""
+        found = self.runs["teachers"].iloc[0]
+        return None if found is None else tuple(found)
+
     def at_end(self, metric: str) -> Estimate:
         """Over the seeds."""
         if metric not in self._ends:
@@ -68,7 +74,7 @@ class Comparison:
     reference: str
     confidence: float = 0.95
     _differences: dict[tuple[Entry, str], Difference | None] = field(default_factory=dict)
-    _speedups: dict[tuple[Entry, str, str], Speedup | None] = field(default_factory=dict)
+    _speedups: dict[tuple[Entry, str, str, float], Speedup | None] = field(default_factory=dict)
 
     @property
     def headline(self) -> Metric:
@@ -111,16 +117,39 @@ class Comparison:
             )
         return self._differences[key]
 
-    def speedup(self, entry: Entry, cost: str, metric: str) -> Speedup | None:
-        """How many times sooner the entry is as good as its reference is at the end; None without one."""
-        key = (entry, cost, metric)
+    def speedup(self, entry: Entry, cost: str, metric: str, share: float = 1.0) -> Speedup | None:
+        """How many times sooner the entry is as good as its reference is at the end, or at a share of its
+        training; None without a reference."""
+        key = (entry, cost, metric, share)
         if key not in self._speedups:
             other = self.reference_of(entry)
             lower = bool(next(item for item in self.measures if item.key == metric).lower_is_better)
             self._speedups[key] = other and speedup(
-                entry.grid, other.grid, cost, metric, lower, self.confidence
+                entry.grid, other.grid, cost, metric, lower, self.confidence, share
             )
         return self._speedups[key]
+
+    def ranks(self, entries: Sequence[Entry], measure: Metric) -> dict[Entry, int]:
+        """Competition ranks from the best mean; entries that the seeds do not tell apart share one.
+
+        An entry shares the rank of the best one above it unless the t interval of their paired difference
+        excludes zero. Empty if no direction is better.
+        """
+        if measure.lower_is_better is None:
+            return {}
+        sign = 1 if measure.lower_is_better else -1
+        known = [entry for entry in entries if pd.notna(entry.at_end(measure.key).mean)]
+        found: dict[Entry, int] = {}
+        first: Entry | None = None
+        for place, entry in enumerate(sorted(known, key=lambda one: sign * one.at_end(measure.key).mean), 1):
+            if first is None or self._apart(entry, first, measure):
+                first, rank = entry, place
+            found[entry] = rank
+        return found
+
+    def _apart(self, entry: Entry, other: Entry, measure: Metric) -> bool:
+        d = paired(entry.final[measure.key], other.final[measure.key])
+        return estimate(d, self.confidence).excludes_zero
 
     def marks(self, entries: Sequence[Entry], measure: Metric) -> dict[Entry, Mark]:
         """The best mean, always; the second only where it is told from its neighbours.
@@ -134,12 +163,7 @@ class Comparison:
             return {}
         ranked.sort(key=lambda entry: means[entry] if measure.lower_is_better else -means[entry])
         best, second, *rest = ranked
-        told_apart = all(
-            estimate(
-                paired(second.final[measure.key], other.final[measure.key]), self.confidence
-            ).excludes_zero
-            for other in (best, *rest[:1])
-        )
+        told_apart = all(self._apart(second, other, measure) for other in (best, *rest[:1]))
         return {best: "best", second: "second" if told_apart else ""}
 
 

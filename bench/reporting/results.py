@@ -24,9 +24,11 @@ _NOT_SETTINGS = ("method", "backbone", "seed", "data", "protocol", "training", *
 class Results:
     """All that the runs of a folder say.
 
-    `runs` has one row a run: run (folder name), method, backbone, seed, data, state, message, step, steps,
-    batch_size, parameters, method_parameters, devices, device, hardware, protocol. Where runs of one method
-    or backbone differ in further fields of their specs, its name says so: `sit-ti[learning_rate=0.001]`.
+    `runs` has one row per run: run (folder name), method, backbone, seed, data, state, message, step, steps,
+    batch_size, records (images of the training set), teachers (frozen encoders that training uses), parameters,
+    method_parameters, devices, device, hardware, protocol; records and teachers are None in runs of earlier
+    versions. If runs of one method or backbone differ in further fields of their specs, its name says so:
+    `sit-ti[learning_rate=0.001]`.
     `evaluations` has one row a run, step and protocol: run, method, backbone, seed, step, seconds, flops,
     device_hours, samples, protocol, guidance_scale, guidance_interval ("0:0.7") and one column a metric,
     named as in the rows.
@@ -108,6 +110,8 @@ def _run(record: RunRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         "step": status.step,
         "steps": spec["training"]["steps"],
         "batch_size": spec["training"]["batch_size"],
+        "records": environment.records,
+        "teachers": environment.teachers,
         "parameters": environment.parameters.backbone,
         "method_parameters": environment.parameters.method,
         "device": environment.device,

@@ -1,4 +1,4 @@
-"""How much sooner a method is as good as its reference is at the end.
+"""How much sooner a method is as good as its reference is at the end, or at a share of its training.
 
 A curve is a metric at a few costs (steps, seconds, FLOPs, device-hours). Between two evaluations it is
 taken as a power law, straight in log cost and log metric, as learning curves nearly are; where a logarithm
@@ -129,10 +129,37 @@ def grid(evaluations: pd.DataFrame) -> Grid:
     return Grid(seeds, values)
 
 
+def value_at(cost: np.ndarray, value: np.ndarray, share: float) -> np.ndarray:
+    """Values [...] of curves (costs [..., n] increasing, values [..., n]) at a share of their last cost.
+
+    NaN before the first evaluation.
+    """
+    if share == 1:
+        return value[..., -1]
+    budget = share * cost[..., -1:]
+    after = np.clip((cost < budget).sum(-1, keepdims=True), 1, cost.shape[-1] - 1)
+    (c0, v0), (c1, v1) = (
+        (np.take_along_axis(cost, index, -1), np.take_along_axis(value, index, -1))
+        for index in (after - 1, after)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        straight = v0 + (v1 - v0) * (budget - c0) / (c1 - c0)
+        power = v0 * (v1 / v0) ** (np.log(budget / c0) / np.log(c1 / c0))
+    found = np.where((np.minimum(v0, v1) > 0) & (c0 > 0), power, straight)
+    return np.where(budget < cost[..., :1], np.nan, found)[..., 0]
+
+
 def speedup(
-    method: Grid, reference: Grid, cost: str, metric: str, lower_is_better: bool, confidence: float = 0.95
+    method: Grid,
+    reference: Grid,
+    cost: str,
+    metric: str,
+    lower_is_better: bool,
+    confidence: float = 0.95,
+    share: float = 1.0,
 ) -> Speedup | None:
-    """How many times sooner the method's mean curve reaches the reference's last value.
+    """How many times sooner the method's mean curve reaches the value that the reference's has at a share of
+    its training's cost: at the end by default.
 
     The seeds that both have are compared, each method at the steps where all of these were evaluated. No
     interval for a single seed; None where there is nothing to compare.
@@ -146,7 +173,7 @@ def speedup(
     def ratios(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ratio and side [...] for shares [..., n] of the seeds in the mean."""
         (cost_r, value_r), (cost_m, value_m) = ((weights @ cost, weights @ value) for cost, value in curves)
-        target = value_r[..., -1]
+        target = value_at(cost_r, value_r, share)
         return _ratio(
             first_crossing(cost_r, value_r, target, lower_is_better),
             first_crossing(cost_m, value_m, target, lower_is_better),

@@ -88,6 +88,10 @@ class Environment(_Record):
     """start of the session, ISO 8601, UTC"""
     parameters: Parameters = Parameters()
     """trained parameters"""
+    records: int | None = None
+    """number of images in the training set"""
+    teachers: tuple[str, ...] | None = None
+    """frozen encoders that training uses, by name"""
 
 
 class TrainingRow(_Record):

@@ -65,6 +65,11 @@ class FrozenNets:
             self.rewards = Rewards(needs.rewards, context)
 
     @property
+    def names(self) -> set[str]:
+        """Names of the encoders that are loaded."""
+        return {self.spec.teacher if name == TEACHER else name for name in self.encoders}
+
+    @property
     def feature_caches(self) -> list[FeatureCache]:
         """Of the encoders with `cache=true`; to be filled before the first step."""
         return [encoder for encoder in self.encoders.values() if isinstance(encoder, FeatureCache)]

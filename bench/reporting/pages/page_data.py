@@ -15,7 +15,8 @@ import numpy as np
 
 from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
-from bench.reporting.plots.curves import last_by_guidance
+from bench.reporting.plots.curves import last_by_guidance, speedups_by_target
+from bench.reporting.plots.relations import PARETO_COSTS
 from bench.reporting.plots.style import COST_LABELS, looks
 from bench.reporting.results import training_logs
 from bench.reporting.statistics import performance_profile
@@ -80,15 +81,29 @@ def _charts(comparison: Comparison) -> Iterator[dict[str, Any]]:
         ],
     }
     yield {
-        "title": "Quality against the time of a step",
-        "text": "Final values.",
-        "kind": "scatter",
-        "x": {"label": "time of a training step (ms)"},
-        "y": quality,
+        "title": f"Speedup over {reference} by target",
+        "text": f"Sooner than {reference} to what it has after a share of its training, in steps.",
+        "kind": "line",
+        "x": {"label": f"share of {reference}'s training (%)"},
+        "y": {"label": "speedup (×)"},
         "series": [
-            _series(entry, [_final(entry, headline, 1000 * _step_seconds(entry))]) for entry in finished
+            _series(entry, _by_target(comparison, entry))
+            for entry in finished
+            if comparison.reference_of(entry)
         ],
     }
+    for label, cost in PARETO_COSTS.items():
+        costs = {entry: cost(entry) for entry in finished}
+        yield {
+            "title": f"Quality against {label.partition(' (')[0]}",
+            "text": "Final values.",
+            "kind": "scatter",
+            "x": {"label": label},
+            "y": quality,
+            "series": [
+                _series(entry, [_final(entry, headline, x)]) for entry, x in costs.items() if math.isfinite(x)
+            ],
+        }
     for family, sizes in studies.families(comparison).items():
         lines: dict[str, list[dict[str, Any]]] = {}
         for entry in finished:
@@ -199,14 +214,19 @@ def _speedups(comparison: Comparison, entry: Entry) -> list[dict[str, Any]]:
     return points
 
 
+def _by_target(comparison: Comparison, entry: Entry) -> list[dict[str, Any]]:
+    found = speedups_by_target(comparison, entry, "step", comparison.headline)
+    return [
+        {"x": _number(100 * share), "y": _number(one.ratio), **_interval(one.low, one.high)}
+        for share, one in found
+        if one.side == 0
+    ]
+
+
 def _final(entry: Entry, measure: Metric, x: float) -> dict[str, Any]:
     """The mean at the end, with the range of the seeds."""
     values = entry.final[measure.key]
     return {"x": _number(x), "y": _number(values.mean()), **_interval(values.min(), values.max())}
-
-
-def _step_seconds(entry: Entry) -> float:
-    return float((entry.final["seconds"] / entry.final["step"]).mean())
 
 
 def _trace(x: Iterable[float], y: Iterable[float]) -> list[dict[str, Any]]:

@@ -11,10 +11,21 @@ import pandas as pd
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
-from bench.reporting.plots.style import PAGE, REFERENCE, cost_axis, distance_axis, legend, looks, paper
+from bench.reporting.plots.style import (
+    COST_LABELS,
+    PAGE,
+    REFERENCE,
+    cost_axis,
+    distance_axis,
+    legend,
+    looks,
+    paper,
+)
+from bench.reporting.time_to_target import Speedup
 
 
 def convergence(
@@ -84,6 +95,61 @@ def _target(
     said = f"{ratio:.1f}× sooner"  # whose colour it has
     text = panel.annotate(said, (0.02, value), fontsize=6.5, va="top", color=colour, **place)
     text.set_path_effects([patheffects.withStroke(linewidth=1.5, foreground="white")])
+
+
+SHARES = np.linspace(0.2, 1, 9)  # of the reference's training, at whose values the targets lie
+
+
+def speedup_by_target(
+    comparison: Comparison, metric: Metric, backbones: Sequence[str], costs: Sequence[str]
+) -> Figure:
+    """Speedup over the reference against the target: a row per backbone, a panel per cost, a line per method.
+
+    The x axis is the share of its training at which the reference is as good as the target. Bands are
+    bootstrap intervals; carets are lower bounds, where a method is better at its first evaluation already.
+    """
+    look = looks(comparison.methods, comparison.reference)
+    with paper():
+        size = (PAGE, 0.4 + 1.65 * len(backbones))
+        figure, panels = plt.subplots(len(backbones), len(costs), figsize=size, squeeze=False, sharey="row")
+        for backbone, row in zip(backbones, panels, strict=True):
+            for cost, panel in zip(costs, row, strict=True):
+                panel.axhline(1, color=REFERENCE, lw=0.8, ls="--", zorder=0)
+                for entry in comparison.entries:
+                    if entry.backbone == backbone and comparison.reference_of(entry):
+                        found = speedups_by_target(comparison, entry, cost, metric)
+                        _speedup_curve(panel, found, look[entry.method], entry.method)
+                panel.set_xlabel(f"target: {comparison.reference} after this\nshare of its training")
+                panel.xaxis.set_major_formatter(PercentFormatter(1))
+                panel.set_title(f"in {COST_LABELS[cost].partition(' (')[0]}")
+            row[0].set_ylabel(f"{backbone}\nspeedup (×)")
+        legend(figure, panels.flat)
+    return figure
+
+
+def speedups_by_target(
+    comparison: Comparison, entry: Entry, cost: str, metric: Metric
+) -> list[tuple[float, Speedup]]:
+    """Share of the reference's training -> speedup to its value there, where the method reaches it."""
+    found = ((share, comparison.speedup(entry, cost, metric.key, share)) for share in SHARES.tolist())
+    return [(share, speedup) for share, speedup in found if speedup is not None and speedup.reached]
+
+
+def _speedup_curve(
+    panel: Axes, found: Sequence[tuple[float, Speedup]], look: Mapping[str, Any], label: str
+) -> None:
+    exact = [(share, one) for share, one in found if one.side == 0]
+    panel.plot([share for share, _ in exact], [one.ratio for _, one in exact], label=label, **look)
+    panel.fill_between(
+        [share for share, _ in exact],
+        [one.low for _, one in exact],
+        [one.high for _, one in exact],
+        color=look["color"],
+        alpha=0.18,
+        lw=0,
+    )
+    bounds = [(share, one.ratio) for share, one in found if one.side > 0]
+    panel.plot(*zip(*bounds, strict=True) if bounds else ([], []), "^", color=look["color"], ms=3, mfc="none")
 
 
 def all_metrics(comparison: Comparison, backbone: str) -> Figure:

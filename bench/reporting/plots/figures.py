@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.core import grammar
-from bench.metrics.names import MetricInfo
+from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.plots import bars, curves, relations, samples
 from bench.reporting.results import probe_maps, training_logs
@@ -135,6 +135,15 @@ KINDS = (
         rank=4,
     ),
     Kind(
+        "speedup-by-target",
+        "Speedup over {reference} by target",
+        "How many times sooner a method is as good as {reference} after a share of its training. Bands: "
+        "{confidence} bootstrap intervals over seeds; carets: lower bounds.{left_out}",
+        lambda it: it.once(bool(it.compared)),
+        lambda it, _: curves.speedup_by_target(it.plain, it.all.headline, it.largest, it.costs),
+        rank=2,
+    ),
+    Kind(
         "samples",
         "Samples of {one}",
         "Seed {seed}, last step, not selected. Within a column all start from the same noise and label.",
@@ -161,8 +170,9 @@ KINDS = (
     ),
     Kind(
         "pareto",
-        "Quality against the time of a step",
-        "Methods on the dotted line are not beaten by any cheaper one.",
+        "Quality against cost",
+        "Final values against the time of a training step and the FLOPs of the whole training. Methods on "
+        "the dotted line are not beaten by any cheaper one.",
         lambda it: it.once(sum(len(entry.final) > 0 for entry in it.all.entries) > 2),
         lambda it, _: relations.pareto(it.all, it.all.headline),
         rank=3,
@@ -259,5 +269,5 @@ def _words(contents: Contents) -> dict[str, str]:
     }
 
 
-def _distances(comparison: Comparison) -> list[MetricInfo]:
+def _distances(comparison: Comparison) -> list[Metric]:
     return [measure for measure in comparison.measures if measure.is_distance]

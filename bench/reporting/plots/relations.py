@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
 
 from bench.metrics.names import Metric
-from bench.reporting.comparison import Comparison
+from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.plots.style import COLUMN, PAGE, distance_axis, legend, looks, paper
 from bench.reporting.statistics import performance_profile
 from bench.reporting.tables.studies import gains
@@ -54,43 +55,56 @@ def scaling(comparison: Comparison, measure: Metric, backbones: Sequence[str]) -
     return figure
 
 
-def pareto(comparison: Comparison, measure: Metric) -> Figure:
-    """The final metric against the time of a training step; entries on the dotted line are not dominated."""
-    look = looks(comparison.methods, comparison.reference)
+def step_milliseconds(entry: Entry) -> float:
+    return float(1000 * (entry.final["seconds"] / entry.final["step"]).mean())
+
+
+def training_flops(entry: Entry) -> float:
+    return float(pd.to_numeric(entry.final["flops"]).mean())
+
+
+PARETO_COSTS = {"time of a training step (ms)": step_milliseconds, "training FLOPs": training_flops}
+
+
+def pareto(comparison: Comparison, metric: Metric) -> Figure:
+    """The final metric against the time of a step and against FLOPs; entries on the dotted line are not
+    dominated."""
     entries = [entry for entry in comparison.entries if len(entry.final)]
-    cost = [1000 * (entry.final["seconds"] / entry.final["step"]).mean() for entry in entries]
-    value = [entry.at_end(measure.key).mean for entry in entries]
+    costs = {label: [cost(entry) for entry in entries] for label, cost in PARETO_COSTS.items()}
+    known = {label: values for label, values in costs.items() if np.isfinite(values).all()}
     with paper():
-        figure, panel = plt.subplots(figsize=(COLUMN, 2.4))
-        for entry, x, y in zip(entries, cost, value, strict=True):
-            mark = {"color": look[entry.method]["color"], "marker": look[entry.method]["marker"]}
-            panel.plot(x, y, linestyle="", label=entry.method, ms=5, **mark)
-        front = pareto_front(cost, value, lower_is_better=bool(measure.lower_is_better))
-        panel.plot([cost[i] for i in front], [value[i] for i in front], ":", color="black", lw=0.8, zorder=0)
-        for group in comparison.groups if len(comparison.backbones) > 1 else ():
-            places = [(cost[i], value[i]) for i, entry in enumerate(entries) if entry in group]
-            if places:
-                x, y = max(places, key=lambda place: place[1])
-                panel.annotate(
-                    group[0].backbone,
-                    (x, y),
-                    (-5, 0),
-                    textcoords="offset points",
-                    ha="right",
-                    va="center",
-                    fontsize=6.5,
-                )
-        if max(cost) > 5 * min(cost):
-            panel.set_xscale("log")
-            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-            panel.xaxis.set_minor_formatter(NullFormatter())
-        if measure.is_distance:
-            distance_axis(panel, value)
-        panel.margins(x=0.25, y=0.15)
-        panel.set_xlabel("time of a training step (ms)")
-        panel.set_ylabel(f"{measure.label} {measure.arrow}")
-        legend(figure, [panel], columns=4)
+        size = (PAGE if len(known) > 1 else COLUMN, 2.4)
+        figure, panels = plt.subplots(1, len(known), figsize=size, squeeze=False, sharey=True)
+        for panel, (label, cost) in zip(panels.flat, known.items(), strict=True):
+            _pareto_panel(panel, comparison, entries, cost, metric)
+            panel.set_xlabel(label)
+        panels[0][0].set_ylabel(f"{metric.label} {metric.arrow}")
+        legend(figure, panels.flat)
     return figure
+
+
+def _pareto_panel(
+    panel: Axes, comparison: Comparison, entries: Sequence[Entry], cost: Sequence[float], metric: Metric
+) -> None:
+    look = looks(comparison.methods, comparison.reference)
+    value = [entry.at_end(metric.key).mean for entry in entries]
+    for entry, x, y in zip(entries, cost, value, strict=True):
+        mark = {"color": look[entry.method]["color"], "marker": look[entry.method]["marker"]}
+        panel.plot(x, y, linestyle="", label=entry.method, ms=5, **mark)
+    front = pareto_front(cost, value, lower_is_better=bool(metric.lower_is_better))
+    panel.plot([cost[i] for i in front], [value[i] for i in front], ":", color="black", lw=0.8, zorder=0)
+    for group in comparison.groups if len(comparison.backbones) > 1 else ():
+        places = [(cost[i], value[i]) for i, entry in enumerate(entries) if entry in group]
+        if places:
+            place = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 6.5}
+            panel.annotate(group[0].backbone, max(places, key=lambda one: one[1]), (-5, 0), **place)
+    if max(cost) > 5 * min(cost) > 0:
+        panel.set_xscale("log")
+        panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if metric.is_distance:
+        distance_axis(panel, value)
+    panel.margins(x=0.25, y=0.15)
 
 
 def pareto_front(cost: Sequence[float], value: Sequence[float], *, lower_is_better: bool) -> list[int]:

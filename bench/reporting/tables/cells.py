@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bench.metrics.names import Metric
 from bench.reporting.comparison import Entry, Mark
@@ -75,13 +75,15 @@ def parameters_cell(value: float) -> Cell:
     return Cell(text, int(value))
 
 
-def cost_cell(values: Iterable[float], scale: float = 1.0) -> Cell:
+def cost_cell(
+    values: Iterable[float], scale: float = 1.0, text: Callable[[float], str] | None = None
+) -> Cell:
     """A mean to three significant digits; the CSV keeps it in the rows' own unit, before `scale`."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return Cell()
     mean = sum(known) / len(known)
-    return Cell(plain(mean * scale), mean)
+    return Cell((text or plain)(mean * scale), mean)
 
 
 def plain(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The tables of every comparison: main, metrics, paired differences, speedup."""
+"""The tables of every comparison: main, metrics, paired differences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
-from bench.reporting.statistics import estimate
 from bench.reporting.tables.caption import protocol_text
 from bench.reporting.tables.cells import (
     cost_cell,
@@ -15,13 +14,11 @@ from bench.reporting.tables.cells import (
     digits,
     interval_cell,
     mean_cell,
+    number,
     parameters_cell,
     speedup_cell,
 )
 from bench.reporting.tables.table import Cell, Column, Table
-from bench.reporting.time_to_target import at_cost
-
-COSTS = {"step": "steps", "seconds": "training time", "flops": "FLOPs", "device_hours": "device-hours"}
 
 
 def main_table(comparison: Comparison) -> Table:
@@ -90,6 +87,7 @@ def difference_table(comparison: Comparison) -> Table:
         Column("t interval", f"{level} t interval"),
         Column("bootstrap interval", f"{level} bootstrap"),
         Column("p", "Sign-flip p"),
+        Column("detectable", "Detectable"),
     ]
     places = {item: digits(item, comparison.entries) for item in comparison.measures}
     rows, starts = [], []
@@ -109,65 +107,21 @@ def difference_table(comparison: Comparison) -> Table:
                     interval_cell(found.t.low, found.t.high, decimals),
                     interval_cell(*found.bootstrap, decimals),
                     Cell() if math.isnan(found.p) else Cell(f"{found.p:.3f}", found.p),
+                    Cell()
+                    if math.isnan(found.detectable)
+                    else Cell(f"±{number(found.detectable, decimals)}", found.detectable),
                 ]
             )
     notes = [
         f"Method minus {comparison.reference}, within seeds. With n seeds no sign-flip p is below 2/2ⁿ (0.5 "
         "for 2, 0.25 for 3, 0.0625 for 5), and no bootstrap interval covers the truth more often than "
-        "1 − 2/2ⁿ: with few seeds the t interval is the one to trust."
+        "1 − 2/2ⁿ: with few seeds the t interval is the one to trust.",
+        "Detectable: the smallest true difference that 80% of studies with these seeds and this spread would "
+        f"tell from zero (paired t, {level}). If it is larger than what matters, no difference found means "
+        "too few seeds, not a tie.",
     ]
     title = f"Paired differences from {comparison.reference}"
     return Table("differences", title, columns, rows, notes, sorted(set(starts) - {0, len(rows)}))
-
-
-def speedup_table(comparison: Comparison) -> Table:
-    """Time to the reference's final value, by every distance and every cost."""
-    measures = [item for item in comparison.measures if item.is_distance]
-    costs = [cost for cost in COSTS if _known(comparison, cost)]
-    columns = [*identity(comparison), Column("metric", "Metric", text=True)]
-    columns += [Column(f"in {COSTS[cost]}", f"in {COSTS[cost]}") for cost in costs]
-    rows, starts = [], []
-    for entry in comparison.entries:
-        starts.append(len(rows))
-        for item in measures if comparison.reference_of(entry) else ():
-            cells = [speedup_cell(comparison.speedup(entry, cost, item.key), interval=True) for cost in costs]
-            rows.append([*names(comparison, entry), Cell(item.label, item.key), *cells])
-    notes = [
-        f"Times as fast as {comparison.reference}; in brackets the {comparison.confidence:.0%} bootstrap "
-        "interval over seeds, which with n seeds covers the truth at most 1 − 2/2ⁿ of the time (75% for 3). "
-        "'>': as good already at its first evaluation. 'not reached': never as good within its run, so the "
-        "speedup is below the number behind it. 'undecided': both are as good at their first evaluation.",
-    ]
-    title = f"Speedup over {comparison.reference}"
-    return Table("speedup", title, columns, rows, notes, sorted(set(starts) - {0, len(rows)}))
-
-
-def equal_cost_table(comparison: Comparison) -> Table:
-    """Every distance where training has cost as much as the cheapest method's has at its end."""
-    measures = [item for item in comparison.measures if item.is_distance]
-    costs = [cost for cost in ("step", "seconds", "flops") if _known(comparison, cost)]
-    columns = [*identity(comparison), Column("metric", "Metric", text=True)]
-    columns += [Column(f"at equal {COSTS[cost]}", f"at equal {COSTS[cost]}") for cost in costs]
-    decimals = {item: digits(item, comparison.entries) for item in measures}
-    rows, starts = [], []
-    for group in comparison.groups:
-        finished = [entry for entry in group if len(entry.final)]
-        budgets = {cost: min((entry.final[cost].mean() for entry in finished), default=0.0) for cost in costs}
-        for entry in finished if len(finished) > 1 else ():
-            starts.append(len(rows))
-            for item in measures:
-                found = [at_cost(entry.grid, cost, item.key, budgets[cost]) for cost in costs]
-                cells = [mean_cell(estimate(values), decimals[item]) for values in found]
-                rows.append([*names(comparison, entry), Cell(item.label, item.key), *cells])
-    notes = [
-        "Where training has cost what the cheapest method on the backbone costs in all; between evaluations "
-        "by a power law. Mean ± standard deviation over seeds.",
-    ]
-    return Table("equal-cost", "Quality at equal cost", columns, rows, notes, sorted(set(starts) - {0}))
-
-
-def _known(comparison: Comparison, cost: str) -> bool:
-    return bool(comparison.results.evaluations[cost].notna().any())
 
 
 def identity(comparison: Comparison) -> list[Column]:

@@ -123,3 +123,15 @@ def test_performance_profile_of_uniform_scores_is_a_straight_line() -> None:
     scores = (np.arange(1000) + 0.5).reshape(10, 100) / 1000
     thresholds = np.linspace(0, 1, 11)
     assert statistics.performance_profile(scores, thresholds) == pytest.approx(1 - thresholds)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_a_detectable_difference_is_found_in_four_studies_of_five(n: int) -> None:
+    shape = np.random.default_rng(0).standard_normal(n)
+    shape = (shape - shape.mean()) / shape.std(ddof=1)  # a sample of spread 1
+    effect = statistics.detectable(shape)
+    draws = np.random.default_rng(1).standard_normal((20_000, n)) + effect
+    half = stats.t.ppf(0.975, n - 1) * draws.std(axis=1, ddof=1) / n**0.5
+    assert np.mean(np.abs(draws.mean(axis=1)) > half) == pytest.approx(0.8, abs=0.01)
+    assert statistics.detectable(3 * shape) == pytest.approx(3 * effect)
+    assert np.isnan(statistics.detectable(shape[:1])) and statistics.detectable(np.ones(n)) == 0

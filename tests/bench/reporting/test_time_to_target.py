@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.reporting.time_to_target import Speedup, at_cost, first_crossing, grid
+from bench.reporting.time_to_target import Speedup, at_cost, first_crossing, grid, value_at
 from bench.reporting.time_to_target import speedup as speedup_of_grids
 
 STEPS = np.array([100, 200, 400, 800, 1600])
@@ -66,6 +66,32 @@ def test_speedup_of_a_sooner_power_law_is_how_much_sooner_it_is(metric: str, low
     assert found.ratio == pytest.approx(2.5)
     assert (found.low, found.high) == pytest.approx((2.5, 2.5))
     assert str(found) == "2.50"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("metric, lower", [("fid", True), ("precision", False)])
+def test_the_value_at_a_share_of_training_is_that_of_the_power_law(metric, lower, share) -> None:
+    table = grid(curves(1.0, 2))
+    costs, values = table.values["seconds"], table.values[metric]
+    expected = (share * 1600) ** -0.5
+    assert value_at(costs, values, share) == pytest.approx([expected if lower else 1 / expected] * 2)
+    found = speedup(curves(2.5, 3), curves(1.0, 3), "step", metric, lower, 0.95, share)
+    assert found.ratio == pytest.approx(2.5, rel=1e-6) or found.side == 1
+
+
+def test_a_target_before_the_first_evaluation_is_undecided() -> None:
+    assert np.isnan(value_at(STEPS.astype(float), STEPS**-0.5, 0.05))
+    found = speedup(curves(2.0, 2), curves(1.0, 2), "step", "fid", True, 0.95, 0.05)
+    assert str(found) == "undecided"
+
+
+def test_how_much_sooner_depends_on_the_target_if_the_lead_is_lost() -> None:
+    method = curves(4.0, 2)
+    method.loc[method["step"] == 1600, "fid"] = 1600**-0.5  # as good as the reference at the end, not better
+    method.loc[method["step"] >= 200, "fid"] = 800**-0.5  # at 200 steps already what the reference has at 800
+    early = speedup(method, curves(1.0, 2), "step", "fid", True, 0.95, 0.5)
+    late = speedup(method, curves(1.0, 2), "step", "fid", True, 0.95, 1.0)
+    assert early.ratio == pytest.approx(4.0) and not late.reached
 
 
 def test_the_reference_is_as_fast_as_itself() -> None:

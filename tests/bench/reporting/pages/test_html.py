@@ -71,9 +71,13 @@ def test_data_is_the_means_of_the_runs(report: Path) -> None:
             assert means == pytest.approx(
                 [frechet(step, SPEEDS[curve["method"]]) for step in steps], rel=0.06
             )
-    speedups = next(chart for chart in data["charts"] if chart["title"].startswith("Speedup"))
+    speedups, by_target = (chart for chart in data["charts"] if chart["title"].startswith("Speedup"))
     for series in speedups["series"]:
         assert series["points"][0]["y"] == pytest.approx(SPEEDS[series["method"]], rel=0.1)
+    for series in by_target["series"]:
+        assert all(
+            point["y"] == pytest.approx(SPEEDS[series["method"]], rel=0.2) for point in series["points"]
+        )
 
 
 def test_names_are_escaped(report: Path) -> None:

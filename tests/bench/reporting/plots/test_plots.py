@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
-from bench.benchmark.simulated_runs import SPEEDS, frechet, sample_grid, write_run
+from bench.benchmark.simulated_runs import SPEEDS, STEP_SECONDS, frechet, sample_grid, write_run
 from bench.reporting.comparison import Comparison, compare
 from bench.reporting.plots import bars, curves, relations
 from bench.reporting.plots.figures import MOST_CURVES, drawings
@@ -64,6 +64,23 @@ def test_convergence_shows_the_simulated_law(comparison: Comparison) -> None:
         steps, values = lines[method].get_xdata(), lines[method].get_ydata()
         assert np.asarray(values) == pytest.approx([frechet(step, speed) for step in steps], rel=0.05)
     assert any("3.0× sooner" in text.get_text() for text in figure.axes[0].texts)
+
+
+def test_speedup_by_target_of_a_power_law_is_the_same_at_every_target(comparison: Comparison) -> None:
+    figure = curves.speedup_by_target(comparison, comparison.headline, ["sit-ti/2"], ["step", "seconds"])
+    for panel, costs in zip(figure.axes, ({}, STEP_SECONDS), strict=True):
+        lines = {line.get_label(): line for line in panel.lines}
+        for method in ("repa", "vrpo"):
+            expected = SPEEDS[method] * costs.get("baseline", 1) / costs.get(method, 1)
+            assert len(lines[method].get_xdata()) >= 5
+            assert np.asarray(lines[method].get_ydata()) == pytest.approx(expected, rel=0.15)
+
+
+def test_pareto_shows_time_and_flops(comparison: Comparison) -> None:
+    figure = relations.pareto(comparison, comparison.headline)
+    time, flops = ({line.get_label(): line.get_xdata() for line in panel.lines} for panel in figure.axes)
+    assert time["vrpo"] == pytest.approx([1000 * STEP_SECONDS["vrpo"]])
+    assert flops["vrpo"] == pytest.approx([1000 * 1e9])  # simulated steps cost 1e9 each
 
 
 def test_speedup_bars_are_as_long_as_the_simulated_speedups(comparison: Comparison) -> None:
