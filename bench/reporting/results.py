@@ -24,8 +24,8 @@ _NOT_SETTINGS = ("method", "backbone", "seed", "data", "protocol", "training", *
 class Results:
     """All that the runs of a folder say.
 
-    `runs` has one row per run: run (folder name), method, backbone, seed, data, state, message, step, steps,
-    batch_size, records (images of the training set), teachers (frozen encoders that training uses), parameters,
+    `runs` has one row per run: run (its folder), method, backbone, seed, data, state, message, step, steps,
+    batch_size, records (training images), teachers (frozen encoders that training uses), parameters,
     method_parameters, devices, device, hardware, protocol; records and teachers are None in runs of earlier
     versions. If runs of one method or backbone differ in further fields of their specs, its name says so:
     `sit-ti[learning_rate=0.001]`.
