@@ -55,7 +55,7 @@ def main() -> None:
     import backbones
     from bench.config import resolve
     from bench.core import machine
-    from bench.launch.cost import matrix_product_speed
+    from bench.core.machine import matrix_product_speed
 
     device = machine.select_device(options.device)
     table = new_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import methods
 from bench.config.spec import InitialWeights, Protocol, RunSpec, Training
 from bench.core import grammar
 from bench.core.errors import UserError, invalid, unknown
-from bench.core.files import sha256
+from bench.core.files import json_hash, sha256
 from bench.data import datasets
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def method(text: str) -> Method:
     Raises UserError for an unknown name, a file that is not a method, an unknown or ill-typed option.
     """
     name, options = grammar.split(text)
-    if not name.endswith(".py") and methods.shown(name) not in methods.names():
+    if not methods.is_file(name) and methods.shown(name) not in methods.names():
         raise unknown("method", name, methods.names())
     try:
         found = methods.load(name)
@@ -67,20 +68,58 @@ def process(text: str) -> Process:
 def method_source(text: str) -> str:
     """8 hex digits of a method file outside the `methods` folder, so that editing it makes another run."""
     name, _ = grammar.split(text)
-    if not name.endswith(".py"):
-        return ""
-    try:
-        return sha256(Path(name).expanduser())[:8]
-    except OSError as error:
-        raise UserError(f"there is no method file {name} that can be read: {error.strerror}.") from None
+    return _source(Path(name).expanduser()) if methods.is_file(name) else ""
 
 
-def _names(method_text: str, process_text: str) -> dict[str, Any]:
-    """The fields of a spec that say what its method and process are."""
+def backbone_source(text: str) -> str:
+    """8 hex digits of the file of a backbone that does not come with the package."""
+    name, _ = grammar.split(text)
+    if name in backbones.dropped_in():
+        return _source(Path(backbones.__file__).parent / f"{name}.py")
+    return _source(Path(name).expanduser()) if name.endswith(".py") else ""
+
+
+def _source(path: Path) -> str:
+    """8 hex digits of a Python file and of those in its folder that it imports, directly or not."""
+    files: dict[Path, str] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        try:
+            files[file] = sha256(file)
+            tree = ast.parse(file.read_bytes())
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+        except (SyntaxError, ValueError) as error:
+            raise UserError(f"{file} is no Python: {error}.") from None
+        for top in _imported(tree) - {"bench", "methods", "backbones"}:
+            neighbours = [path.parent / f"{top}.py", *(path.parent / top).glob("**/*.py")]
+            waiting += [other for other in neighbours if other.is_file() and other not in files]
+    if len(files) == 1:
+        return files[path][:8]
+    return json_hash({str(file.relative_to(path.parent)): digest for file, digest in files.items()})
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """The top-level modules and packages that a file imports."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def _names(method_text: str, backbone: Architecture, process_text: str) -> dict[str, Any]:
+    """The fields of a spec that say what its method, backbone and process are."""
     found = method(method_text)
     return {
+        "backbone": backbone.name,
+        "resolved_backbone": grammar.resolved(backbone.family, backbone),
+        "backbone_source": backbone_source(backbone.name),
         "method": method_text,
-        "resolved_method": grammar.resolved(Path(grammar.split(method_text)[0]).name, found),
+        "resolved_method": grammar.resolved(methods.shown(Path(grammar.split(method_text)[0]).name), found),
         "method_version": found.version,
         "method_source": method_source(method_text),
         "process": process_text,
@@ -127,8 +166,7 @@ def run_spec(
         scored["reference"] = f"file {dataset.reference_identity}"
     try:
         return RunSpec(
-            **_names(method, process),
-            backbone=built.name,
+            **_names(method, built, process),
             data=data,
             seed=seed,
             teacher=chosen["teacher"],

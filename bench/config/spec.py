@@ -145,6 +145,8 @@ class RunSpec(_Data):
     method_version: int = 0  # `Method.version`, raised when the method's mathematics changes
     method_source: str = ""  # hash of its source, for a method outside `methods/`
     backbone: str
+    resolved_backbone: str = ""
+    backbone_source: str = ""
     data: str
     seed: int
     process: str  # "flow[...]" or "ddpm"
@@ -165,7 +167,7 @@ class RunSpec(_Data):
             return _of_identity_1("RunSpec", content | {"training": training})
         if self.weights:
             content["weights"] = {"family": self.weights.family, "sha256": self.weights.sha256}
-        return {key: value for key, value in content.items() if key not in ("method", "process")}
+        return {key: value for key, value in content.items() if key not in ("method", "backbone", "process")}
 
     @property
     def hash(self) -> str:

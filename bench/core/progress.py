@@ -19,3 +19,11 @@ def progress_bar(total: int, done: int, what: str, unit: str, *, inner: bool = F
     )
     bar.maxinterval = max(pause, 10.0)
     return bar
+
+
+def duration(seconds: float) -> str:
+    """`"42 s"`, `"3.5 min"`, `"7.2 h"` or `"12 days"`."""
+    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds / 86_400:.3g} days"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from bench.config.spec import RunSpec
@@ -14,7 +14,7 @@ from bench.nets import metric_nets, table, teachers, weights
 from bench.runs import networks
 
 
-def missing(specs: list[RunSpec]) -> list[str]:
+def missing_assets(specs: Sequence[RunSpec]) -> list[str]:
     """A line for every store, VAE, encoder, reward network and metric network that is absent, none twice."""
     return list(dict.fromkeys(line for spec in specs for line in _missing(spec)))
 

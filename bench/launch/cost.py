@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,11 @@ from bench.config.spec import RunSpec
 from bench.core import machine
 from bench.core.errors import UserError
 from bench.core.files import in_units
+from bench.core.progress import duration
 from bench.data import datasets
 from bench.diffusion import samplers
 from bench.evaluation import sampling
-from bench.launch import assets
 from bench.runs.record import RunRecord
-from bench.training.trainer import Trainer
 
 MEASURED_BELOW = 2e11  # FLOPs of a step; a laptop takes under a second for these
 WARM_UP, TIMED = 2, 5  # steps
@@ -52,6 +51,21 @@ class Cost:
     memory: int  # bytes
     disk: int  # bytes of its checkpoints at most
     total_flops: float  # training and evaluations
+
+
+def estimate_all(specs: Sequence[RunSpec], device: torch.device) -> list[Cost]:
+    """The cost of each run on this machine; runs that differ in their seed alone are estimated once."""
+    precisions = {spec.training.precision for spec in specs}
+    peaks = {precision: machine.matrix_product_speed(device, precision) for precision in precisions}
+    costs: dict[RunSpec, Cost] = {}
+    for spec in specs:
+        if (alike := _any_seed(spec)) not in costs:
+            costs[alike] = estimate(spec, device, peaks[spec.training.precision])
+    return [costs[_any_seed(spec)] for spec in specs]
+
+
+def _any_seed(spec: RunSpec) -> RunSpec:
+    return spec.model_copy(update={"seed": 0})
 
 
 def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
@@ -91,6 +105,10 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
 
 def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
     """FLOPs and median seconds of a training step, at a learning rate at which nothing can diverge."""
+    from bench.training.trainer import (
+        Trainer,  # takes seconds to import, which large models need not wait for
+    )
+
     training = spec.training.model_copy(update={"learning_rate": 1e-12})
     trainer, seconds = Trainer(spec.model_copy(update={"training": training}), device), []
     for cache in trainer.frozen.feature_caches:
@@ -102,79 +120,61 @@ def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
     return trainer.flops_per_step, statistics.median(seconds[WARM_UP:])
 
 
-def matrix_product_speed(
-    device: torch.device, precision: str, clock: Callable[[torch.device], float] = machine.synchronise
-) -> float:
-    """FLOP/s of a 2048 x 2048 matrix product here: the fastest of three."""
-    size, dtype = 2048, torch.bfloat16 if precision == "bf16" else torch.float32
-    matrix = torch.randn(size, size, device=device, dtype=dtype)
-    seconds = []
-    for _ in range(3):
-        start = clock(device)
-        torch.mm(matrix, matrix)
-        seconds.append(clock(device) - start)
-    return 2 * size**3 / min(seconds)
-
-
-def announce(specs: list[RunSpec], folder: Path, device: torch.device) -> list[Cost]:
-    """Print the plan as a table, a line per method and backbone. Returns the cost of each run."""
-    precisions = {spec.training.precision for spec in specs}
-    peaks = {precision: matrix_product_speed(device, precision) for precision in precisions}
-    costs: dict[RunSpec, Cost] = {}
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
-    table.title = f"{len(specs)} runs on {machine.hardware(device)} -> {folder}"
-    table.add_column("method", overflow="fold", min_width=12)
-    table.add_column("backbone", no_wrap=True)
-    for column in ("seeds", "done", "params", "FLOPs", "s/step", "total", "memory"):
-        table.add_column(column, justify="right", no_wrap=True)
-    remaining = 0.0
-    for spec in specs:
-        alike = spec.model_copy(update={"seed": 0})
-        if alike in costs:
-            continue
-        costs[alike] = found = estimate(spec, device, peaks[spec.training.precision])
-        runs = [other for other in specs if other.model_copy(update={"seed": 0}) == alike]
-        shares = [_share_done(folder / run.run_id) for run in runs]
-        total = found.total_seconds * (len(runs) - sum(shares))
-        remaining += total
-        about = "" if found.measured else "~"
-        table.add_row(
-            escape(spec.method),
-            escape(spec.backbone),
-            str(len(runs)),
-            f"{sum(shares) / len(runs):.0%}",
-            f"{found.parameters / 1e6:.1f} M",
-            f"{found.flops_per_step:.2g}",
-            f"{about}{found.step_seconds:.2g}",
-            f"~{duration(total)}",
-            f"~{in_units(found.memory)}",
-        )
+def show(specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: torch.device) -> None:
+    """Print the plan: a table with a line per method and backbone, and what all of it takes."""
     console = Console()
     if not console.is_terminal:
         console.width = 110
+    table, remaining = _table(specs, costs, root, device)
     console.print(table)
     training = specs[0].training
     work = f"{training.steps} steps of {training.batch_size} images in {training.precision}"
     if not training.steps:
         work = f"no training, {specs[0].protocol.samples} samples"
-    console.print(
-        f"{work}; about {duration(remaining)} in all. "
-        "FLOPs are a step's; ~ is an estimate, the rest was measured.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    every = [costs[spec.model_copy(update={"seed": 0})] for spec in specs]
-    hours, disk = sum(cost.total_flops for cost in every) / H100 / 3600, max(cost.disk for cost in every)
+    lines = [
+        f"{work}; about {duration(remaining)} in all. FLOPs are a step's; ~ is an estimate, the rest is measured."
+    ]
+    hours, disk = sum(cost.total_flops for cost in costs) / H100 / 3600, max(cost.disk for cost in costs)
     if hours >= 1:
-        console.print(
+        lines += [
             f"H100s take about {hours:,.0f} GPU-hours in all, at {H100 / 1e12:.0f} TFLOP/s each as REPA's "
-            f"authors report. Checkpoints take up to {in_units(disk)} a run.",
-            highlight=False,
-            soft_wrap=True,
+            f"authors report. Checkpoints take up to {in_units(disk)} per run."
+        ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _table(
+    specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: torch.device
+) -> tuple[Table, float]:
+    """The table, and the seconds that all runs still take."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    table.title = f"{len(specs)} runs on {machine.hardware(device)} -> {root}"
+    table.add_column("method", overflow="fold", min_width=12)
+    table.add_column("backbone", no_wrap=True)
+    for column in ("seeds", "done", "params", "FLOPs", "s/step", "total", "memory"):
+        table.add_column(column, justify="right", no_wrap=True)
+    remaining = 0.0
+    groups: dict[RunSpec, list[tuple[RunSpec, Cost]]] = {}
+    for spec, cost in zip(specs, costs, strict=True):
+        groups.setdefault(_any_seed(spec), []).append((spec, cost))
+    for group in groups.values():
+        spec, cost = group[0]
+        shares = [_share_done(root / run.run_id) for run, _ in group]
+        total = cost.total_seconds * (len(group) - sum(shares))
+        remaining += total
+        table.add_row(
+            escape(spec.method),
+            escape(spec.backbone),
+            str(len(group)),
+            f"{sum(shares) / len(group):.0%}",
+            f"{cost.parameters / 1e6:.1f} M",
+            f"{cost.flops_per_step:.2g}",
+            f"{'' if cost.measured else '~'}{cost.step_seconds:.2g}",
+            f"~{duration(total)}",
+            f"~{in_units(cost.memory)}",
         )
-    for line in assets.missing(specs):
-        console.print(f"missing: {line}", highlight=False, markup=False, soft_wrap=True)
-    return every
+    return table, remaining
 
 
 def refuse_what_does_not_fit(costs: list[Cost], folder: Path, device: torch.device) -> None:
@@ -190,18 +190,10 @@ def refuse_what_does_not_fit(costs: list[Cost], folder: Path, device: torch.devi
     if needed > free:
         raise UserError(
             f"checkpoints take up to {in_units(needed)}, {existing} has {in_units(free)} free: "
-            "choose another --output or make room."
+            "choose another --results or make room."
         )
 
 
 def _share_done(run: Path) -> float:
     status = RunRecord(run).status()
     return 1.0 if status.finished else status.step / max(1, status.steps)
-
-
-def duration(seconds: float) -> str:
-    """`"42 s"`, `"3.5 min"`, `"7.2 h"` or `"12 days"`."""
-    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds / 86_400:.3g} days"

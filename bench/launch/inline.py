@@ -13,10 +13,9 @@ from bench.config.spec import RunSpec
 from bench.core import distributed
 from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
-from bench.evaluation.evaluator import evaluate_kept
-from bench.launch.cost import announce, refuse_what_does_not_fit
-from bench.launch.runner import Experiment
+from bench.launch import assets, checks, cost
 from bench.runs.folder import RunFolder, adopt, older_runs
+from bench.runs.record import RunRecord
 
 
 def run_all(
@@ -29,21 +28,45 @@ def run_all(
 ) -> None:
     """Print what the runs cost, then run them in order; those that fail do not keep back the others.
 
-    Raises UserError if any fails, or if the plan does not fit this machine.
+    Raises UserError if the plan cannot be run, and if any run fails.
     """
+    checks.refuse_unusable(specs, root, parallelism)
     if not dry_run:
-        shared = distributed.broadcast_from_rank0(
-            lambda: [source for spec in specs if (source := adopt(root, spec))]
-        )
-        if shared:
-            places = ", ".join(sorted({str(source.parent) for source in shared}))
-            print(f"{len(shared)} of {len(specs)} runs were finished in {places} and are copied.")
+        distributed.broadcast_from_rank0(lambda: _adopt(specs, root))
     if older := distributed.broadcast_from_rank0(lambda: older_runs(root, specs)):
         print(older)
-    costs = announce(specs, root, device)
+    costs = cost.estimate_all(specs, device)
+    cost.show(specs, costs, root, device)
+    ahead = [spec for spec in specs if not RunRecord(root / spec.run_id).status().finished]
+    missing = assets.missing_assets(ahead)
+    for line in missing:
+        print(f"missing: {line}")
     if dry_run:
         return
-    distributed.broadcast_from_rank0(lambda: refuse_what_does_not_fit(costs, root, device))
+    if missing:
+        raise UserError(f"this machine lacks what the runs need: {missing[0]}")
+    distributed.broadcast_from_rank0(lambda: cost.refuse_what_does_not_fit(costs, root, device))
+    _run_in_order(specs, root, device, parallelism, evaluate)
+
+
+def _adopt(specs: Sequence[RunSpec], root: Path) -> None:
+    """Copy the runs that other suites have finished."""
+    shared = [source for spec in specs if (source := adopt(root, spec))]
+    if shared:
+        places = ", ".join(sorted({str(source.parent) for source in shared}))
+        print(f"{len(shared)} of {len(specs)} runs were finished in {places} and are copied.")
+
+
+def _run_in_order(
+    specs: Sequence[RunSpec],
+    root: Path,
+    device: torch.device,
+    parallelism: Parallelism,
+    evaluate: Literal["here", "separate"],
+) -> None:
+    from bench.evaluation.evaluator import evaluate_kept  # these take seconds to import, a dry run does not
+    from bench.launch.runner import Runner
+
     failures = []
     for number, spec in enumerate(specs, start=1):
         done = distributed.broadcast_from_rank0(lambda spec=spec: RunFolder(root, spec).finished)
@@ -51,7 +74,7 @@ def run_all(
         if done:
             continue
         try:
-            Experiment(spec, root, device, parallelism, evaluate).complete()
+            Runner(spec, root, device, parallelism, evaluate).run()
             for step in distributed.broadcast_from_rank0(
                 lambda spec=spec: RunFolder(root, spec).record.kept_steps()
             ):

@@ -70,16 +70,16 @@ class Job:
     def _work(self, device: Any, signals: dict[int, int]) -> None:
         from bench.core.distributed import Parallelism
         from bench.evaluation.evaluator import evaluate_kept
-        from bench.launch.runner import Experiment
+        from bench.launch.runner import Runner
 
         spec, root = self.run_spec(), Path(self.root)
         if self.kept is not None:
             evaluate_kept(spec, root, self.kept, device)
             return
         division = Parallelism(self.micro_batch, self.shard)
-        experiment = Experiment(spec, root, device, division, self.evaluate, self._start_evaluation)
-        self.first_step = experiment.run.record.status().step
-        experiment.complete(signals)
+        runner = Runner(spec, root, device, division, self.evaluate, self._start_evaluation)
+        self.first_step = runner.run_folder.record.status().step
+        runner.run(signals)
 
     def _start_evaluation(self, step: int) -> None:
         """The weights of this step are kept: its job need not wait for the end of training any longer."""

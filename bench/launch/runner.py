@@ -39,7 +39,7 @@ class Stopped(KeyboardInterrupt):
         self.request = request
 
 
-class Experiment:
+class Runner:
     """A run and its folder."""
 
     def __init__(
@@ -58,11 +58,11 @@ class Experiment:
         """
         self.spec, self.device, self.division, self.evaluate = spec, device, division, evaluate
         self.when_kept = when_kept
-        self.run = distributed.broadcast_from_rank0(lambda: RunFolder(root, spec))
+        self.run_folder = distributed.broadcast_from_rank0(lambda: RunFolder(root, spec))
         self.lock: RunLock | None = None  # of the first process
         self.step, self.seconds, self.flops = 0, 0.0, 0
 
-    def complete(self, signals: Mapping[int, int] = SIGNALS) -> None:
+    def run(self, signals: Mapping[int, int] = SIGNALS) -> None:
         """Train to the last step, evaluating on the way.
 
         One of `signals` (number -> STOP or AGAIN) ends the step at hand, saves, and raises Stopped. Raises
@@ -85,23 +85,23 @@ class Experiment:
                 self.lock.release()
 
     def _acquire(self) -> None:
-        self.lock = self.run.lock()
+        self.lock = self.run_folder.lock()
 
     def _prepare(self) -> None:
         """Build what is trained, and restore the last checkpoint."""
         self.trainer = Trainer(self.spec, self.device, self.division)
-        restored = self.run.load_checkpoint()
+        restored = self.run_folder.load_checkpoint()
         if restored:
             parts, counters = restored
             try:
                 self.trainer.load_state(parts)
             except (KeyError, RuntimeError):  # other names or shapes of tensors
                 raise UserError(
-                    f"the checkpoint of {self.run.folder} was written by another version of the code or "
-                    "of the method: move the folder away to train anew."
+                    f"the checkpoint of {self.run_folder.folder} was written by another version of the code "
+                    "or of the method: move the folder away to train anew."
                 ) from None
             self.step, self.seconds, self.flops = counters.step, counters.seconds, counters.flops
-        self.evaluator = Evaluator(self.run, self.trainer.data, self.trainer.process, self.device)
+        self.evaluator = Evaluator(self.run_folder, self.trainer.data, self.trainer.process, self.device)
 
     def _train(self, stop_asked: Callable[[], int]) -> None:
         training = self.spec.training
@@ -115,7 +115,7 @@ class Experiment:
         with bar:
             while True:
                 if self._evaluation_due() and not distributed.broadcast_from_rank0(
-                    lambda: self.run.evaluated(self.step)
+                    lambda: self.run_folder.evaluated(self.step)
                 ):
                     self._evaluate(stop_asked)
                 if self.step == training.steps:
@@ -129,7 +129,9 @@ class Experiment:
                     self._save()
                     self._set_status("running")
         ema = self.trainer.whole(self.trainer.ema)
-        distributed.broadcast_from_rank0(lambda: checkpoints.save(self.run.folder / "ema.safetensors", ema))
+        distributed.broadcast_from_rank0(
+            lambda: checkpoints.save(self.run_folder.folder / "ema.safetensors", ema)
+        )
         self._set_status("finished")
 
     def _stop(self, request: int) -> NoReturn:
@@ -138,7 +140,7 @@ class Experiment:
 
     def _set_status(self, state: str, message: str = "") -> None:
         if distributed.is_first():
-            self.run.set_status(state, self.step, message)
+            self.run_folder.set_status(state, self.step, message)
 
     def _train_step(self) -> None:
         self.trainer.prepare(self.step)  # not part of the step's time
@@ -148,7 +150,9 @@ class Experiment:
         except UserError as error:
             self._save()
             message = f"{self.spec.run_id} stopped at step {self.step + 1}: {error}"
-            raise UserError(f"{message} The state before it is saved in {self.run.checkpoints}.") from None
+            raise UserError(
+                f"{message} The state before it is saved in {self.run_folder.checkpoints}."
+            ) from None
         duration = machine.synchronise(self.device) - start
         self.step += 1
         self.seconds += duration
@@ -160,7 +164,7 @@ class Experiment:
                 "step_seconds": duration,
                 "images_per_second": self.spec.training.batch_size / duration,
             }
-            self.run.append(TrainingRow(step=self.step, **to_numbers(speed), **to_numbers(row)))
+            self.run_folder.append(TrainingRow(step=self.step, **to_numbers(speed), **to_numbers(row)))
 
     def _counters(self) -> Counters:
         return Counters(step=self.step, seconds=self.seconds, flops=self.flops)
@@ -171,7 +175,7 @@ class Experiment:
         def write() -> None:
             assert self.lock is not None
             self.lock.check()
-            self.run.save_checkpoint(state, self._counters())
+            self.run_folder.save_checkpoint(state, self._counters())
 
         distributed.broadcast_from_rank0(write)
 
@@ -184,7 +188,7 @@ class Experiment:
         model = self.trainer.whole(getattr(self.trainer, which))
         if self.evaluate == "separate":
             parts = {which: model.state_dict()}
-            distributed.broadcast_from_rank0(lambda: self.run.keep(parts, self._counters()))
+            distributed.broadcast_from_rank0(lambda: self.run_folder.keep(parts, self._counters()))
             distributed.broadcast_from_rank0(lambda: self.when_kept(self.step))
         elif self.evaluator.evaluate(model, self._counters(), stop_asked=stop_asked) is None:
             # The state is saved; the evaluation starts anew.
@@ -196,7 +200,7 @@ class Experiment:
             backbone=sum(parameter.numel() for parameter in trainer.backbone.parameters()),
             method=sum(parameter.numel() for parameter in trainer.method.parameters()),
         )
-        self.run.set_environment(
+        self.run_folder.set_environment(
             Environment(
                 **machine.describe(self.device),
                 devices=distributed.world_size(),

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.core.files import read_json
+from bench.core.progress import duration
 from bench.launch import slurm
 from bench.launch.slurm import Queued
 from bench.runs import lock
@@ -121,8 +122,6 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 def table(seen: list[Seen]) -> Table:
     """For the terminal: a line a run."""
-    from bench.launch.cost import duration
-
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     found.add_column("run", overflow="fold")
     found.add_column("state", no_wrap=True)

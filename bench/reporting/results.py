@@ -16,7 +16,7 @@ from bench.runs.record import FILES, RunRecord
 
 _RUN = ["run", "method", "backbone", "seed"]
 _METHOD_FIELDS = ("teacher", "reward_net", "method_source")  # of a spec; they tell methods apart
-_RESOLVED = ("resolved_method", "method_version", "resolved_process")  # since identity 2
+_RESOLVED = ("resolved_method", "method_version", "resolved_backbone", "resolved_process")  # since identity 2
 _NOT_SETTINGS = ("method", "backbone", "seed", "data", "protocol", "training", *_METHOD_FIELDS, *_RESOLVED)
 
 

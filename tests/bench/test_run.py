@@ -15,7 +15,7 @@ import backbones
 from bench.config import resolve
 from bench.core.errors import UserError, exit_code
 from bench.core.files import read_rows
-from bench.launch.runner import Experiment
+from bench.launch.runner import Runner
 from bench.run import main
 from bench.runs.folder import RunFolder
 from bench.runs.record import Counters
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path):
     parts["method"] = {f"renamed.{name}": tensor for name, tensor in parts["method"].items()}
     RunFolder(tmp_path, run_spec).save_checkpoint(parts, Counters(step=1, seconds=1.0, flops=1))
     with pytest.raises(UserError, match=r"another version of the code .* move the folder away"):
-        Experiment(run_spec, tmp_path, torch.device("cpu")).complete()
+        Runner(run_spec, tmp_path, torch.device("cpu")).run()
 
 
 def test_a_finished_run_costs_nothing_again(tmp_path):
@@ -201,7 +201,8 @@ def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch, capfd):
     def step(_trainer, _step):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("bench.launch.cost.announce", lambda specs, *_: [])
+    monkeypatch.setattr("bench.launch.cost.estimate_all", lambda *_: [])
+    monkeypatch.setattr("bench.launch.cost.show", lambda *_: None)
     monkeypatch.setattr("bench.launch.cost.refuse_what_does_not_fit", lambda *_: None)
     monkeypatch.setattr("bench.training.trainer.Trainer.step", step)
     monkeypatch.setattr(sys, "argv", ["bench.run", "--method", "baseline", *SHORT, "--output", str(tmp_path)])

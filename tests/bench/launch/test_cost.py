@@ -10,7 +10,8 @@ from backbones import cost
 from bench.config import resolve
 from bench.core import machine
 from bench.core.errors import UserError
-from bench.launch.cost import announce, duration, estimate, refuse_what_does_not_fit
+from bench.core.progress import duration
+from bench.launch.cost import estimate, estimate_all, refuse_what_does_not_fit, show
 from bench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -54,7 +55,8 @@ def test_checkpoints_larger_than_the_disk_are_refused(large, tmp_path, monkeypat
 
 
 def test_the_plan_prints_names_as_they_are_typed(tmp_path, capsys):
-    announce([resolve.run_spec("repa[weight=2.0]", "sit-ti", "digits", 0)], tmp_path, CPU)
+    specs = [resolve.run_spec("repa[weight=2.0]", "sit-ti", "digits", seed) for seed in (0, 1)]
+    show(specs, estimate_all(specs, CPU), tmp_path, CPU)
     assert "repa[weight=2.0]" in capsys.readouterr().out.replace("\n", "")
 
 

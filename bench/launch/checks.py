@@ -1,0 +1,55 @@
+"""What the plan of some runs can know: a dry run refuses whatever the run would refuse at its first step."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.config import resolve
+from bench.config.spec import RunSpec
+from bench.core.distributed import Parallelism
+from bench.core.errors import UserError
+from bench.data import datasets
+from bench.data.datasets import Dataset
+from bench.data.shards import TRAIN
+
+
+def refuse_unusable(specs: Sequence[RunSpec], root: Path, parallelism: Parallelism) -> None:
+    """Raises UserError for a plan that cannot be run anywhere, or whose results cannot be written here."""
+    refuse_unwritable(root, "choose another --results")
+    for spec in specs:
+        parallelism.micro_batches(spec.training.batch_size)  # raises
+        _refuse_sizes(spec)
+
+
+def refuse_unwritable(folder: Path, remedy: str) -> None:
+    """Raises UserError if nothing can be written in `folder`, which need not exist yet; makes nothing."""
+    folder = folder.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}; {remedy}.") from None
+
+
+def _records(dataset: Dataset) -> int | None:
+    """Training records of a data set; None if nothing is known of a store that is not here yet."""
+    if dataset.manifest:
+        return dataset.manifest.records[TRAIN]
+    return (dataset.preset.get("store") or dataset.preset).get("records")
+
+
+def _refuse_sizes(spec: RunSpec) -> None:
+    """Raises UserError for patches or batches that the data set does not have."""
+    dataset, training = datasets.get(spec.data), spec.training
+    patch, size = resolve.architecture(spec.backbone).patch, dataset.shape.size
+    if size % patch:
+        raise UserError(f"{spec.backbone} on {dataset}: patches of {patch} do not divide {size} x {size}.")
+    records = _records(dataset)
+    if training.steps and records is not None and training.batch_size > records:
+        raise UserError(
+            f"batch size {training.batch_size} is larger than the data set {dataset} with its {records} "
+            "training records: choose a smaller --batch-size."
+        )
