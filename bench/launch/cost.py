@@ -132,7 +132,8 @@ def show(specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: to
     if not training.steps:
         work = f"no training, {specs[0].protocol.samples} samples"
     lines = [
-        f"{work}; about {duration(remaining)} in all. FLOPs are a step's; ~ is an estimate, the rest is measured."
+        f"{work}; about {duration(remaining)} in all. FLOPs are a step's; ~ is an estimate, the rest was "
+        "measured."
     ]
     hours, disk = sum(cost.total_flops for cost in costs) / H100 / 3600, max(cost.disk for cost in costs)
     if hours >= 1:
