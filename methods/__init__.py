@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).parent
 
 
-_NO_METHODS = ("__init__", "base")
+_NO_METHODS = ("__init__", "__main__", "base", "cards", "composition")
 _neighbours: set[str] = set()  # modules that method files have imported from their own folders
 
 

@@ -283,6 +283,10 @@ class Method(nn.Module):
     """
 
     version: ClassVar[int] = 1  # raised when the method's mathematics changes, so that runs differ
+    # What can be done by one method of a run alone: terms of the process replaced by `losses`, and fields of
+    # `Steering` other than extras that `steer` sets.
+    replaces: ClassVar[tuple[str, ...]] = ()
+    steers: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         dataclass(eq=False, repr=False)(cls)

@@ -54,6 +54,7 @@ class REPI(Method):
     scaffold: float = 0.05
     depth: int = 0
     encoder: str = TEACHER
+    steers = ("replace",)
 
     def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
         if not 0 <= self.scaffold <= 1:

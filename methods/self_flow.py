@@ -66,6 +66,7 @@ class SelfFlow(Method):
     separate_attention: bool = False
     teacher_time: Literal["min", "below", "same"] = "min"
     distance: Literal["cosine", "cosine-over-tokens"] = "cosine"
+    steers = ("t", "mask")
 
     def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
         if not 0 <= self.ratio <= 0.5:

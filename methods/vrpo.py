@@ -12,7 +12,10 @@ which is flow matching + REPA (constants go into the weights), so that maximisin
     E[sum_k w_k r_k(x^)] - KL      is to minimise      denoising + weight * REPA + strength * L_reward.
 
 All reward weights 0 is REPA of the same options, and with REPA's weight 0 the baseline, to the last bit.
-Estimators, with F a force on x0_hat (`reward_guidance/forces.py`) and P the number of values of an image:
+Joined to other methods, `irepa+vrpo`, it acts on their alignment in the place of REPA's, and with all reward
+weights 0 is that alignment to the last bit.
+
+Estimators, with F a force on x0_hat (`vrpo_terms/forces.py`) and P the number of values of an image:
 
     pathwise        L = -<F, x0_hat> / (|d x0_hat / d prediction| sqrt(P)),
                     F = sum_k w_k grad r_k / |grad r_k|; one forward of the reward net, one
@@ -21,7 +24,7 @@ Estimators, with F a force on x0_hat (`reward_guidance/forces.py`) and P the num
                     G forwards of the reward net, no backward, no further pass of the backbone
     pathwise-raw    L = -<F, x0_hat>,  F = sum_k w_k grad r_k: a plain perceptual loss; cost of pathwise
     likelihood      L = -A cos(y, mu),  A the rewards at x0_hat standardised among samples of similar noise
-                    (`reward_guidance/alignment.py`); one forward of the reward net
+                    (`vrpo_terms/weighting.py`); one forward of the reward net
     counterfactual  REPA's weight, times how much following the teacher lowers the denoising loss; read off
                     the step's own backward, no reward net. pathwise+counterfactual does both.
 
@@ -39,7 +42,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.base import REWARD_NET, BackboneInfo, Context, EncoderInfo, Loss, Needs
+from backbones.extras import Extra
+from methods.base import (
+    REWARD_NET,
+    BackboneInfo,
+    Context,
+    Draw,
+    EncoderInfo,
+    Loss,
+    Method,
+    Needs,
+    Steering,
+)
+from methods.composition import with_own_stream
 from methods.parts.distances import cosine
 from methods.repa import REPA
 from methods.vrpo_terms import forces, logs, weighting
@@ -96,8 +111,28 @@ class VRPO(REPA):
     angular: bool = False
     align_below: float = 0.0
 
+    def ride_on(self, alignment: Method) -> None:
+        """Act on the terms of another method in the place of REPA's: `irepa+vrpo`.
+
+        Raises ValueError if an option of VRPO's own REPA was set, which would do nothing.
+        """
+        own = ("weight", "depth", "encoder", "align_until", "projector_width", "angular")
+        if changed := [name for name in own if getattr(self, name) != getattr(type(self), name)]:
+            raise ValueError(
+                f"{changed[0]} is of vrpo's own REPA: give it to the method that vrpo is joined to"
+            )
+        self.alignment = alignment
+
+    @property
+    def rides(self) -> bool:
+        """Whether it acts on another method's terms."""
+        return "alignment" in self._modules
+
     def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
-        super().build(backbone, encoder)
+        if self.rides:
+            self.alignment.build(backbone, encoder)
+        else:
+            super().build(backbone, encoder)
         if self.estimator in ("score", "likelihood") and self.group_size < 2:
             raise ValueError(f"group_size={self.group_size}: a group needs at least 2 members")
         for name in ("anneal_from", "share"):
@@ -134,23 +169,29 @@ class VRPO(REPA):
         fall = (1 - step / steps) / (1 - self.anneal_from) if self.anneal_from < 1 else 1.0
         return max(0.0, min(1.0, rise, fall))
 
+    def extras(self) -> tuple[Extra, ...]:
+        return self.alignment.extras() if self.rides else ()
+
+    def steer(self, draw: Draw) -> Steering:
+        return self.alignment.steer(draw) if self.rides else Steering()
+
     def needs(self, step: int, steps: int) -> Needs:
-        needs = super().needs(step, steps)
+        needs = self.alignment.needs(step, steps) if self.rides else super().needs(step, steps)
         rewards = tuple(self.reward_weights())
-        compares = bool(rewards) and (self.estimator == "likelihood" or self.shuffle)
+        compares = needs.whole_batch or (bool(rewards) and (self.estimator == "likelihood" or self.shuffle))
         return replace(needs, rewards=rewards, reward_net=self.reward_net, whole_batch=compares)
 
     def losses(self, context: Context) -> dict[str, Loss]:
         noise_level = context.noise_level
-        losses: dict[str, Loss] = {}
-        if self.aligns(context.step, context.steps):
-            losses["repa"] = self._alignment(context, noise_level)
-        weights = self.reward_weights()
+        losses = self._alignment(context, noise_level)
+        aligning = [loss for name, loss in losses.items() if name not in context.denoising]
+        weights, own = self.reward_weights(), with_own_stream(context, place=1 if self.rides else 0)
         if weights and self.estimator == "likelihood":
-            if "repa" in losses:
-                losses["reward"] = self._likelihood(context, weights, noise_level, losses["repa"].value)
+            if aligning:
+                misalignment = torch.stack([loss.value for loss in aligning]).sum(dim=0)
+                losses["reward"] = self._likelihood(own, weights, noise_level, misalignment)
         elif weights:
-            losses["reward"] = self._guidance(context, weights, noise_level)
+            losses["reward"] = self._guidance(own, weights, noise_level)
         if context.share.logging:
             repa = losses.get("repa")
             kl = None if repa is None else repa.weight * (repa.value + (0 if self.angular else 1))
@@ -158,34 +199,50 @@ class VRPO(REPA):
         return losses
 
     def after_backward(self, total: Callable[[Tensor], Tensor]) -> None:
+        if self.rides:
+            self.alignment.after_backward(total)
         if self.gated and self.weight != 0:
             self.gate.update(total)
 
-    def _alignment(self, context: Context, noise_level: Tensor) -> Loss:
-        """REPA's term; the counterfactual gate and the controls change its value or its weight."""
-        hidden = context.hidden[self.alignment_depth]
-        if self.gated or context.share.logging:
-
-            def watch(*moments: Tensor) -> None:
-                product, a, b = moments
-                if self.gated:
-                    self.gate.see(torch.stack(moments), noise_level)
-                if context.share.logging:
-                    cosine = product / (a * b).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
-                    context.logs.update(logs.by_noise("alignment_cosine", cosine, noise_level))
-
-            hidden = weighting.watched(hidden, watch, context.share.mean_over)
-            context = replace(context, hidden={**context.hidden, self.alignment_depth: hidden})
-        value = self.compare(weighting.angle, context) if self.angular else -self.compare(cosine, context)
-        weight: float | Tensor = self.weight
+    def _alignment(self, context: Context, noise_level: Tensor) -> dict[str, Loss]:
+        """The alignment's terms; the counterfactual gate and the controls change their values or weights."""
+        context = self._watched(context, noise_level)
+        if self.rides:
+            terms = self.alignment.losses(context)
+        elif not self.aligns(context.step, context.steps):
+            return {}
+        else:
+            value = self.compare(weighting.angle, context) if self.angular else -self.compare(cosine, context)
+            terms = {"repa": Loss(value, self.weight)}
+        factors = []
         if self.gated:
-            gate = self.gate.weight(noise_level)
-            weight = weight * gate
+            factors.append(self.gate.weight(noise_level))
             if context.share.logging:
-                context.logs |= logs.by_noise("gate", gate, noise_level)
+                context.logs |= logs.by_noise("gate", factors[0], noise_level)
         if self.align_below:
-            weight = weight * weighting.timestep_weight(noise_level, self.align_below)
-        return Loss(value, weight)
+            factors.append(weighting.timestep_weight(noise_level, self.align_below))
+        for factor in factors:
+            for name in terms.keys() - context.denoising.keys():
+                terms[name] = terms[name]._replace(weight=terms[name].weight * factor)
+        return terms
+
+    def _watched(self, context: Context, noise_level: Tensor) -> Context:
+        """The context with a hidden state whose gradient by the alignment is told from that by all else: the
+        first that the alignment needs."""
+        depths = self.needs(context.step, context.steps).hidden_depths
+        if not depths or not (self.gated or context.share.logging):
+            return context
+
+        def watch(*moments: Tensor) -> None:
+            product, a, b = moments
+            if self.gated:
+                self.gate.see(torch.stack(moments), noise_level)
+            if context.share.logging:
+                agreement = product / (a * b).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
+                context.logs.update(logs.by_noise("alignment_cosine", agreement, noise_level))
+
+        hidden = weighting.watched(context.hidden[depths[0]], watch, context.share.mean_over)
+        return replace(context, hidden={**context.hidden, depths[0]: hidden})
 
     def _guidance(self, context: Context, weights: Mapping[str, float], noise_level: Tensor) -> Loss:
         """The reward term of score and pathwise: minus the projection of x0_hat on the force."""

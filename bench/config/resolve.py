@@ -40,10 +40,28 @@ def architecture(text: str) -> Architecture:
 
 
 def method(text: str) -> Method:
-    """`"repa[weight=1.0]"`, or a path of a Python file with options -> a configured method, not yet built.
+    """`"repa[weight=1.0]"`, a path of a Python file with options, or several joined by "+" -> a configured
+    method, not yet built.
 
-    Raises UserError for an unknown name, a file that is not a method, an unknown or ill-typed option.
+    Raises UserError for an unknown name, a file that is not a method, an unknown or ill-typed option, and
+    methods that cannot be combined.
     """
+    from methods.composition import compose
+
+    parts: dict[str, Method] = {}
+    for summand in grammar.summands(text):
+        name, found = _single_method(summand)
+        if name in parts:
+            raise UserError(f"{text} has {name} twice: combine different methods.")
+        parts[name] = found
+    try:
+        return compose(parts)
+    except ValueError as error:
+        raise UserError(f"{text}: {error}.") from None
+
+
+def _single_method(text: str) -> tuple[str, Method]:
+    """Its name as shown, or the name of its file; and the method."""
     name, options = grammar.split(text)
     if not methods.is_file(name) and methods.shown(name) not in methods.names():
         raise unknown("method", name, methods.names())
@@ -51,7 +69,8 @@ def method(text: str) -> Method:
         found = methods.load(name)
     except ValueError as error:
         raise UserError(f"{error}.") from None
-    return grammar.configure(found, options, f"method {name}")
+    shown = methods.shown(Path(name).name)
+    return shown, grammar.configure(found, options, f"method {name}")
 
 
 def process(text: str) -> Process:
@@ -67,8 +86,8 @@ def process(text: str) -> Process:
 
 def method_source(text: str) -> str:
     """8 hex digits of a method file outside the `methods` folder, so that editing it makes another run."""
-    name, _ = grammar.split(text)
-    return _source(Path(name).expanduser()) if methods.is_file(name) else ""
+    names = [grammar.split(summand)[0] for summand in grammar.summands(text)]
+    return "".join(_source(Path(name).expanduser()) for name in names if methods.is_file(name))
 
 
 def backbone_source(text: str) -> str:
@@ -113,14 +132,15 @@ def _imported(tree: ast.Module) -> set[str]:
 
 def _names(method_text: str, backbone: Architecture, process_text: str) -> dict[str, Any]:
     """The fields of a spec that say what its method, backbone and process are."""
-    found = method(method_text)
+    method(method_text)  # refuses what cannot be combined
+    parts = [_single_method(summand) for summand in grammar.summands(method_text)]
     return {
         "backbone": backbone.name,
         "resolved_backbone": grammar.resolved(backbone.family, backbone),
         "backbone_source": backbone_source(backbone.name),
         "method": method_text,
-        "resolved_method": grammar.resolved(methods.shown(Path(grammar.split(method_text)[0]).name), found),
-        "method_version": found.version,
+        "resolved_method": "+".join(grammar.resolved(name, found) for name, found in parts),
+        "method_version": 1 + sum(found.version - 1 for _, found in parts),
         "method_source": method_source(method_text),
         "process": process_text,
         "resolved_process": grammar.resolved(grammar.split(process_text)[0], process(process_text)),

@@ -182,8 +182,9 @@ class RunSpec(_Data):
     @property
     def readable_id(self) -> str:
         """What precedes the hash in the name of the folder."""
-        name, options = grammar.split(self.method)
-        readable = f"{grammar.join(Path(name).stem, options)}-{self.backbone}-seed{self.seed}"
+        parts = map(grammar.split, grammar.summands(self.method))
+        method = "+".join(grammar.join(Path(name).stem, options) for name, options in parts)
+        readable = f"{method}-{self.backbone}-seed{self.seed}"
         return re.sub(r"[^a-zA-Z0-9.]+", "-", readable)
 
     @property

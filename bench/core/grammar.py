@@ -25,10 +25,25 @@ _QUOTED_VALUE = re.compile(rf"(^|[\[,=])({_QUOTED})")  # a quote elsewhere is a 
 def split(text: str) -> tuple[str, dict[str, str]]:
     """`"repa[weight=1.0,depth=4]"` -> `("repa", {"weight": "1.0", "depth": "4"})`; values stay text.
 
+    A sum, `"repa[weight=1.0]+layersync"`, is a name without options.
+
     Raises UserError if the brackets or an option cannot be read.
     """
+    if len(summands(text)) > 1:
+        return text.strip(), {}
     name, options = _parts(text)
     return _unquoted(name), {key: _unquoted(value) for key, value in options.items()}
+
+
+def summands(text: str) -> list[str]:
+    """`"repa[encoder=a+b]+layersync"` -> `["repa[encoder=a+b]", "layersync"]`, at each "+" outside brackets.
+
+    Raises UserError if a name is missing on a side of one, or brackets do not match.
+    """
+    found = [part.strip() for part in _divided(text, "+")]
+    if not all(found):
+        raise UserError(f"cannot read '{text}': write a name on both sides of every +.")
+    return found
 
 
 def join(name: str, options: dict[str, Any]) -> str:
@@ -40,7 +55,8 @@ def join(name: str, options: dict[str, Any]) -> str:
     inside = ",".join(
         f"{key}={value if _is_plain(value) else _quoted(value)}" for key, value in values.items()
     )
-    name = name if _is_plain(name) and "[" not in name else _quoted(name)
+    if len(summands(name)) == 1 and not (_is_plain(name) and "[" not in name):
+        name = _quoted(name)
     return f"{name}[{inside}]" if inside else name
 
 
@@ -49,6 +65,8 @@ def expand(text: str) -> list[str]:
 
     Raises UserError as `split`, and for an empty list.
     """
+    if len(parts := summands(text)) > 1:
+        return ["+".join(point) for point in product(*map(expand, parts))]
     name, options = _parts(text)
     axes = []
     for key, value in options.items():
@@ -78,19 +96,24 @@ def _parts(text: str) -> tuple[str, dict[str, str]]:
 
 def _pieces(text: str) -> list[str]:
     """`text` at its commas outside brackets and quotes, without empty pieces."""
+    return [piece for part in _divided(text, ",") if (piece := part.strip())]
+
+
+def _divided(text: str, separator: str) -> list[str]:
+    """`text` at a separator outside brackets and quotes. Raises UserError if brackets do not match."""
     depth, start, pieces = 0, 0, []
-    for place, sign in enumerate(_masked(text) + ","):
+    for place, sign in enumerate(_masked(text) + separator):
         depth += (sign == "[") - (sign == "]")
         if depth < 0:
             break
-        if sign == "," and depth == 0:
-            pieces.append(text[start:place].strip())
+        if sign == separator and depth == 0:
+            pieces.append(text[start:place])
             start = place + 1
     if depth != 0:
         raise UserError(
             f"cannot read '{text}': its brackets do not match; put a value that has one in quotes."
         )
-    return [piece for piece in pieces if piece]
+    return pieces
 
 
 def _masked(text: str) -> str:

@@ -75,6 +75,8 @@ def watched(hidden: Tensor, watch: Watch, mean_over: float) -> Tensor:
     through_branch: list[Tensor] = []
 
     def compare(total: Tensor) -> None:
+        if not through_branch:  # the branch had no part in the loss
+            return
         a = through_branch.pop().flatten(1).float() * mean_over
         b = total.flatten(1).float() * mean_over - a
         watch((a * b).sum(1), a.square().sum(1), b.square().sum(1))

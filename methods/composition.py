@@ -1,0 +1,158 @@
+"""Several methods in one run, `repa+layersync`: one sum of losses, with state and random draws kept apart.
+
+Contradictions are refused: two methods that replace the same loss, steer the same field of the network's
+call, or declare an extra of the same name. A method with `ride_on` (VRPO) acts on all the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones.extras import Extra
+from methods.base import (
+    REWARD_NET,
+    BackboneInfo,
+    Context,
+    Draw,
+    EncoderInfo,
+    EncoderLayers,
+    Loss,
+    Method,
+    Needs,
+    Share,
+    Steering,
+)
+
+
+def compose(parts: Mapping[str, Method]) -> Method:
+    """One method out of several, by name in their order. Raises ValueError for a contradiction."""
+    riders = [name for name, part in parts.items() if hasattr(part, "ride_on")]
+    ridden = {name: part for name, part in parts.items() if name not in riders}
+    if not riders or not ridden:
+        return Composition(parts) if len(parts) > 1 else next(iter(parts.values()))
+    if len(riders) > 1:
+        raise ValueError(f"{' and '.join(riders)} cannot be combined: each acts on all other methods")
+    rider: Any = parts[riders[0]]
+    rider.ride_on(compose(ridden))
+    return rider
+
+
+class Composition(Method):
+    """The sum of its parts. The first draws as it does alone, each other from streams of its own."""
+
+    def __init__(self, parts: Mapping[str, Method]) -> None:
+        self.names = tuple(parts)
+        self.parts = nn.ModuleList(parts.values())
+        for attribute, verb in (("replaces", "replace"), ("steers", "steer")):
+            _refuse_shared({name: getattr(part, attribute) for name, part in parts.items()}, verb)
+        self.replaces, self.steers = (
+            tuple(item for part in parts.values() for item in getattr(part, attribute))
+            for attribute in ("replaces", "steers")
+        )
+
+    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+        for place, part in enumerate(self._parts()):
+            with torch.random.fork_rng(devices=[], enabled=place > 0):
+                if place:
+                    torch.manual_seed(_seed(torch.initial_seed(), place))
+                part.build(backbone, encoder)
+        declared = zip(self.names, self._parts(), strict=True)
+        _refuse_shared({name: [extra.name for extra in part.extras()] for name, part in declared}, "declare")
+
+    def needs(self, step: int, steps: int) -> Needs:
+        return reduce(united, (part.needs(step, steps) for part in self._parts()))
+
+    def extras(self) -> tuple[Extra, ...]:
+        return tuple(extra for part in self._parts() for extra in part.extras())
+
+    def steer(self, draw: Draw) -> Steering:
+        found = [
+            part.steer(replace(draw, share=own_stream(draw.share, place)))
+            for place, part in enumerate(self._parts())
+        ]
+        merged: dict[str, Any] = {"memo": tuple(steering.memo for steering in found)}
+        for name in ("t", "mask", "replace", "extras"):
+            values = [
+                value for steering in found if (value := getattr(steering, name)) is not None and len(value)
+            ]
+            if len(values) > 1 and name != "extras":
+                raise ValueError(f"two of {' + '.join(self.names)} steer the same field, {name}")
+            if values:
+                merged[name] = (
+                    {k: v for value in values for k, v in value.items()} if name == "extras" else values[0]
+                )
+        return Steering(**merged)
+
+    def losses(self, context: Context) -> dict[str, Loss]:
+        terms: dict[str, Loss] = {}
+        for place, (name, part) in enumerate(zip(self.names, self._parts(), strict=True)):
+            memo = context.memo[place] if isinstance(context.memo, tuple) else None
+            for term, loss in part.losses(replace(with_own_stream(context, place), memo=memo)).items():
+                if term in terms and term in context.denoising:
+                    raise ValueError(f"two of {' + '.join(self.names)} replace the same loss, {term}")
+                terms[f"{term} ({name})" if term in terms else term] = loss
+        return terms
+
+    def after_backward(self, total: Callable[[Tensor], Tensor]) -> None:
+        for part in self._parts():
+            part.after_backward(total)
+
+    def _parts(self) -> Iterable[Method]:
+        return self.parts  # type: ignore[return-value]
+
+
+def united(first: Needs, second: Needs) -> Needs:
+    """What either asks for. Raises ValueError if both ask for rewards of different nets."""
+    both: dict[str, Any] = {}
+    for field in fields(Needs):
+        ours, theirs = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(ours, bool):
+            both[field.name] = ours or theirs
+        elif isinstance(ours, tuple):
+            both[field.name] = tuple(dict.fromkeys((*ours, *theirs)))
+    layers = {**second.encoder_layers, **first.encoder_layers}
+    for name in first.encoder_layers.keys() & second.encoder_layers.keys():
+        ours, theirs = first.encoder_layers[name], second.encoder_layers[name]
+        kinds = {
+            field.name: (*getattr(ours, field.name), *getattr(theirs, field.name)) for field in fields(ours)
+        }
+        layers[name] = EncoderLayers(**{kind: tuple(dict.fromkeys(found)) for kind, found in kinds.items()})
+    nets = {needs.reward_net for needs in (first, second) if needs.rewards}
+    if len(nets) > 1:
+        raise ValueError(f"rewards of two nets, {' and '.join(sorted(nets))}")
+    return Needs(**both, encoder_layers=layers, reward_net=nets.pop() if nets else REWARD_NET)
+
+
+def with_own_stream(context: Context, place: int) -> Context:
+    """The context with random draws of its own for the method at that place; the first keeps the step's."""
+    if place == 0:
+        return context
+    share = own_stream(context.share, place)
+    return replace(context, generator=share.generator, share=share)
+
+
+def own_stream(share: Share, place: int) -> Share:
+    """The share with random draws of its own."""
+    if place == 0:
+        return share
+    seed = _seed(share.generator.initial_seed(), place)
+    return replace(share, generator=torch.Generator().manual_seed(seed))
+
+
+def _seed(seed: int, place: int) -> int:
+    return (seed + place * 0x9E3779B97F4A7C15) % 2**63
+
+
+def _refuse_shared(claims: Mapping[str, Sequence[str]], verb: str) -> None:
+    owners: dict[str, str] = {}
+    for name, claimed in claims.items():
+        for item in claimed:
+            if item in owners:
+                raise ValueError(f"{owners[item]} and {name} cannot be combined: both {verb} '{item}'")
+            owners[item] = name
