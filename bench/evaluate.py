@@ -11,6 +11,7 @@ On several GPUs: torchrun --nproc-per-node 8 -m bench.evaluate RUN ...
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -137,7 +138,7 @@ def score_images(options: Options) -> dict[str, float]:
     Raises UserError for files that do not serve.
     """
     from bench.core import machine
-    from bench.data.image_files import is_npz
+    from bench.data.containers import is_npz
     from bench.evaluation.reference import read_reference, write_reference
     from bench.evaluation.resume import score_resumable
     from bench.evaluation.scorer import MetricOptions, Scorer
@@ -189,13 +190,15 @@ def _refuse_values(options: Images) -> None:
 
 
 def _refuse_outputs(options: Options) -> None:
-    """No output may replace what is read, or lie in it."""
+    """No output may replace what is read, lie in it, or fail at the end for want of a folder."""
     chosen = options.images
     outputs = {"copy": options.copy, "save-reference": chosen.save_reference, "output": chosen.output}
     for flag, output in outputs.items():
         for source in (options.path, chosen.reference):
             if output and source and output.resolve().is_relative_to(source.resolve()):
                 raise UserError(f"--{flag} {output} lies in {source}, which is read: choose another place.")
+        if output and flag != "copy" and not os.access(output.parent, os.W_OK):
+            raise UserError(f"--{flag} {output} cannot be written: make the folder {output.parent} first.")
 
 
 def _opened(path: Path, yes: bool) -> ImageSet:

@@ -111,20 +111,23 @@ def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None, 
         for left in out.glob(".*.safetensors*"):
             left.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror or error}.") from None
+        raise _unwritable(out, error) from None
     shards, total = manifest.shards(), sum(manifest.records.values())
     _refuse_full_disk(out, manifest, [shard for shard in shards if not (out / shard.file).is_file()])
     checked = replace(manifest, checksums=found.checksums if found else {})
     with progress_bar(total, 0, str(out), "img") as bar:
         built = build_shards(source, out, checked, workers, bar.update)
     manifest = _completed(manifest, built, out)
-    if finished and replace(manifest, source=found.source) == found:
+    if finished and found and replace(manifest, source=found.source) == found:
         print(f"{out} is complete and holds these images.")
         return
-    write_json(out / MANIFEST, manifest.to_json())
-    (out / UNFINISHED).unlink(missing_ok=True)
-    counts = ", ".join(f"{count} {part}" for part, count in manifest.records.items())
-    print(f"{out}: {counts} records, {len(manifest.classes)} classes, {len(shards)} shards.")
+    try:
+        write_json(out / MANIFEST, manifest.to_json())
+        (out / UNFINISHED).unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    size = in_units(sum((out / shard.file).stat().st_size for shard in shards))
+    print(f"{out}: complete; records: {total}, shards: {len(shards)}, {size} in all.")
 
 
 def _completed(manifest: Manifest, built: list[Built], out: Path) -> Manifest:
@@ -250,6 +253,10 @@ def _refuse_other(out: Path, found: Manifest, wanted: Manifest) -> None:
 
 
 _SAID = {"keys": "the names of its images", "key_bytes": "the length of their names", "crop": "resize"}
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {out}: {error.strerror or error}.")
 
 
 def _refuse_full_disk(out: Path, manifest: Manifest, missing: list[Shard]) -> None:

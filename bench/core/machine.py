@@ -25,7 +25,7 @@ RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 def cache_folder() -> Path:
     """Where weights and features made here are kept: $ALIGNMENT_BENCH_CACHE, or the user's cache folder."""
     chosen = os.environ.get("ALIGNMENT_BENCH_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("alignment-bench"))
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("alignment-bench"))
 
 
 def select_device(wish: str) -> torch.device:

@@ -11,18 +11,19 @@ import posixpath
 import tarfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.core.files import in_units
 
-DEAD, LOOP, OUTSIDE, UNREADABLE = (
+DEAD, LOOP, OUTSIDE, UNREADABLE, SPECIAL = (
     "links to nothing",
     "links back to a folder that holds them",
     "names that leave the archive",
     "folders that cannot be read",
+    "sockets and pipes",
 )
 LARGEST = 1 << 30  # bytes of a file that is read whole; an archive may declare any number
 _COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
@@ -58,6 +59,20 @@ def open_container(path: Path) -> Container:
         raise UserError(f"{path} is {kind} ({error or 'it ends early'}).") from None
 
 
+def is_npz(path: Path) -> bool:
+    """Whether a file holds arrays of numpy, whatever its suffix; a file called so is taken to."""
+    if path.suffix.lower() == ".npz" and not path.is_dir():
+        return True
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
 def _folder(path: Path) -> Container:
     files: list[str] = []
     folders: set[str] = set()
@@ -78,8 +93,10 @@ def _folder(path: Path) -> Container:
                 continue
             place = (status.st_dev, status.st_ino)
             if not entry.is_dir():
-                if entry.is_file():  # no socket, no pipe
+                if entry.is_file():
                     files.append(inside)
+                else:
+                    passed_over[SPECIAL].append(inside)
             elif place in above:
                 passed_over[LOOP].append(inside)
             else:
@@ -122,7 +139,7 @@ def _zip(path: Path) -> Container:
         return archive.read(entries[key])
 
     files = sorted(entries)
-    return Container(path, files, folders | set(_parents(files)), read, dict(passed_over))
+    return Container(path, files, folders | _parents(files), read, dict(passed_over))
 
 
 def _tar(path: Path) -> Container:
@@ -144,10 +161,9 @@ def _tar(path: Path) -> Container:
             elif member.islnk():
                 links[key] = member.linkname
     for key, target in links.items():
+        found = _inside(target)
         for _ in range(len(links)):  # a link to a link
-            if (found := _inside(target)) not in links:
-                break
-            target = links[found]
+            found = _inside(links[found]) if found in links else found
         if found in places:
             places[key] = places[found]
         else:
@@ -161,7 +177,7 @@ def _tar(path: Path) -> Container:
             return file.read(size)
 
     files = sorted(places)
-    return Container(path, files, folders | set(_parents(files)), read, dict(passed_over))
+    return Container(path, files, folders | _parents(files), read, dict(passed_over))
 
 
 def _inside(name: str) -> str | None:
@@ -175,6 +191,7 @@ def _refuse_size(path: Path, key: str, size: int) -> None:
         raise UserError(f"{key} in {path} takes {in_units(size)}: no image does. Remove it.")
 
 
-def _parents(files: Iterable[str]) -> Iterator[str]:
-    for key in files:
-        yield from (str(parent) for parent in list(PurePosixPath(key).parents)[:-1])
+def _parents(files: Iterable[str]) -> set[str]:
+    """The folders of files, and the folders of those."""
+    folders = {key.rpartition("/")[0] for key in files} - {""}
+    return folders | _parents(folders) if folders else folders

@@ -24,6 +24,7 @@ from bench.core import grammar
 from bench.core.errors import UserError, unknown
 from bench.core.files import sha256
 from bench.data.base import Records, Shape
+from bench.data.containers import is_npz, open_container
 from bench.data.shards import MANIFEST, Manifest, read_manifest
 
 _PRESETS = Path(__file__).parent / "presets"
@@ -49,7 +50,7 @@ class Dataset:
     """A data set as its name describes it. No file of images is opened before `open`."""
 
     name: str  # of the preset
-    options: Mapping[str, str]  # as they stand in brackets
+    options: dict[str, str]  # as they stand in brackets
     preset: Mapping[str, Any]
     folder: Path | None  # of its store; None: the data set comes with the package
     reference_file: Path | None  # that the name brings along for samples to be compared with
@@ -99,20 +100,17 @@ class Dataset:
 
     @property
     def reference_identity(self) -> str:
-        """16 hex digits of the content of the reference file, or of the files in a folder of images.
+        """16 hex digits of the content of the reference file, or of the images in a folder or archive.
 
         Raises UserError if it cannot be read.
         """
         assert self.reference_file
         try:
-            if self.reference_file.is_dir():
-                files = sorted(file for file in self.reference_file.rglob("*") if file.is_file())
-                return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:16]
-            return sha256(self.reference_file)[:16]
+            status = self.reference_file.stat()
+            return _content(self.reference_file, status.st_mtime_ns, status.st_size)
         except OSError as error:
-            raise UserError(
-                f"the reference {self.reference_file} cannot be read: {error.strerror}."
-            ) from None
+            reason = error.strerror or error
+            raise UserError(f"the reference {self.reference_file} cannot be read: {reason}.") from None
 
     def open(self) -> Records:
         """Its records. Raises UserError if its files are missing, damaged, or not what the preset expects.
@@ -173,3 +171,16 @@ def of_shape(wanted: Shape) -> Dataset | None:
 @cache
 def _preset(name: str) -> dict[str, Any]:
     return tomllib.loads((_PRESETS / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def _content(reference: Path, *stamp: int) -> str:
+    """16 hex digits; `stamp` says that a file has changed."""
+    if is_npz(reference):
+        return sha256(reference)[:16]
+    from bench.data.layout import images_in
+
+    container, digest = open_container(reference), hashlib.sha256()
+    for key in images_in(container)[0]:
+        digest.update(hashlib.sha256(container.read(key)).digest())
+    return digest.hexdigest()[:16]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.files import replacing
-from bench.data.containers import open_container
+from bench.data.containers import is_npz, open_container
 from bench.data.decoding import decode
 from bench.data.layout import Layout, survey
 
@@ -50,7 +50,7 @@ class ImageSet:
     @property
     def summary(self) -> str:
         """A few lines: how many images, of which classes and parts, what was passed over and why."""
-        return self.layout.summary if self.layout else f"{self.count} images"
+        return self.layout.summary if self.layout else f"images: {self.count}"
 
     def refuse_surprises(self) -> None:
         """Raises UserError if there is anything that a person should confirm."""
@@ -79,20 +79,6 @@ def open_images(path: Path) -> ImageSet:
 
     files = tuple(path / key for key in images) if path.is_dir() else (path,)
     return ImageSet(path, len(images), read, files=files, layout=layout)
-
-
-def is_npz(path: Path) -> bool:
-    """Whether a file holds arrays of numpy, whatever its suffix; a file called so is taken to."""
-    if path.suffix.lower() == ".npz" and not path.is_dir():
-        return True
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def open_archive(path: Path) -> np.lib.npyio.NpzFile:

@@ -27,7 +27,7 @@ def read_labels(
     """
     label: dict[str, int] = {}
     found, known = None, set(images)
-    for file in sorted(key for key in container.files if PurePosixPath(key).name == LABELS):
+    for file in sorted(key for key in container.files if key.rpartition("/")[2] == LABELS):
         entries = _entries(container, file)
         if entries is None:
             continue
@@ -42,7 +42,8 @@ def read_labels(
             numbers = {_number(name): value for name, value in entries.items()}
             named = {key: numbers[_number(key)] for key in images if _number(key) in numbers}
         elif absent := sorted(named.keys() - set(inside)):
-            surprises.append(f"{file} labels {len(absent)} files that are no images, such as {absent[0]}")
+            which = f"{len(absent)}, such as {absent[0]}"
+            surprises.append(f"labels in {file} of files that are no images: {which}")
         label = {key: value for key, value in named.items() if key in known} | label
     if found is None:
         return None

@@ -10,11 +10,11 @@ understood, and `Layout.surprises` what a person should confirm.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from bench.core.errors import UserError
@@ -72,9 +72,9 @@ class Layout:
             counts = Counter(member.label for member in members)
             least, most = min(counts.values()), max(counts.values())
             per_class = f"{least}" if least == most else f"{least} to {most}"
-            classes = f"{len(counts)} classes, {per_class} images per class"
+            found = f"images: {len(members)}, classes: {len(counts)}"
             named = f"{part}: " if len(self.parts) > 1 or part != TRAIN else ""
-            lines.append(f"{named}{len(members)} images, {classes if len(counts) > 1 else 'one class'}")
+            lines.append(named + found + (f", images per class: {per_class}" if len(counts) > 1 else ""))
         return "\n".join(lines + skipped(self.passed_over))
 
     def refuse_surprises(self, source: object) -> None:
@@ -104,7 +104,7 @@ def images_in(container: Container) -> tuple[list[str], dict[str, list[str]]]:
 
 def _no_image(container: Container, key: str) -> str | None:
     """Why a file is no image of the data; None if it is one."""
-    names, suffix = tuple(key.split("/")), PurePosixPath(key).suffix.lower()
+    names, suffix = key.split("/"), posixpath.splitext(key)[1].lower()
     if _hidden(names):
         return HIDDEN
     if suffix in SUFFIXES:
@@ -115,10 +115,10 @@ def _no_image(container: Container, key: str) -> str | None:
 
 
 def _hidden(names: Sequence[str]) -> bool:
-    return any(name.startswith(".") or name in _SYSTEM for name in names)
+    return any(name[0] == "." or name in _SYSTEM for name in names)
 
 
-def _in_run(container: Container, names: tuple[str, ...]) -> bool:
+def _in_run(container: Container, names: Sequence[str]) -> bool:
     """Whether a file lies in the folder `samples` of a run."""
     folder, *_ = (container.path.resolve() / "/".join(names)).parents
     above = "/".join([*names[:-2], "spec.json"])
@@ -127,7 +127,9 @@ def _in_run(container: Container, names: tuple[str, ...]) -> bool:
 
 def skipped(passed_over: Mapping[str, Sequence[str]]) -> list[str]:
     """A line for each reason, with the number of files and the first of them."""
-    return [f"passed over: {len(keys)} {why}, such as {keys[0]}" for why, keys in passed_over.items() if keys]
+    return [
+        f"passed over, {why}: {len(keys)}, such as {keys[0]}" for why, keys in passed_over.items() if keys
+    ]
 
 
 def to_confirm(images: int, passed_over: Mapping[str, Sequence[str]]) -> list[str]:
@@ -136,7 +138,7 @@ def to_confirm(images: int, passed_over: Mapping[str, Sequence[str]]) -> list[st
     for why, keys in passed_over.items():
         few = why.startswith(OTHER) and len(keys) <= MANY * images
         if keys and why not in _EXPECTED and not few:
-            found.append(f"{len(keys)} {why} would be passed over, such as {keys[0]}")
+            found.append(f"{why} would be passed over: {len(keys)}, such as {keys[0]}")
     return found
 
 
@@ -168,7 +170,7 @@ def understand(container: Container) -> Layout:
     if len(counts) == 1 and (labelled or _says_nothing(classes[0])):
         surprises.append("all training images are of one class")
     if absent := [name for rank, name in enumerate(classes) if not counts[rank]]:
-        surprises.append(f"{len(absent)} classes have no training image, such as {absent[0]}")
+        surprises.append(f"classes without a training image: {len(absent)}, such as {absent[0]}")
     return Layout(classes, members, passed_over, surprises + to_confirm(len(images), passed_over))
 
 
@@ -191,7 +193,7 @@ def survey(container: Container) -> tuple[list[str], Layout]:
     if len(parts) > 1 or apart.get(NO_PART):
         surprises.append("images of train and of val or test would be taken together: name one folder")
     if beside := apart[BESIDE]:
-        surprises.append(f"{len(beside)} {BESIDE} would be taken too, such as {beside[0]}")
+        surprises.append(f"{BESIDE} would be taken, too: {len(beside)}, such as {beside[0]}")
     return images, Layout(classes, members, passed_over, surprises)
 
 
@@ -302,4 +304,4 @@ def _empty_folders(container: Container, images: Sequence[str], level: int) -> l
     empty = [path for path in paths if path[:-1] in parents and path not in classes and not _hidden(path)]
     if not empty:
         return []
-    return [f"{len(empty)} folders beside those of classes hold no images, such as {'/'.join(empty[0])}"]
+    return [f"folders without images beside those of classes: {len(empty)}, such as {'/'.join(empty[0])}"]

@@ -98,7 +98,7 @@ def revision(name: str) -> str:
 
 def weight_file(name: str) -> Path:
     """The weights of a VAE, in its folder or the Hugging Face cache. Raises UserError where they are not."""
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError

@@ -21,7 +21,8 @@ from bench.config.spec import Protocol
 from bench.core.errors import UserError, unknown
 from bench.core.seeding import generator
 from bench.data import datasets
-from bench.data.image_files import is_npz, open_archive
+from bench.data.containers import is_npz
+from bench.data.image_files import open_archive
 from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process

@@ -23,7 +23,8 @@ from bench.core.files import replacing
 from bench.core.progress import progress_bar
 from bench.data import datasets
 from bench.data.base import Records
-from bench.data.image_files import is_npz, open_archive, open_images
+from bench.data.containers import is_npz
+from bench.data.image_files import open_archive, open_images
 from bench.evaluation.accumulator import FeatureAccumulator, extract
 from bench.metrics.frechet import Gaussian
 from bench.nets.base import FeatureNet

@@ -1,6 +1,7 @@
 """The identity of a store is that of its images and labels: names do not count, pictures do."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -141,5 +142,8 @@ def test_a_reference_is_its_content(tmp_path):
     assert protocol(first) == protocol(same) != protocol(other)
     folders = [images(tmp_path / name, seed) for name, seed in (("x", 0), ("y", 0), ("z", 1))]
     assert protocol(folders[0]) == protocol(folders[1]) != protocol(folders[2])
+    shutil.copy(folders[0] / "a/00.png", folders[0] / ".hidden.png")
+    shutil.make_archive(str(tmp_path / "w"), "zip", tmp_path / "y")
+    assert protocol(folders[0]) == protocol(tmp_path / "w.zip")
     with pytest.raises(UserError, match=r"reference .*nowhere.npz cannot be read"):
         protocol(tmp_path / "nowhere.npz")

@@ -66,8 +66,8 @@ def test_reference_images_have_the_classes_of_the_training_part(tmp_path):
     found = understood(tree(tmp_path, "train/a/1.png", "train/b/1.png", "Validation/b/2.png", "test/a/3.png"))
     assert labels(found, "reference") == {"Validation/b/2.png": "b", "test/a/3.png": "a"}
     assert found.summary.splitlines() == [
-        "train: 2 images, 2 classes, 1 images per class",
-        "reference: 2 images, 2 classes, 1 images per class",
+        "train: images: 2, classes: 2, images per class: 1",
+        "reference: images: 2, classes: 2, images per class: 1",
     ]
 
 
@@ -78,16 +78,25 @@ def test_reference_images_have_the_classes_of_the_training_part(tmp_path):
         ("images/1.png images/2.png", "of one class"),
         ("train/1.png test/2.png", "of one class"),
         # validation images without class folders: ImageNet, Tiny-ImageNet
-        ("train/a/1.png train/b/1.png val/2.png", "1 images of the reference part of no class"),
+        (
+            "train/a/1.png train/b/1.png val/2.png",
+            "would be passed over: 1, such as val/2.png",
+        ),
         ("train/a/images/1.png train/b/images/1.png val/images/2.png", "of no class of the training part"),
         ("train/a/1.png train/b/1.png test/c/1.png", "such as test/c/1.png"),
         ("train/a/1.png train/b/1.png test/a/1.png extra/1.png", "in neither train nor a reference part"),
-        ("grid.png a/1.png b/1.png", "1 images beside the class folders would be passed over"),
+        (
+            "grid.png a/1.png b/1.png",
+            "beside the class folders would be passed over: 1, such as grid",
+        ),
         ("a/1.png a/more/2.png b/1.png", "images lie at different depths"),
         ("cat/2019/1.png cat/2020/1.png dog/2019/1.png dog/2020/1.png", "'cat' would be a class, and '20"),
         ("animals/cat/1.png cars/van/1.png", "'cat' would be a class, and 'animals' not"),
-        ("a/1.png b/1.png b/inner.zip", "1 archives inside"),
-        ("a/1.png b/1.png b/2.heic", "1 files that are no images by their suffix '.heic'"),
+        ("a/1.png b/1.png b/inner.zip", "archives inside (unpack them first) would be passed over: 1"),
+        (
+            "a/1.png b/1.png b/2.heic",
+            "no images by their suffix '.heic' would be passed over: 1",
+        ),
     ],
 )
 def test_what_a_person_should_confirm(tmp_path, files, surprise):
@@ -101,7 +110,7 @@ def test_a_class_without_images_is_told(tmp_path):
     tree(tmp_path, "a/1.png", "c/1.png", "b/notes.txt")
     (tmp_path / "empty").mkdir()
     (surprise,) = understood(tmp_path).surprises
-    assert surprise == "2 folders beside those of classes hold no images, such as b"
+    assert surprise == "folders without images beside those of classes: 2, such as b"
 
 
 def test_what_is_no_image_of_the_data_is_passed_over_and_counted(tmp_path):
@@ -119,7 +128,7 @@ def test_what_is_no_image_of_the_data_is_passed_over_and_counted(tmp_path):
         layout.GRIDS: 1,
         layout.LISTS: 1,
     }
-    assert "passed over: 1 sample grids of runs, such as step-00000500.png" in layout_.summary
+    assert "passed over, sample grids of runs: 1, such as step-00000500.png" in layout_.summary
 
 
 def test_a_scored_folder_of_several_parts_is_to_be_confirmed(tmp_path):
@@ -136,7 +145,8 @@ def test_labels_of_a_file_count_and_not_the_folders(tmp_path, folder):
     (tmp_path / folder / "dataset.json").write_text(json.dumps({"labels": LABELS}))
     found = understood(tmp_path)
     assert labels(found) == {folder + name: str(label) for name, label in LABELS}
-    assert found.classes == ("0", "1", "2") and "1 classes have no training image" in found.surprises[0]
+    assert found.classes == ("0", "1", "2")
+    assert found.surprises == ["classes without a training image: 1, such as 1"]
 
 
 def test_repas_labels_lie_beside_its_latents(tmp_path):
@@ -169,8 +179,8 @@ def test_images_without_a_label_are_told(tmp_path):
     )
     found = understood(tmp_path)
     assert labels(found) == {"a.png": "0", "b.png": "1"}
-    assert "labels 1 files that are no images, such as gone.png" in found.surprises[0]
-    assert "1 images without a label in dataset.json" in found.surprises[1]
+    assert "labels in dataset.json of files that are no images: 1, such as gone.png" in found.surprises[0]
+    assert "without a label in dataset.json would be passed over: 1, such as c.png" in found.surprises[1]
 
 
 def test_no_labels_mean_one_class_whatever_the_folders(tmp_path):
@@ -283,7 +293,11 @@ def cut_zip(path):
         ("a.tar", cut_tar, "cut off or damaged"),
         ("a.tar.gz", lambda path: path.write_bytes(b"\x1f\x8b" + bytes(600)), "uncompressed tar"),
         ("empty.zip", lambda path: zipfile.ZipFile(path, "w").close(), "no images.*it is empty"),
-        ("folder", lambda path: tree(path, "a.tar", "b.tar"), "no images.*2 archives inside"),
+        (
+            "folder",
+            lambda path: tree(path, "a.tar", "b.tar"),
+            "no images.*archives inside.*: 2",
+        ),
         ("folder", lambda path: tree(path, "a.HEIC"), "no images.*suffix '.heic'"),
     ],
 )
