@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class Start:
     backbone: str
     shape: Shape
     found: str  # what the file holds, in words
+    process: str  # that they were trained on; "" if the file does not say
 
 
 def plan(
@@ -59,7 +61,7 @@ def plan(
     fitting = datasets.of_shape(start.shape) if start else None
     data = comparison.data or suite.data or (fitting.name if fitting else EMBEDDED)
     dataset = datasets.get(data)
-    process = training.pop("process", None) or suite.process
+    process = _process(training.pop("process", None) or suite.process, start)
     training = suite.training | training
     if weights.evaluate_only:
         training["steps"] = 0
@@ -136,7 +138,18 @@ def _start(options: WeightsOptions) -> Start | None:
         backbone=found.architecture.name,
         shape=Shape(found.num_classes, found.channels, found.input_size),
         found=found.found,
+        process=found.process,
     )
+
+
+def _process(asked: str | None, start: Start | None) -> str | None:
+    """The process that was asked for, else the one of the weights; warns if they differ."""
+    trained = start.process if start else ""
+    if asked and trained and resolve.process(asked) != resolve.process(trained):
+        warnings.warn(
+            f"the weights were trained on {trained}, not on {asked} as asked for here.", stacklevel=2
+        )
+    return asked or trained or None
 
 
 def _refuse_idle(

@@ -129,9 +129,8 @@ class Runner:
                     self._save()
                     self._set_status("running")
         ema = self.trainer.whole(self.trainer.ema)
-        distributed.broadcast_from_rank0(
-            lambda: checkpoints.save(self.run_folder.folder / "ema.safetensors", ema)
-        )
+        path = self.run_folder.folder / "ema.safetensors"
+        distributed.broadcast_from_rank0(lambda: checkpoints.save(path, ema, self.spec.process))
         self._set_status("finished")
 
     def _stop(self, request: int) -> NoReturn:

@@ -33,6 +33,7 @@ from bench.data.prefetch import Prefetch
 from bench.rewards.base import RewardBatch
 from bench.training.batch import TrainingBatch, draw_batch
 from bench.training.frozen import FrozenNets
+from bench.training.initial_weights import keep_projectors
 from methods.base import BackboneInfo, Context, Features, Loss, Needs, Share
 
 DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
@@ -132,6 +133,7 @@ class Trainer:
                 "classes: choose another --backbone or --data."
             )
         self.backbone.load_state_dict(found.state)
+        keep_projectors(found, self.method)
 
     def _read(self, step: int, needs: Needs | None = None) -> Batch:
         """This process's records of a step, with images if an encoder will see them."""

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import save_file
 
 import backbones
 from backbones import SIZES, checkpoints
-from backbones.official import read_official
+from backbones.official import OFFICIAL, read_official
 from backbones.weights import NAMED
 from tests.helpers import official_forward
 
@@ -122,6 +124,7 @@ def test_sizes_of_every_variant_are_read_off_the_shapes(tmp_path, family, name):
 
 def wrapped(state):
     """Every way in which training code puts a state in a file; of two, the EMA is the one wanted."""
+    blocks = re.compile(r"^(blocks\.\d+)\.")
     other = {key: value + 1 for key, value in state.items()}
     optimiser = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]}
     arguments = argparse.Namespace(path_type="linear", prediction="velocity", z_dims=[768], resume=None)
@@ -132,6 +135,28 @@ def wrapped(state):
         "ema": {"ema": state},
         "model": {"model": state},
         "training": {"model": other, "ema": state, "opt": optimiser, "args": arguments, "steps": 400_000},
+        "compiled blocks": {"ema": {blocks.sub(r"\1._orig_mod.", key): state[key] for key in state}},
+        "fsdp": {"ema": {f"_fsdp_wrapped_module.{key}": state[key] for key in state}},
+        "recomputed": {
+            "ema": {blocks.sub(r"\1._checkpoint_wrapped_module.", key): state[key] for key in state}
+        },
+        "lightning": {"state_dict": {f"net.{key}": state[key] for key in state}, "epoch": 3},
+        "lightning with ema": {
+            "state_dict": {f"net.{key}": other[key] for key in state}
+            | {f"ema.{key}": state[key] for key in state}
+        },
+        "model_state_dict": {"model_state_dict": state},
+        "ema_model": {"ema_model": state, "model_state_dict": other},
+        "averaged model": {
+            "ema": {f"module.{key}": state[key] for key in state} | {"n_averaged": torch.tensor(9)}
+        },
+        "counters": {"ema": state | {"decay": 0.9999, "num_updates": torch.tensor(7)}},
+        "empty ema": {"ema": {}, "model": state},
+        "shadow": {"model": other, "ema": {"decay": 0.9, "shadow_params": list(state.values())}},
+        "shadow of trained": {
+            "model": other | {key: state[key] for key in state if key == "pos_embed"},
+            "ema": {"shadow_params": [state[key] for key in state if key != "pos_embed"]},
+        },
         "parallel": {
             "model": {f"module.{key}": value for key, value in other.items()},
             "ema": state,
@@ -149,6 +174,77 @@ def test_every_wrapping_gives_the_same_weights(tmp_path, family, kind):
     assert read.architecture == bare.architecture
     assert read.state.keys() == bare.state.keys()
     assert all(torch.equal(read.state[key], bare.state[key]) for key in bare.state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "arguments", "process"),
+    [
+        ("repa", {"path_type": "linear", "prediction": "v"}, "flow[path=linear]"),
+        ("repa", {"path_type": "cosine", "prediction": "v"}, "flow[path=gvp]"),
+        ("sit", {"path_type": "Linear", "prediction": "velocity"}, "flow[path=linear]"),
+        ("sit", {"path_type": "GVP"}, "flow[path=gvp]"),
+        ("sit", {"path_type": "VP", "prediction": "noise"}, "flow[path=vp,prediction=noise]"),
+        ("sit", {"prediction": "noise"}, "flow[path=linear,prediction=noise]"),
+    ],
+)
+def test_path_and_prediction_are_those_of_the_arguments(tmp_path, family, arguments, process):
+    state = official_state(variance=VARIANCE[family])
+    places = [
+        {"args": argparse.Namespace(**arguments)},
+        {"config": {"transport": arguments}},
+        {"hyper_parameters": {key.replace("_", "-"): value for key, value in arguments.items()}},
+    ]
+    for place in places:
+        with warnings.catch_warnings(action="error"):
+            read = checkpoints.weights(write(tmp_path / "official.pt", {"ema": state} | place), family)
+        assert read.process == process
+    if family == "sit":  # a noise does not change its sign with the direction of time
+        x, t, label = random_input()
+        sign = 1 if "noise" in process else -1
+        network = read.build().eval()
+        official = sign * official_forward.sit(state, x, 1 - t, label, network.architecture.heads)
+        assert_close(network(x, t, label).prediction, official)
+
+
+@pytest.mark.parametrize("family", ["sit", "repa"])
+def test_files_without_arguments_are_read_with_a_warning(tmp_path, family):
+    path = write(tmp_path / "bare.pt", official_state(variance=VARIANCE[family]))
+    with pytest.warns(UserWarning, match="does not say on which path"):
+        assert checkpoints.weights(path, family).process == ""
+
+
+REPA_ARGUMENTS = {"enc_type": "dinov2-vit-b", "proj_coeff": 0.5, "model": "SiT-XL/2"}
+SIT_ARGUMENTS = {"model": "SiT-XL/2", "train_eps": None, "sample_eps": None}
+
+
+@pytest.mark.parametrize(
+    ("told", "content"),
+    [
+        ("repa", {"ema": official_state(projectors=(768,))}),
+        ("repa", {"ema": official_state(), "args": argparse.Namespace(**REPA_ARGUMENTS)}),
+        ("sit", {"ema": official_state(variance=True), "args": SIT_ARGUMENTS}),
+        ("dit", {"ema": official_state(variance=True), "args": argparse.Namespace(model="DiT-XL/2")}),
+    ],
+    ids=["projectors", "arguments", "sit", "dit"],
+)
+def test_a_family_that_contradicts_the_file_is_refused(tmp_path, told, content):
+    path = write(tmp_path / "official.pt", content)
+    for family in set(FAMILIES) - {told}:
+        assert f"say '{told}'" in refusal(path, family)
+    assert OFFICIAL[told] in checkpoints.weights(path).found
+
+
+def test_a_refusal_lists_what_the_file_has(tmp_path):
+    content = {"network": {"conv.weight": torch.zeros(2)}, "epoch": 3, "loss": 0.1}
+    message = refusal(write(tmp_path / "other.pt", content), "sit")
+    assert "network (conv.weight, ...), epoch, loss" in message
+
+
+def test_the_process_of_a_saved_network_is_kept(tmp_path):
+    network = backbones.build(backbones.architecture("sit-ti"), input_size=8, channels=4, num_classes=3)
+    checkpoints.save(tmp_path / "ours.safetensors", network, "flow[path=gvp]")
+    assert checkpoints.weights(tmp_path / "ours.safetensors").process == "flow[path=gvp]"
 
 
 @pytest.mark.parametrize("zipped", [True, False])

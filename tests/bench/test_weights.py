@@ -1,5 +1,6 @@
 """Weights from files: what a run saves can be scored and trained on, and is refused where it does not fit."""
 
+import argparse
 import sys
 
 import numpy as np
@@ -8,13 +9,18 @@ import torch
 
 import backbones
 from backbones import checkpoints
+from bench.config import resolve
+from bench.config.spec import InitialWeights
 from bench.core.errors import exit_code
 from bench.core.files import read_rows
 from bench.data.decode_only import DecodeOnly
+from bench.diffusion.objectives import FlowMatching
 from bench.evaluation.evaluator import evaluate_run, with_guidance
 from bench.run import main
 from bench.runs import loading
 from bench.runs.record import find_runs
+from bench.training.trainer import Trainer
+from methods.parts.projectors import mlp
 
 SHORT = ["--batch-size", "16", "--samples", "30", "--sampler-flow", "euler[steps=3]"]
 
@@ -58,6 +64,39 @@ def test_an_official_file_is_scored_with_one_command(bench_run, tmp_path):
     torch.save({"ema": network.state_dict(), "model": network.state_dict()}, path)
     run = bench_run("--evaluate-only", path, "--family", "sit")
     assert read_rows(run / "eval.jsonl")[0]["step"] == 0
+
+
+def write_repa(path, width, path_type="cosine"):
+    """A file of REPA's code for digits, with a projector to `width` channels, whose state is returned."""
+    network = backbones.build(backbones.architecture("sit-ti"), input_size=8, channels=1, num_classes=10)
+    projector = mlp(96, 192, 192, width).state_dict()
+    state = network.state_dict() | {f"projectors.0.{key}": value for key, value in projector.items()}
+    torch.save({"ema": state, "args": argparse.Namespace(path_type=path_type, prediction="v")}, path)
+    return projector
+
+
+def test_a_file_of_another_path_is_trained_and_scored_on_it(bench_run, tmp_path):
+    write_repa(tmp_path / "repa.pt", 64)
+    run = bench_run("--evaluate-only", tmp_path / "repa.pt")
+    assert loading.load(run, torch.device("cpu")).process == FlowMatching(path="gvp")
+    again = bench_run("--evaluate-only", run / "ema.safetensors")  # what a run saves says so, too
+    assert loading.load(again, torch.device("cpu")).process == FlowMatching(path="gvp")
+
+
+def test_the_projector_of_a_repa_file_is_kept_or_said_to_start_anew(tmp_path):
+    path, device = tmp_path / "repa.pt", torch.device("cpu")
+
+    def method(width):
+        projector = write_repa(path, width)
+        weights = InitialWeights.of(path, None)
+        spec = resolve.run_spec("repa[projector_width=192]", "sit-ti", "digits", 0, weights=weights)
+        return projector, Trainer(spec, device).method.projectors[0].state_dict()
+
+    with pytest.warns(UserWarning, match="start anew"):
+        theirs, ours = method(7)
+    width = ours["4.weight"].shape[0]
+    theirs, ours = method(width)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 @pytest.fixture
