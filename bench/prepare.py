@@ -1,6 +1,6 @@
 """Images -> store: python -m bench.prepare cifar10.zip --output stores/cifar10 --size 32
 
-Resizes and crops the images of a source, encodes them by a VAE where one is named, and writes the store that
+Resizes and crops the images of a source, encodes them by a VAE if one is named, and writes the store that
 training reads. A source is a folder, zip or tar with a folder for each class, a Hugging Face data set
 (hf:ID or hf:FOLDER), or cifar10, which is downloaded. Kill it at any time: the same command continues, and
 the store is the same to the last byte. Every shard has a checksum: --verify STORE.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from contextlib import suppress
@@ -144,7 +145,7 @@ def _completed(manifest: Manifest, built: list[Built], out: Path) -> Manifest:
 
 
 def describe(source: Source, recipe: Recipe) -> Manifest:
-    """What the store will hold. Raises UserError where the VAE cannot be had or does not fit."""
+    """What the store will hold. Raises UserError if the VAE is not available or does not fit."""
     from bench.data.shards import CROPS, Manifest
     from bench.data.sources import as_bytes
 
@@ -154,8 +155,10 @@ def describe(source: Source, recipe: Recipe) -> Manifest:
     if recipe.vae:
         from bench.data import vae as autoencoders
 
+        vae = os.path.expanduser(recipe.vae)
+        decoder = os.path.expanduser(recipe.decoder or recipe.vae)
         how = {key: getattr(recipe, key) for key in ("statistic", "normalise", "precision", "tiled")}
-        latents = autoencoders.describe(recipe.vae, recipe.decoder or recipe.vae, recipe.size, **how)
+        latents = autoencoders.describe(vae, decoder, recipe.size, **how)
     parts = source.layout.parts
     return Manifest(
         source=source.name,

@@ -61,7 +61,9 @@ class Dataset:
     @property
     def expected(self) -> dict[str, Any]:
         """What the preset and the options say of its store; empty for a data set without a store."""
-        own = {key: value for key in ("vae", "decoder") if (value := self.options.get(key))}
+        own = {
+            key: os.path.expanduser(self.options[key]) for key in ("vae", "decoder") if key in self.options
+        }
         return self.preset["store"] | self.preset.get("shape", {}) | own if self.folder else {}
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,22 @@ _REFERENCE_SPLITS = ("validation", "valid", "val", "test")  # the first that is 
 
 
 def open_source(text: str) -> Source:
-    """The images at a path, or of a published data set. Raises UserError where there are none, or they
+    """The images at a path, or of a published data set. Raises UserError if there are none, or they
     cannot be read."""
     if text == "cifar10":
         return cifar10()
-    return hugging_face(text[3:]) if text.startswith("hf:") else open_files(Path(text).expanduser())
+    return (
+        hugging_face(os.path.expanduser(text[3:]))
+        if text.startswith("hf:")
+        else open_files(Path(text).expanduser())
+    )
 
 
 def hugging_face(name: str) -> Source:
     """A data set of the library `datasets`: an id of the hub, a folder of Parquet or image files, or one
     written by `save_to_disk`. It needs a column of images and one of integer labels.
 
-    Raises UserError where the library is absent, the data set cannot be had, or a column is missing.
+    Raises UserError if the library is absent, the data set is not available, or a column is missing.
     """
     try:
         import datasets
@@ -40,7 +45,7 @@ def hugging_face(name: str) -> Source:
         splits: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"the Hugging Face data set {name} cannot be had: {reason}") from None
+        raise UserError(f"the Hugging Face data set {name} is not available: {reason}") from None
     held_out = next((split for split in _REFERENCE_SPLITS if split in splits), None)
     if TRAIN not in splits:
         raise UserError(f"the Hugging Face data set {name} has no split 'train', only {', '.join(splits)}.")

@@ -82,7 +82,7 @@ def open_images(path: Path) -> ImageSet:
 
 
 def open_archive(path: Path) -> np.lib.npyio.NpzFile:
-    """An `.npz` from which nothing is unpickled. Raises UserError where it cannot be read."""
+    """An `.npz` from which nothing is unpickled. Raises UserError if it cannot be read."""
     if not path.is_file():
         raise UserError(f"there is nothing at {path}: give an .npz, a folder or a zip of images.")
     if not zipfile.is_zipfile(path):

@@ -12,7 +12,7 @@ from bench.data.base import ALL, Batch
 from bench.data.shards import REFERENCE, TRAIN, ShardedRecords
 from bench.data.vae import VAE, revision
 
-REFERENCE_IMAGES = 10_000  # at most, of the training part, where the source has no other; as in ADM's files
+REFERENCE_IMAGES = 10_000  # at most, of the training part, if the source has no other; as in ADM's files
 
 
 class StoredImages:
@@ -53,7 +53,7 @@ class StoredImages:
         return Batch((z - self.bias) * self.scale, label, image, indices)
 
     def to_pixels(self, x0: Tensor) -> Tensor:
-        """Raises UserError where the decoder cannot be had, or is not the one the store names."""
+        """Raises UserError if the decoder is not available, or is not the one the store names."""
         if not self.latents:
             return x0
         if self._decoder is None:
@@ -68,7 +68,7 @@ class StoredImages:
         return self._decoder.decode(z)
 
     def reference(self) -> tuple[Tensor, Tensor]:
-        """The reference part, or evenly spaced training records where the source had none."""
+        """The reference part, or evenly spaced training records if the source had none."""
         records, part = self.manifest.records, REFERENCE if REFERENCE in self.manifest.records else TRAIN
         count = records[part] if part == REFERENCE else min(records[part], REFERENCE_IMAGES)
         indices = torch.arange(count) * records[part] // count

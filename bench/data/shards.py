@@ -2,7 +2,7 @@
 
     STORE/manifest.json               what it holds and how it was made, with checksums; written last
     STORE/train-00000.safetensors     shards of consecutive records; record i lies in shard i // per_shard
-    STORE/reference-00000.safetensors what samples are compared with, where the source has such a part
+    STORE/reference-00000.safetensors what samples are compared with, if the source has such a part
 
 Every shard holds all fields of its records, so nothing is paired by position across files:
 
@@ -22,13 +22,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from bench.core.errors import UserError
 from bench.core.files import replacing, sha256
 from bench.data.base import Shape
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 FORMAT = 2  # format 1, which lacks the checksums of images, is read too
@@ -185,6 +184,7 @@ def _without_places(latents: Latents) -> dict[str, Any]:
 
 def write_shard(path: Path, arrays: dict[str, np.ndarray]) -> str:
     """Write a shard under a temporary name, on disk before it is renamed. Returns its SHA-256."""
+    import numpy as np
     from safetensors.numpy import save_file
 
     with replacing(path) as unfinished:
@@ -235,7 +235,7 @@ class ShardedRecords:
     """A finished store, opened for reading."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UserError where it is absent, unfinished, or a shard is absent or of another size."""
+        """Raises UserError if it is absent, unfinished, or a shard is absent or of another size."""
         self.folder = folder
         self.manifest = read_manifest(folder)
         for shard in self.manifest.shards():

@@ -29,7 +29,7 @@ class VAE:
         """`precision` fp32, or bf16 for its matrix products; `tiled`: large images in overlapping tiles,
         which bounds the memory and changes the result slightly.
 
-        Raises UserError where its files are absent or of another model."""
+        Raises UserError if its files are absent or of another model."""
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         self.device, self.precision = device, precision
@@ -66,7 +66,7 @@ class VAE:
 def describe(name: str, decoder: str, image_size: int, **how: Any) -> Latents:
     """What a store says of its latents; `how`: the fields of `Latents` that the VAE leaves open.
 
-    Raises UserError where the decoder takes other latents.
+    Raises UserError if the decoder takes other latents.
     """
     vae = VAE(name, torch.device("cpu")).net
     other = VAE(decoder, torch.device("cpu")).net if decoder != name else vae
@@ -97,7 +97,7 @@ def revision(name: str) -> str:
 
 
 def weight_file(name: str) -> Path:
-    """The weights of a VAE, in its folder or the Hugging Face cache. Raises UserError where they are not."""
+    """The weights of a VAE, in its folder or the Hugging Face cache. Raises UserError if they are absent."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache

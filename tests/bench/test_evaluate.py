@@ -138,3 +138,32 @@ def test_help_needs_no_torch():
     script = "import sys, bench.evaluate; sys.exit(int('torch' in sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
     assert "--reference" in command("--help").stdout
+
+
+def test_outputs_never_replace_or_mix_with_what_is_read(digits: Path, tmp_path: Path):
+    folder = digits / "samples"
+    for output in (folder, folder / "copy"):
+        with pytest.raises(UserError, match=r"--copy .* lies in .*, which is read"):
+            evaluate.score_images(Options(folder, copy=output, images=Images(digits / "reference")))
+    kept = Images(digits / "reference", save_reference=tmp_path / "no" / "where.npz")
+    with pytest.raises(UserError, match=r"--save-reference .* cannot be written: make the folder"):
+        evaluate.score_images(Options(folder, images=kept))
+
+
+def test_a_reference_saved_without_a_suffix_is_read_again(digits: Path, tmp_path: Path, capsys):
+    images, nets = digits / "samples", ("random-conv",)
+    evaluate.score_images(Options(images, images=Images(None, nets, save_reference=tmp_path / "kept")))
+    metrics = evaluate.score_images(Options(images, images=Images(tmp_path / "kept", nets)))
+    assert metrics["fd[random-conv]"] == pytest.approx(0, abs=1e-6)
+    assert "images: 200, classes: 1" in capsys.readouterr().out
+
+
+def test_a_folder_of_several_parts_is_scored_when_a_person_says_yes(digits: Path, tmp_path: Path):
+    for part in ("train", "test"):
+        (tmp_path / "parts" / part).mkdir(parents=True)
+        for file in list((digits / "samples").iterdir())[:20]:
+            (tmp_path / "parts" / part / file.name).symlink_to(file)
+    images = Images(digits / "reference", ("random-conv",))
+    with pytest.raises(UserError, match="images of train and of val or test would be taken together"):
+        evaluate.score_images(Options(tmp_path / "parts", images=images))
+    assert evaluate.score_images(Options(tmp_path / "parts", images=images, yes=True))

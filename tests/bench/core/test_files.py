@@ -53,3 +53,8 @@ def test_numbers_and_checksums(tmp_path):
     assert files.to_numbers(row) == {"loss": 0.333333, "raw": {"denoise": 2.0}}
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_sizes_have_units_that_fit():
+    sizes = (0, 980, 3_210_000, 140e9, 2.5e12)
+    assert list(map(files.in_units, sizes)) == ["0 bytes", "980 bytes", "3.21 MB", "140 GB", "2.5 TB"]

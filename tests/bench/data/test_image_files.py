@@ -1,3 +1,4 @@
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
@@ -121,3 +122,59 @@ def test_what_cannot_be_scored_is_refused_in_one_line(kind: str, message: str, t
 def test_a_missing_path_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="nothing at"):
         open_images(tmp_path / "nowhere.npz")
+
+
+def test_a_folder_with_images_is_not_written_to(tmp_path: Path):
+    out = tmp_path / "out"
+    save(random_images(5), out)
+    with pytest.raises(UserError, match="out is not empty: images of two sets would be mixed"):
+        save(random_images(3), out)
+    assert len(list(out.iterdir())) == 5
+
+
+@pytest.mark.parametrize("name", ["folder", "a.npz"])
+def test_images_that_are_not_all_written_leave_nothing_behind(name: str, tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), writing(tmp_path / name, 5) as write:
+        write(random_images(3))
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_dead_links_and_sidecars_among_images_are_passed_over(tmp_path: Path):
+    images = random_images(3)
+    folder = save(images, tmp_path / "folder")
+    (folder / "latest.png").symlink_to("/nowhere.png")
+    (folder / "._000000.png").write_bytes(b"\0\5\x16\7")
+    assert torch.equal(load(folder), images)
+    found = open_images(folder)
+    assert found.count == 3 and len(found.files) == 3
+    assert found.summary.splitlines() == [
+        "images: 3, classes: 1",
+        "passed over, links to nothing: 1, such as latest.png",
+        "passed over, hidden and system files: 1, such as ._000000.png",
+    ]
+
+
+def test_arrays_are_known_by_what_they_are_and_not_by_their_suffix(tmp_path: Path):
+    images = random_images(4)
+    for name in ("UP.NPZ", "plain"):
+        shutil.copy(save(images, tmp_path / "a.npz"), tmp_path / name)
+        assert torch.equal(load(tmp_path / name), images)
+
+
+def test_nothing_is_unpickled(tmp_path: Path):
+    images = random_images(4).permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "labels.npz", images, np.array([None] * 4))
+    (tmp_path / "pickle.npz").write_bytes(pickle.dumps([1, 2]))
+    for name, message in (("labels.npz", "arr_1 .* is object"), ("pickle.npz", "cannot be read as an .npz")):
+        with pytest.raises(UserError, match=message):
+            load(tmp_path / name)
+
+
+def test_an_array_with_flipped_bytes_is_named(tmp_path: Path):
+    np.savez_compressed(tmp_path / "a.npz", random_images(50).permute(0, 2, 3, 1).numpy())
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[1000:1020] = bytes(20)
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"arr_0 of .* cannot be read"):
+        load(tmp_path / "a.npz")

@@ -1,6 +1,7 @@
 """A store against its source: the same images, labels and keys, whatever they came in."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -357,3 +358,38 @@ def test_a_full_disk_ends_in_one_line_and_is_continued(source, tmp_path, monkeyp
             prepare(source, tmp_path / "store")
     monkeypatch.setattr(stores, "SHARD_RECORDS", 16)
     assert files(prepare(source, tmp_path / "store")) == files(prepare(source, tmp_path / "whole"))
+
+
+def test_surprising_images_stop_the_preparation_unless_a_person_says_yes(tmp_path, capsys):
+    (tmp_path / "flat").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / "flat" / f"{number}.png")
+    with pytest.raises(UserError, match=r"all training images are of one class. If this is right, add --yes"):
+        prepare(tmp_path / "flat", tmp_path / "store", size=4)
+    assert not (tmp_path / "store").exists()
+    command.prepare(str(tmp_path / "flat"), tmp_path / "store", command.Recipe(size=4), 1, yes=True)
+    assert "images: 3, classes: 1" in capsys.readouterr().out
+    prepare(tmp_path / "flat", tmp_path / "store", size=4)  # it was confirmed
+
+
+def test_a_store_inside_its_images_is_refused(source):
+    with pytest.raises(UserError, match="lies inside the images of"):
+        prepare(source, source / "store")
+    assert not (source / "store").exists()
+
+
+def test_an_image_much_longer_than_wide_is_named(tmp_path):
+    """Scaled to its size it would take gigabytes."""
+    for name, size in (("a", (5000, 2)), ("b", (4, 4))):
+        (tmp_path / "long" / name).mkdir(parents=True)
+        Image.new("RGB", size).save(tmp_path / "long" / name / "0.png")
+    with pytest.raises(UserError, match=r"a/0.png in long has 5000 x 2 pixels"):
+        prepare(tmp_path / "long", tmp_path / "store")
+
+
+def test_names_need_not_be_utf_8(tmp_path):
+    root = os.fsencode(image_folder(tmp_path / "odd", count=2, parts=("train",)))
+    os.rename(root + b"/train/cat", root + b"/train/\xe9t\xe9")
+    data = load(prepare(tmp_path / "odd", tmp_path / "store"))
+    assert [os.fsencode(name) for name in data.manifest.classes] == [b"dog", b"eel", b"\xe9t\xe9"]
+    assert b"\xe9t\xe9" in data.store.read("key", torch.tensor([5])).numpy().tobytes()
