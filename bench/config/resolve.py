@@ -154,7 +154,18 @@ def _protocol(settings: dict[str, Any]) -> Protocol:
     nets = settings["feature_nets"]
     found = Protocol(**settings | {"feature_nets": tuple(dict.fromkeys(nets))})
     both = (samplers.resolved(found.sampler_flow), samplers.resolved(found.sampler_ddpm))
-    return found.model_copy(update={"resolved_samplers": both})
+    return with_checksums(found.model_copy(update={"resolved_samplers": both}))
+
+
+def with_checksums(protocol: Protocol) -> Protocol:
+    """The protocol with the checksums of its feature networks, of those whose weights are known by now.
+
+    Raises UserError for an unknown network.
+    """
+    from bench.nets import metric_nets
+
+    found = metric_nets.checksums(protocol.feature_nets)
+    return protocol.model_copy(update={"checksums": tuple(f"{net}@{found[net]}" for net in found)})
 
 
 def run_spec(

@@ -87,6 +87,7 @@ class Protocol(_Data):
         "dit-ddpm-250", description="sampler of DDPM models, e.g. ddim[steps=25] or dit-ddpm-250"
     )
     resolved_samplers: tuple[str, ...] = ()  # both, flow first, with every option
+    checksums: tuple[str, ...] = ()  # of the feature networks' weights, NET@SHA256 with 16 digits
     guidance_scale: float = Field(1.0, ge=0, description="classifier-free guidance; 1: none")
     guidance_interval: tuple[float, float] = Field(
         (0.0, 1.0), description="guide only for t in this interval; data t=0, noise t=1"
@@ -210,7 +211,10 @@ def _decisive_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
     if protocol["identity"] == 1:
         earlier = {old: protocol[new] for old, new in _RENAMED.items()}
         return _of_identity_1("Protocol", dict(protocol) | earlier)
-    return {key: value for key, value in protocol.items() if key not in _RENAMED.values()}
+    decisive = {key: value for key, value in protocol.items() if key not in _RENAMED.values()}
+    if not protocol.get("checksums"):  # as it was written before they were recorded
+        decisive.pop("checksums", None)
+    return decisive
 
 
 def _of_identity_1(model: str, content: Mapping[str, Any]) -> dict[str, Any]:

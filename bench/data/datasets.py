@@ -96,6 +96,13 @@ class Dataset:
         return Shape(**self.preset["shape"])
 
     @property
+    def image_size(self) -> int:
+        """Rows and columns of the images that encoders see. Raises UserError as `shape`."""
+        if self.manifest:
+            return self.manifest.contents.size
+        return self.expected.get("image_size", self.shape.size)
+
+    @property
     def identity(self) -> str:
         """The name, and of a store the identity of its content: the same wherever it lies."""
         return f"{self.name}@{self.manifest.identity}" if self.manifest else self.name

@@ -21,7 +21,7 @@ from bench.diffusion.objectives import Process
 from bench.evaluation import sampling
 from bench.evaluation.reference import reference_of_data
 from bench.evaluation.scorer import Scorer
-from bench.nets.metric_nets import feature_nets
+from bench.nets.metric_nets import feature_nets, refuse_others
 from bench.runs import loading, networks, sample_grid
 from bench.runs.folder import RunFolder
 from bench.runs.record import Counters, EvaluationRow
@@ -139,6 +139,7 @@ class Evaluator:
         if self._scorer is None:
             spec = self.run.spec
             nets = feature_nets(spec.protocol.feature_nets, self.device)
+            refuse_others(spec.protocol.checksums)
             reference = reference_of_data(spec.data, self.data, nets)
             self._scorer = Scorer(nets, reference, neighbours=spec.protocol.neighbours)
         self._scorer.reset()

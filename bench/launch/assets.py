@@ -11,6 +11,7 @@ from bench.core.files import in_units
 from bench.data import datasets, vae
 from bench.data.datasets import Dataset
 from bench.nets import metric_nets, table, teachers, weights
+from bench.nets.local import RECIPES, weight_file
 from bench.runs import networks
 
 
@@ -32,6 +33,8 @@ def _missing(spec: RunSpec) -> Iterator[str]:
         yield from _refusal(partial(find, name))
     for name in spec.protocol.feature_nets:
         yield from _refusal(partial(metric_nets.require, name))
+        if name in RECIPES and (path := weight_file(name)) and not path.is_file():
+            yield f"the weights of {name}, which the run trains first; they decide the name of its folder"
 
 
 def _refusal(look: Callable[[], object]) -> Iterator[str]:

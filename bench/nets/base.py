@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from methods.base import EncoderInfo, Features
+from methods.base import EncoderInfo, EncoderLayers, Features
+
+NO_LAYERS = EncoderLayers()
 
 
 class Activations(NamedTuple):
@@ -45,8 +47,11 @@ class Encoder(Protocol):
         """What decides the features of an image, but for the grid; JSON."""
         ...
 
-    def __call__(self, images: Tensor) -> Features:
-        """Images [B, C, R, R] uint8 -> features in float32, without gradient."""
+    def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
+        """Images [B, C, R, R] uint8 -> features in float32, without gradient.
+
+        Raises UserError for `layers` that the encoder does not have.
+        """
         ...
 
 

@@ -28,8 +28,8 @@ from bench.core.machine import cache_folder
 from bench.core.progress import progress_bar
 from bench.data.base import Records
 from bench.data.shards import write_shard
-from bench.nets.base import Encoder
-from methods.base import Features
+from bench.nets.base import NO_LAYERS, Encoder
+from methods.base import EncoderLayers, Features
 
 SHARD_RECORDS, BATCH_SIZE = 1024, 128
 MANIFEST = "manifest.json"  # written last: with it the cache is complete
@@ -73,8 +73,16 @@ class FeatureCache:
             cls = torch.zeros(1, 1).expand(SHARD_RECORDS, self.info.width)
             self._zeros = {"patch": cls[:, None].expand(-1, rows * columns, -1), "cls": cls}
 
-    def __call__(self, index: Tensor) -> Features:
-        """Features of the records of these numbers, on the CPU. Raises FileNotFoundError before `fill`."""
+    def __call__(self, index: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
+        """Features of the records of these numbers, on the CPU. Raises FileNotFoundError before `fill`.
+
+        Raises UserError if `layers` are asked for: patch and class tokens alone are kept.
+        """
+        if layers != NO_LAYERS:
+            raise UserError(
+                f"the feature cache of {self.info.name} holds no hidden layers, attention, keys or values: "
+                "drop cache=true."
+            )
         places = [divmod(number, SHARD_RECORDS) for number in index.tolist()]
         tokens, cls = (
             torch.stack([self._shard(shard)[name][row] for shard, row in places]).float()

@@ -1,14 +1,16 @@
-"""Small convolutional nets, trained here: teachers, reward nets and judges of data sets of small images.
+"""Small networks trained here: teachers, reward networks and metric networks of data sets of small images.
 
-A teacher must never judge itself, so the nets of a data set differ in architecture and in seed. Each is
-trained once on the training part (seconds on the digits, minutes on CIFAR-10), must reach its recipe's
-accuracy on the held-out part, and is cached under a fingerprint of everything that made it.
+Those of the embedded digits ship with the package, so that they are the same on every machine;
+`python -m bench.nets.local NAME` trains one anew in their place. Others are trained on first use, minutes on
+CIFAR-10, and kept in the cache folder under a fingerprint of everything that made them. Each must reach its
+recipe's accuracy on the held-out part.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,31 +24,33 @@ from bench.core.machine import cache_folder
 from bench.core.progress import progress_bar
 from bench.core.seeding import data_order, generator, seed_of
 from bench.data import datasets
-from bench.data.base import Records
-from bench.nets.recipes import RECIPES, Recipe
+from bench.data.base import Records, Shape
+from bench.nets.recipes import RECIPES, ConvolutionalRecipe, TransformerRecipe
+
+SHIPPED = Path(__file__).parent / "shipped"
 
 
 class NetOutput(NamedTuple):
-    """What a local net says about images."""
+    """What a local network gives for images."""
 
-    maps: tuple[Tensor, ...]  # feature map after each convolution, [B, C_l, H_l, W_l]
-    pooled: Tensor  # [B, D], mean of the last map
+    maps: tuple[Tensor, ...]  # feature map after each layer, [B, C_l, H_l, W_l]
+    pooled: Tensor  # [B, D]: mean of the last map, or class token
     logits: Tensor  # [B, classes]
 
 
-class LocalNet(nn.Module):
+class ConvolutionalNet(nn.Module):
     """Convolutions with batch norm, halvings of the map, mean pooling, a linear classifier."""
 
-    def __init__(self, recipe: Recipe, channels: int, classes: int) -> None:
+    def __init__(self, recipe: ConvolutionalRecipe, shape: Shape) -> None:
         super().__init__()
-        self.recipe, self.channels = recipe, channels
-        widths = (channels, *recipe.widths)
+        self.recipe, self.channels = recipe, shape.channels
+        widths = (shape.channels, *recipe.widths)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, recipe.kernel, padding=recipe.kernel // 2, bias=False)
             for a, b in pairwise(widths)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in recipe.widths)
-        self.classifier = nn.Linear(recipe.widths[-1], classes)
+        self.classifier = nn.Linear(recipe.widths[-1], shape.classes)
 
     def forward(self, images: Tensor) -> NetOutput:
         """Images [B, C, H, W] in [-1, 1]."""
@@ -61,41 +65,118 @@ class LocalNet(nn.Module):
         return NetOutput(tuple(maps), pooled, self.classifier(pooled))
 
 
-def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
-    """The net of that name, frozen, in eval mode; trained on first use, then read from the cache.
+class TransformerNet(nn.Module):
+    """timm's vision transformer at the size of small images, with a 3x3 convolution before its patches.
 
-    Raises UserError for an unknown name, where its data set is not there, and where it does not reach the
-    required accuracy.
+    Few images suffice for it then (Xiao et al. 2021, arXiv 2106.14881).
+    """
+
+    def __init__(self, recipe: TransformerRecipe, shape: Shape) -> None:
+        super().__init__()
+        from timm.layers import PatchEmbed
+        from timm.models.vision_transformer import VisionTransformer
+
+        class Stem(PatchEmbed):
+            def __init__(self, *, in_chans: int, embed_dim: int, patch_size: int, **options: Any) -> None:
+                super().__init__(in_chans=in_chans, embed_dim=embed_dim, patch_size=patch_size, **options)
+                self.proj = nn.Sequential(  # type: ignore[assignment]
+                    nn.Conv2d(in_chans, embed_dim // 2, 3, padding=1),
+                    nn.GELU(),
+                    nn.Conv2d(embed_dim // 2, embed_dim, patch_size, patch_size),
+                )
+
+        self.recipe, self.channels, self.size = recipe, shape.channels, shape.size
+        self.transformer = VisionTransformer(
+            img_size=shape.size,
+            patch_size=recipe.patch,
+            in_chans=shape.channels,
+            num_classes=shape.classes,
+            embed_dim=recipe.width,
+            depth=recipe.depth,
+            num_heads=recipe.heads,
+            mlp_ratio=recipe.mlp_ratio,
+            embed_layer=Stem,
+            weight_init="jax",  # of Xavier: the default is too small for narrow networks
+        )
+
+    def forward(self, images: Tensor) -> NetOutput:
+        """Images [B, C, S, S] in [-1, 1], S the size of the data set. Raises UserError for another size."""
+        if images.shape[-2:] != (self.size, self.size):
+            raise UserError(
+                f"the network takes images of {self.size} x {self.size} pixels, these have "
+                f"{images.shape[-2]} x {images.shape[-1]}: resize them, or leave it out."
+            )
+        blocks = list(range(self.recipe.depth))
+        tokens, maps = self.transformer.forward_intermediates(images, indices=blocks)
+        return NetOutput(tuple(maps), tokens[:, 0], self.transformer.forward_head(tokens))
+
+
+LocalNet = ConvolutionalNet | TransformerNet
+
+
+def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
+    """The network of that name, frozen, in eval mode; trained if its weights are nowhere yet.
+
+    Raises UserError for an unknown name, if its data set is not there, and if it does not reach the required
+    accuracy.
+    """
+    path = weight_file(name)
+    net = _initialised(name)
+    if path is not None:
+        try:
+            net.load_state_dict(load_file(path))
+        except (
+            FileNotFoundError,
+            SafetensorError,
+            RuntimeError,
+        ):  # not trained yet, or damaged
+            train(name, path)
+            net.load_state_dict(load_file(path))
+    return net.eval().requires_grad_(False).to(device)
+
+
+def weight_file(name: str) -> Path | None:
+    """Where the weights of a local network are, or will be once it is trained; None: it is never trained.
+
+    Raises UserError for an unknown name.
     """
     if name not in RECIPES:
-        raise unknown("local net", name, RECIPES)
+        raise unknown("local network", name, RECIPES)
     recipe = RECIPES[name]
-    dataset = datasets.get(recipe.data)
-    shape = dataset.shape
+    if recipe.epochs == 0:
+        return None
+    _, _, prepared = datasets.get(recipe.data).identity.partition("@")
+    made_of = f"{recipe.fingerprint}-{prepared}" if prepared else recipe.fingerprint
+    shipped = SHIPPED / f"{name}-{made_of}.safetensors"
+    return shipped if shipped.is_file() else cache_folder() / shipped.name
+
+
+def train(name: str, path: Path) -> None:
+    """Train a local network and save it. Raises UserError if it does not reach its accuracy."""
+    net, recipe = _initialised(name), RECIPES[name]
+    data = datasets.get(recipe.data).open()
+    _train(name, net, data)
+    reached = accuracy(net, data)
+    print(f"trained {name}: {reached:.1%} of the held-out images classified right", flush=True)
+    if reached < recipe.required_accuracy:
+        raise UserError(
+            f"{name} reaches {reached:.1%} on held-out images, {recipe.required_accuracy:.0%} is "
+            f"required; this torch ({torch.__version__}) may train it badly: report it."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as unfinished:
+        save_file(net.state_dict(), unfinished)
+
+
+def _initialised(name: str) -> LocalNet:
+    recipe = RECIPES[name]
+    shape = datasets.get(recipe.data).shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.seed, "local net"))
-        net = LocalNet(recipe, shape.channels, shape.classes)
-    if recipe.epochs == 0:
-        return net.eval().requires_grad_(False).to(device)
-    _, _, prepared = dataset.identity.partition("@")
-    made_of = f"{recipe.fingerprint}-{prepared}" if prepared else recipe.fingerprint
-    path = cache_folder() / f"{name}-{made_of}.safetensors"
-    try:
-        net.load_state_dict(load_file(path))
-    except (FileNotFoundError, SafetensorError, RuntimeError):  # never trained, or its writing interrupted
-        data = dataset.open()
-        _train(name, net, data)
-        reached = accuracy(net, data)
-        print(f"trained {name}: {reached:.1%} of the held-out images classified right", flush=True)
-        if reached < recipe.required_accuracy:
-            raise UserError(
-                f"{name} reaches {reached:.1%} on held-out images, {recipe.required_accuracy:.0%} is "
-                f"required; this torch ({torch.__version__}) may train it badly: report it."
-            ) from None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished:
-            save_file(net.state_dict(), unfinished)
-    return net.eval().requires_grad_(False).to(device)
+        if isinstance(recipe, TransformerRecipe):
+            return TransformerNet(recipe, shape)
+        assert isinstance(recipe, ConvolutionalRecipe)
+        return ConvolutionalNet(recipe, shape)
 
 
 def _train(name: str, net: LocalNet, data: Records) -> None:
@@ -109,7 +190,7 @@ def _train(name: str, net: LocalNet, data: Records) -> None:
         index = data_order(recipe.seed, records, step * recipe.batch_size, recipe.batch_size)
         draw = generator(recipe.seed, "augmentation", step)
         batch = data.batch(index, draw)
-        # Small shifts keep the class and keep the images from being learnt by heart.
+        # Small shifts keep the class and keep the images from being memorised.
         margin, size = recipe.shift, data.size
         row, column = torch.randint(2 * margin + 1, (2,), generator=draw).tolist()
         padded = F.pad(batch.x0, (margin,) * 4, value=-1.0)
@@ -135,3 +216,10 @@ def accuracy(net: LocalNet, data: Records) -> float:
         for image, label in zip(images.split(1000), labels.split(1000), strict=True)
     ]
     return torch.cat(right).float().mean().item()
+
+
+if __name__ == "__main__":
+    import sys
+
+    for chosen in sys.argv[1:]:
+        train(chosen, SHIPPED / f"{chosen}-{RECIPES[chosen].fingerprint}.safetensors")

@@ -13,6 +13,7 @@ The first three need no download. Stein et al. (2023) take FD in dinov2-l.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,11 +22,12 @@ from torch import Tensor
 from torchvision.transforms.functional import InterpolationMode, normalize, resize
 
 from bench.core.errors import UserError
+from bench.core.files import sha256
 from bench.core.seeding import generator
 from bench.nets import open_clip, table, timm, weights
 from bench.nets.base import Activations, FeatureNet, with_channels
 from bench.nets.inception import AdmInception, CleanFid
-from bench.nets.local import local_net
+from bench.nets.local import local_net, train, weight_file
 
 
 def names() -> tuple[str, ...]:
@@ -63,6 +65,49 @@ def require(name: str) -> None:
     """Raises UserError as `feature_net` would for an unknown name and absent weights, but loads nothing."""
     if _library(name) not in ("local", "fixed"):
         weights.find(name)
+
+
+def checksums(wanted: Iterable[str]) -> dict[str, str]:
+    """Network -> SHA-256 of its weights, the first 16 digits; without those that have none or none yet here.
+
+    Raises UserError for an unknown network.
+    """
+    return {name: found[:16] for name in dict.fromkeys(wanted) if (found := _checksum(name))}
+
+
+def _checksum(name: str) -> str:
+    library, known = _library(name), table.network(name).sha256
+    if library == "fixed" or known:
+        return known
+    try:
+        path = weight_file(name) if library == "local" else weights.find(name)
+        return _of_file(path, path.stat().st_mtime_ns) if path and path.is_file() else ""
+    except UserError:  # absent
+        return ""
+
+
+@cache
+def _of_file(path: Path, _changed: int) -> str:
+    return sha256(path)
+
+
+def train_missing(wanted: Iterable[str]) -> None:
+    """Train the local networks of these that are nowhere yet, so that their checksums are known."""
+    for name in dict.fromkeys(wanted):
+        if _library(name) == "local" and (path := weight_file(name)) and not path.is_file():
+            train(name, path)
+
+
+def refuse_others(recorded: Iterable[str]) -> None:
+    """Raises UserError if the weights on this machine are not those of the recorded checksums, NET@SHA256."""
+    expected = dict(text.rsplit("@", 1) for text in recorded)
+    here = checksums(expected)
+    for name, checksum in expected.items():
+        if here.get(name) != checksum:
+            raise UserError(
+                f"the weights of {name} on this machine are others than those of the run's protocol (SHA-256 "
+                f"{here.get(name, 'none')}, not {checksum}): copy that file here, or start the run anew."
+            )
 
 
 def _library(name: str) -> table.Library:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from bench.core.errors import UserError, unknown
 from bench.core.files import sha256
+from bench.nets import layers as inside
 from bench.nets import table, weights
-from bench.nets.base import EncoderOptions, WholeImage, first_line, with_channels
+from bench.nets.base import NO_LAYERS, EncoderOptions, WholeImage, first_line, with_channels
 from bench.nets.timm import normalised_then_resized
-from methods.base import EncoderInfo, Features
+from methods.base import EncoderInfo, EncoderLayers, Features
 
 
 class OpenClipEncoder:
@@ -34,10 +35,8 @@ class OpenClipEncoder:
     ) -> None:
         """Raises UserError for an unknown tower or one of another kind, and if its weights are absent."""
         self.architecture = _architecture(name)
-        vision: dict[str, Any] = _config(name)["vision_cfg"]
-        if not vision.get("patch_size") or vision.get("attentional_pool"):
-            raise UserError(f"{name} has no patch tokens after a final norm: take a ViT of open_clip's own.")
-        patch = vision["patch_size"]
+        self.info = describe(name, grid)
+        patch = _vision(name)["patch_size"]
         self.size = (grid[0] * patch, grid[1] * patch)
         self.weights = weights.find(name, options.weights, f"or name a file: {name}[weights=FILE]")
         tower = build(name, self.weights, self.size).visual
@@ -51,7 +50,6 @@ class OpenClipEncoder:
         )
         self.antialias, self.cache = options.antialias, options.cache
         self.device, self.precision = device, precision
-        self.info = EncoderInfo(name, tower.ln_post.normalized_shape[0], grid)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -60,13 +58,37 @@ class OpenClipEncoder:
         return own | {"antialias": self.antialias, "precision": self.precision}
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Features:
-        """Images [B, 1 or 3, R, R] uint8 -> features in float32, without gradient."""
+    def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
+        """Images [B, 1 or 3, R, R] uint8 -> features in float32, without gradient.
+
+        Raises UserError for `layers` that the tower does not have.
+        """
+        inside.refuse(self.info, layers)
         images = with_channels(images.to(self.device), 3, self.info.name)
         x = normalised_then_resized(images, self.size, self.mean, self.std, self.antialias)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            pooled, tokens = self.forward(x)
-            return Features(self.norm(tokens).float(), pooled.float())
+            forward = self.forward if layers == NO_LAYERS else self.net
+            with inside.capture(self.net.transformer.resblocks, layers) as seen:
+                pooled, tokens = forward(x)
+            tokens = self.norm(tokens).float()
+        return seen.features(tokens, pooled.float(), layers, self.info.layers)
+
+
+def describe(name: str, grid: tuple[int, int]) -> EncoderInfo:
+    """What a method may know of the encoder, without its weights.
+
+    Raises UserError for an unknown tower, and for one without patch tokens.
+    """
+    vision = _vision(name)
+    width, head_width = vision.get("width", 768), vision.get("head_width", 64)
+    return EncoderInfo(name, width, grid, vision.get("layers", 12), width // head_width)
+
+
+def _vision(name: str) -> dict[str, Any]:
+    vision: dict[str, Any] = _config(name)["vision_cfg"]
+    if not vision.get("patch_size") or vision.get("attentional_pool"):
+        raise UserError(f"{name} has no patch tokens after a final norm: take a ViT of open_clip's own.")
+    return vision
 
 
 def whole_image(name: str, path: Path, device: torch.device | str) -> WholeImage:

@@ -7,69 +7,90 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What makes a local net; any change makes another net, with another fingerprint."""
+    """What makes a local network; any change makes another one, with another fingerprint."""
 
     data: str
-    widths: tuple[int, ...]  # channels of the convolutions
-    pool_after: tuple[int, ...]  # the convolutions after which the map is halved
-    kernel: int
-    activation: str
     seed: int
     epochs: int = 30
     batch_size: int = 64
     learning_rate: float = 2e-3
     shift: int = 1  # pixels at most, of the augmentation
-    mirror: bool = False  # half of the batches are seen in a mirror: for what has no handedness
+    mirror: bool = False  # half of the batches are mirrored: for data without left-right asymmetry
     required_accuracy: float = 0.97  # on the held-out part
 
     @property
     def fingerprint(self) -> str:
         """12 hex digits."""
-        decisive = {key: value for key, value in asdict(self).items() if key != "required_accuracy"}
+        training = {field.name for field in fields(Recipe)} - {"data"}
+        content = asdict(self)
+        order = ["data", *(key for key in content if key not in training | {"data"}), *content]
+        decisive = {key: content[key] for key in order if key != "required_accuracy"}
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
 
 
-def _natural(
-    data: str,
-    widths: tuple[int, ...],
-    pool_after: tuple[int, ...],
-    kernel: int,
-    activation: str,
-    *,
-    seed: int,
-    accuracy: float,
-    epochs: int = 5,
-) -> Recipe:
-    """A net of CIFAR-10's photographs: minutes on one core."""
-    return Recipe(
-        data,
-        widths,
-        pool_after,
-        kernel,
-        activation,
-        seed,
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionalRecipe(Recipe):
+    """Convolutions with batch norm."""
+
+    widths: tuple[int, ...]  # channels of the convolutions
+    pool_after: tuple[int, ...]  # the convolutions after which the map is halved
+    kernel: int
+    activation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerRecipe(Recipe):
+    """A vision transformer with a class token."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int  # pixels
+    mlp_ratio: float = 2.0
+
+
+def _natural(data: str, seed: int, accuracy: float, epochs: int = 5, **architecture: Any) -> Recipe:
+    """A network of CIFAR-10's photographs: minutes on one core."""
+    return ConvolutionalRecipe(
+        data=data,
+        seed=seed,
         epochs=epochs,
         batch_size=128,
         learning_rate=4e-3,
         shift=2,
         mirror=True,
         required_accuracy=accuracy,
+        **architecture,
     )
 
 
-RECIPES = {
-    "digits-teacher": Recipe("digits", (32, 64, 64, 96), (2,), kernel=3, activation="relu", seed=11),
-    "digits-untrained": Recipe(  # a control: the teacher's architecture that has learnt nothing
-        "digits", (32, 64, 64, 96), (2,), kernel=3, activation="relu", seed=47, epochs=0
+_DIGITS = {"widths": (32, 64, 64, 96), "pool_after": (2,), "kernel": 3, "activation": "relu"}
+RECIPES: dict[str, Recipe] = {
+    "digits-teacher": ConvolutionalRecipe(data="digits", **_DIGITS, seed=11),
+    # A control: the teacher's architecture, untrained.
+    "digits-untrained": ConvolutionalRecipe(data="digits", **_DIGITS, seed=47, epochs=0),
+    "digits-cnn": ConvolutionalRecipe(
+        data="digits", widths=(24, 48, 64), pool_after=(1,), kernel=5, activation="gelu", seed=23
     ),
-    "digits-cnn": Recipe("digits", (24, 48, 64), (1,), kernel=5, activation="gelu", seed=23),
-    "cifar10-teacher": _natural("cifar10", (32, 64, 64), (1,), 3, "relu", seed=71, epochs=3, accuracy=0.5),
-    "cifar10-cnn": _natural("cifar10", (24, 48, 96), (1, 2), 5, "gelu", seed=73, epochs=3, accuracy=0.5),
-    "cifar10-16-reward": _natural("cifar10-16", (32, 64, 64, 96), (1, 3), 3, "relu", seed=61, accuracy=0.6),
-    "cifar10-16-cnn": _natural("cifar10-16", (32, 64, 128), (1, 2), 5, "gelu", seed=67, accuracy=0.6),
+    "digits-vit": TransformerRecipe(
+        data="digits", width=64, depth=4, heads=4, patch=2, seed=29, epochs=50, required_accuracy=0.95
+    ),
+    "cifar10-teacher": _natural(
+        "cifar10", 71, 0.5, 3, widths=(32, 64, 64), pool_after=(1,), kernel=3, activation="relu"
+    ),
+    "cifar10-cnn": _natural(
+        "cifar10", 73, 0.5, 3, widths=(24, 48, 96), pool_after=(1, 2), kernel=5, activation="gelu"
+    ),
+    "cifar10-16-reward": _natural(
+        "cifar10-16", 61, 0.6, widths=(32, 64, 64, 96), pool_after=(1, 3), kernel=3, activation="relu"
+    ),
+    "cifar10-16-cnn": _natural(
+        "cifar10-16", 67, 0.6, widths=(32, 64, 128), pool_after=(1, 2), kernel=5, activation="gelu"
+    ),
 }

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from bench.core import grammar
 from bench.core.errors import UserError
-from bench.nets import table, weights
-from bench.nets.base import Encoder, EncoderOptions, with_channels
-from bench.nets.local import local_net
+from bench.nets import layers as inside
+from bench.nets import open_clip, table, timm, weights
+from bench.nets.base import NO_LAYERS, Encoder, EncoderOptions, with_channels
+from bench.nets.local import LocalNet, local_net
 from bench.nets.open_clip import OpenClipEncoder
+from bench.nets.recipes import RECIPES, ConvolutionalRecipe, TransformerRecipe
 from bench.nets.timm import TimmEncoder
-from methods.base import EncoderInfo, Features
+from methods.base import EncoderInfo, EncoderLayers, Features
 
 PIXELS_PER_TOKEN = 16  # of an image, where nothing else is said: REPA's rule, 16 x 16 tokens for 256 pixels
 
@@ -28,7 +30,7 @@ class LocalOptions:
     cache: bool = False  # keep the features of the data set on disk: feature_cache.py
 
 
-class LocalEncoder:
+class ConvolutionalEncoder:
     """A local network as an encoder: its last map gives the patch tokens, its mean the CLS token.
 
     If a coarser grid is asked for, which divides the map's, places are averaged.
@@ -43,22 +45,67 @@ class LocalEncoder:
         device: torch.device,
     ) -> None:
         self.net, self.device, self.cache = local_net(name, device), device, options.cache
-        side = image_size >> len(self.net.recipe.pool_after)
-        self.stride = side // grid[0] if grid and side % grid[0] == 0 else 1
-        side //= self.stride
-        self.info = EncoderInfo(name, self.net.recipe.widths[-1], (side, side))
+        self.info = describe_local(name, image_size, grid)
+        recipe = self.net.recipe
+        assert isinstance(recipe, ConvolutionalRecipe)
+        self.stride = (image_size >> len(recipe.pool_after)) // self.info.grid[0]
 
     @property
     def key(self) -> dict[str, Any]:
-        weights = self.net.state_dict().values()
-        return {"encoder": self.info.name, "weights": float(sum(w.double().abs().sum() for w in weights))}
+        return _local_key(self.info.name, self.net)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Features:
+    def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
+        inside.refuse(self.info, layers)
         images = with_channels(images.to(self.device), self.net.channels, self.info.name)
         output = self.net(images.float() / 127.5 - 1)
         tokens = F.avg_pool2d(output.maps[-1], self.stride) if self.stride > 1 else output.maps[-1]
         return Features(tokens.flatten(2).transpose(1, 2), output.pooled)
+
+
+class TransformerEncoder:
+    """A local vision transformer as an encoder, on the grid of its patches."""
+
+    def __init__(
+        self,
+        name: str,
+        options: LocalOptions,
+        image_size: int,
+        _grid: tuple[int, int] | None,
+        device: torch.device,
+    ) -> None:
+        self.net, self.device, self.cache = local_net(name, device), device, options.cache
+        self.info = describe_local(name, image_size)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return _local_key(self.info.name, self.net)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
+        inside.refuse(self.info, layers)
+        images = with_channels(images.to(self.device), self.net.channels, self.info.name)
+        transformer = self.net.transformer
+        x = images.float() / 127.5 - 1
+        return timm.tokens(transformer, x, layers, self.info, transformer.forward_features)
+
+
+def describe_local(name: str, image_size: int, grid: tuple[int, int] | None = None) -> EncoderInfo:
+    """What a method may know of a local encoder, without its weights; `grid` as in `load`."""
+    recipe = RECIPES[name]
+    if isinstance(recipe, TransformerRecipe):
+        side = image_size // recipe.patch
+        return EncoderInfo(name, recipe.width, (side, side), recipe.depth, recipe.heads)
+    assert isinstance(recipe, ConvolutionalRecipe)
+    side = image_size >> len(recipe.pool_after)
+    if grid and side % grid[0] == 0:
+        side = grid[0]
+    return EncoderInfo(name, recipe.widths[-1], (side, side), class_token=False)
+
+
+def _local_key(name: str, net: LocalNet) -> dict[str, Any]:
+    weights = net.state_dict().values()
+    return {"encoder": name, "weights": float(sum(w.double().abs().sum() for w in weights))}
 
 
 def names() -> tuple[str, ...]:
@@ -83,10 +130,24 @@ def load(
     """
     name, options = _parsed(text)
     if isinstance(options, LocalOptions):
-        return LocalEncoder(name, options, image_size, grid, device)
-    side = image_size // PIXELS_PER_TOKEN
+        vit = isinstance(RECIPES[name], TransformerRecipe)
+        made = TransformerEncoder if vit else ConvolutionalEncoder
+        return made(name, options, image_size, grid, device)
     made = TimmEncoder if table.network(name).library == "timm" else OpenClipEncoder
-    return made(name, options, grid or (side, side), device, precision)
+    return made(name, options, grid or _usual_grid(image_size), device, precision)
+
+
+def describe(text: str, image_size: int, grid: tuple[int, int] | None = None) -> EncoderInfo:
+    """The `info` of the encoder that `load` would give, without its weights. Raises UserError as `load`."""
+    name, options = _parsed(text)
+    if isinstance(options, LocalOptions):
+        return describe_local(name, image_size, grid)
+    library = timm if table.network(name).library == "timm" else open_clip
+    return library.describe(name, grid or _usual_grid(image_size))
+
+
+def _usual_grid(image_size: int) -> tuple[int, int]:
+    return (image_size // PIXELS_PER_TOKEN, image_size // PIXELS_PER_TOKEN)
 
 
 def require(text: str) -> None:

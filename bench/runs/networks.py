@@ -5,9 +5,11 @@ A method says what it needs only once it is built, so it is built here, with des
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from bench.config import resolve
 from bench.config.spec import RunSpec
@@ -15,10 +17,11 @@ from bench.core import grammar
 from bench.core.errors import UserError
 from bench.core.files import sha256
 from bench.data import datasets
-from bench.nets import table, weights
+from bench.nets import layers, table, teachers, weights
+from bench.nets.base import NO_LAYERS
 from bench.rewards import registry
 from bench.runs.record import EvaluationRow
-from methods.base import REWARD_NET, TEACHER, BackboneInfo, EncoderInfo
+from methods.base import REWARD_NET, TEACHER, BackboneInfo, EncoderInfo, EncoderLayers, Features
 
 
 def required(spec: RunSpec) -> tuple[str, ...]:
@@ -26,13 +29,16 @@ def required(spec: RunSpec) -> tuple[str, ...]:
 
     Raises UserError if the method cannot be built on the run's backbone.
     """
-    encoders: list[str] = []
-    shape, architecture = datasets.get(spec.data).shape, resolve.architecture(spec.backbone)
+    encoders: dict[str, EncoderInfo] = {}
+    dataset, architecture = datasets.get(spec.data), resolve.architecture(spec.backbone)
+    shape = dataset.shape
     grid = architecture.grid(shape.size)
 
     def describe(name: str) -> EncoderInfo:
-        encoders.append(name)
-        return EncoderInfo(name, 1, grid)
+        text = spec.teacher if name == TEACHER else name
+        info = teachers.describe(text, dataset.image_size, grid)
+        encoders[name] = info._replace(sample=partial(_noise, info))
+        return encoders[name]
 
     info = BackboneInfo(
         architecture.family,
@@ -51,6 +57,8 @@ def required(spec: RunSpec) -> tuple[str, ...]:
         except ValueError as error:
             raise UserError(f"{spec.method} on {spec.backbone}: {error}") from None
     needs = method.needs(0, spec.training.steps)
+    for name, asked in needs.encoder_layers.items():
+        layers.refuse(encoders[name], asked)
     named = {
         TEACHER: spec.teacher,
         registry.TEACHER: next(iter(needs.encoders), TEACHER),
@@ -59,6 +67,22 @@ def required(spec: RunSpec) -> tuple[str, ...]:
     rewards = [registry.entry(name).network for name in needs.rewards]
     found = [named.get(name, name) for name in (*encoders, *needs.encoders, *rewards) if name]
     return tuple(dict.fromkeys(named.get(name, name) for name in found))
+
+
+def _noise(info: EncoderInfo, count: int, asked: EncoderLayers = NO_LAYERS) -> Iterator[Features]:
+    """Features as an encoder might give them, for methods that take statistics of them in `build`."""
+    draw, tokens = torch.Generator().manual_seed(0), info.grid[0] * info.grid[1]
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(min(count, 32), *shape, generator=draw)
+
+    yield Features(
+        noise(tokens, info.width),
+        noise(info.width),
+        {layer: noise(tokens, info.width) for layer in asked.hidden},
+        {layer: noise(info.heads, tokens, tokens) for layer in asked.attention},
+        {layer: (noise(tokens, info.width), noise(tokens, info.width)) for layer in asked.keys_values},
+    )
 
 
 def leaky(spec: RunSpec, earlier: Sequence[EvaluationRow] = ()) -> tuple[str, ...]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from bench.config.spec import RunSpec
 from bench.core import distributed
-from bench.core.seeding import seed_of
+from bench.core.seeding import generator, seed_of
 from bench.data import datasets
 from bench.data.base import Records
 from bench.nets import teachers
-from bench.nets.base import Encoder
+from bench.nets.base import NO_LAYERS, Encoder
 from bench.nets.feature_cache import FeatureCache
 from bench.rewards.base import RewardContext
 from bench.rewards.registry import Rewards
 from bench.training.batch import TrainingBatch
-from methods.base import REWARD_NET, TEACHER, EncoderInfo, Features, Needs
+from methods.base import REWARD_NET, TEACHER, EncoderInfo, EncoderLayers, Features, Needs
+
+SAMPLE_BATCH = 64  # images
 
 
 class FrozenNets:
@@ -40,9 +45,16 @@ class FrozenNets:
                 grid=self.grid,
                 precision=self.spec.training.precision,
             )
+            encoder.info = encoder.info._replace(sample=partial(self._sample, encoder))
             data = datasets.get(self.spec.data).identity
             self.encoders[name] = FeatureCache(encoder, self.data, data) if encoder.cache else encoder
         return self.encoders[name].info
+
+    def _sample(self, encoder: Encoder, count: int, layers: EncoderLayers = NO_LAYERS) -> Iterator[Features]:
+        """Features of the first `count` training records, batch by batch: `EncoderInfo.sample`."""
+        for indices in torch.arange(min(count, len(self.data))).split(SAMPLE_BATCH):
+            records = self.data.batch(indices, generator(self.spec.seed, "sample"))
+            yield encoder(records.image.to(self.device), layers)
 
     def load_rewards(self, needs: Needs) -> None:
         """The rewards named by the `needs` of step 0; a student learns from the method's first encoder.
@@ -86,7 +98,7 @@ class FrozenNets:
 
     def features(self, batch: TrainingBatch, needs: Needs) -> dict[str, Features]:
         """What the encoders say about the images of a batch, by name."""
-        return {name: self._encode(name, batch) for name in self.asked_encoders(needs)}
+        return {name: self._encode(name, batch, needs) for name in self.asked_encoders(needs)}
 
     def learn(self, batch: TrainingBatch, needs: Needs) -> dict[str, float | Tensor]:
         """If a reward is a student of the teacher, it learns from this process's part of a step's batch.
@@ -100,8 +112,8 @@ class FrozenNets:
         mean_over_step = lambda mean: distributed.all_reduce_sum(mean * batch.fraction)  # noqa: E731
         return {"reward/student_loss": student.learn(batch.x0, tokens, mean_over_step)}
 
-    def _encode(self, name: str, batch: TrainingBatch) -> Features:
-        encoder = self.encoders[name]
+    def _encode(self, name: str, batch: TrainingBatch, needs: Needs) -> Features:
+        encoder, layers = self.encoders[name], needs.encoder_layers.get(name, NO_LAYERS)
         if isinstance(encoder, FeatureCache):
-            return encoder(batch.indices).map(lambda value: value.to(self.device))
-        return encoder(batch.image)
+            return encoder(batch.indices, layers).map(lambda value: value.to(self.device))
+        return encoder(batch.image, layers)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from bench.core.errors import UserError
 from bench.data import datasets
 from bench.nets.local import local_net
-from bench.nets.metric_nets import feature_net
+from bench.nets.metric_nets import feature_net, feature_nets
 
 
 def noise_images(count: int, channels: int, size: int) -> torch.Tensor:
@@ -58,3 +58,16 @@ def test_an_unknown_net_is_refused_with_the_nearest_name():
 def test_a_net_without_weight_files_takes_none(tmp_path):
     with pytest.raises(UserError, match="takes no file"):
         feature_net("pixels", file=tmp_path / "x.pth")
+
+
+def test_a_network_that_is_named_twice_counts_once():
+    """The numbers are those of the network named once: no image is counted twice."""
+    from bench.evaluation.scorer import Scorer
+
+    images, reference = noise_images(40, 3, 8), noise_images(50, 3, 8).flip(0)
+    results = []
+    for names in (["random-conv"], ["random-conv", "random-conv"]):
+        scorer = Scorer(feature_nets(names), reference)
+        scorer.update(images)
+        results.append(scorer.results())
+    assert results[0] == results[1]
