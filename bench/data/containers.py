@@ -47,14 +47,14 @@ def open_container(path: Path) -> Container:
     if not path.is_file():
         raise UserError(f"there is nothing at {path}: give a folder, zip, tar or .npz of images.")
     try:
-        if zipfile.is_zipfile(path):
-            return _zip(path)
-        return _tar(path)
+        return _zip(path) if zipfile.is_zipfile(path) else _tar(path)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (zipfile.BadZipFile, tarfile.TarError) as error:
+    except Exception as error:  # foreign bytes: damaged directories end in many ways
         kind = "neither a folder, nor a zip, nor an uncompressed tar of images"
-        if path.suffix.lower() in (".zip", ".tar", ".npz"):
+        if path.suffix.lower() in (".zip", ".tar"):
             kind = "cut off or damaged"
         raise UserError(f"{path} is {kind} ({error or 'it ends early'}).") from None
 
@@ -68,7 +68,7 @@ def is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # damaged: whoever opens it says how
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 

@@ -64,7 +64,9 @@ class ActivationCache:
     def __init__(self, images: ImageSet, nets: Sequence[str], weights: Sequence[str]) -> None:
         """Work on these images, as they are now, with these nets: of anything else, nothing is taken up."""
         stamps = [
-            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in images.files
+            (str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            for file in images.files
+            if (status := file.stat())
         ]
         identity = json.dumps([stamps, list(nets), list(weights)])
         self.folder = _folder() / hashlib.sha256(identity.encode()).hexdigest()[:16]

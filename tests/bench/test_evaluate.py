@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 from bench import evaluate
 from bench.core.errors import UserError, exit_code
 from bench.data import datasets
-from bench.data.image_files import writing
+from bench.data.image_files import open_images, writing
 from bench.evaluate import Images, Options
 from bench.evaluation import resume
+from bench.nets.base import Activations
 
 NETS = ("digits-cnn", "random-conv", "pixels")
 
@@ -167,3 +169,17 @@ def test_a_folder_of_several_parts_is_scored_when_a_person_says_yes(digits: Path
     with pytest.raises(UserError, match="images of train and of val or test would be taken together"):
         evaluate.score_images(Options(tmp_path / "parts", images=images))
     assert evaluate.score_images(Options(tmp_path / "parts", images=images, yes=True))
+
+
+def test_work_on_other_images_of_the_same_size_and_age_is_not_taken_up(tmp_path: Path):
+    path = tmp_path / "a.npz"
+
+    def write(value: int) -> resume.ActivationCache:
+        np.savez(path, np.full((3, 4, 4, 3), value, np.uint8))
+        os.utime(path, (0, 0))  # as a copy keeps it
+        return resume.ActivationCache(open_images(path), ["net"], ())
+
+    first = write(0)
+    first.save(0, [Activations(torch.zeros(3, 2))])
+    assert resume.ActivationCache(open_images(path), ["net"], ()).load(0) is not None
+    assert write(1).load(0) is None

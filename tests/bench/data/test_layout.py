@@ -7,12 +7,14 @@ import shutil
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from bench.core.errors import UserError
 from bench.data import layout
 from bench.data.containers import open_container
+from bench.data.image_files import open_images
 from bench.data.layout import survey, understand
 
 
@@ -314,3 +316,23 @@ def test_names_need_not_be_utf_8(tmp_path):
     shutil.copy(root + b"/a/1.png", root + b"/caf\xe9/\xff.png")
     found = understood(tmp_path)
     assert [os.fsencode(name) for name in found.classes] == [b"a", b"caf\xe9"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "npz"])
+def test_archives_with_flipped_bytes_are_read_or_refused_in_one_line(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "npz":
+        np.savez(path, np.zeros((3, 4, 4, 3), np.uint8), np.arange(3))
+    else:
+        shutil.make_archive(str(tmp_path / "a"), kind, tree(tmp_path / "root", "a/1.png", "b/1.png"))
+    original, draw = path.read_bytes(), np.random.default_rng(0)
+    structure = [place for place in range(len(original)) if original[place]]  # headers, and few pixels
+    for _ in range(200):
+        content = bytearray(original)
+        for place in draw.choice(structure, 2):
+            content[place] = draw.integers(256)
+        path.write_bytes(content)
+        try:
+            assert sum(map(len, open_images(path).batches(2))) in (1, 2, 3)
+        except UserError as error:
+            assert "\n" not in str(error)
