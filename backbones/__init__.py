@@ -41,6 +41,7 @@ Release = Literal["sit", "repa", "dit"]  # whose code wrote an official checkpoi
 _FOLDER = Path(__file__).parent
 _PARTS = (
     "__init__",
+    "attention",
     "base",
     "blocks",
     "checkpoints",

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, NamedTuple, dataclass_transform
 
 from torch import Tensor, nn
+
+from backbones.extras import Extra
 
 
 class Output(NamedTuple):
@@ -23,6 +26,11 @@ class Output(NamedTuple):
     prediction: Tensor  # [B, C, H, W]: velocity (flow) or noise (DDPM)
     variance: Tensor | None  # [B, C, H, W], raw, about -1..1; None: the process takes a fixed one
     hidden: dict[int, Tensor]  # depth -> tokens after that block, [B, N, D], as asked for
+    # Of a SiT or DiT, as asked for; image tokens alone.
+    attention: Mapping[int, Tensor] = {}  # depth -> logits [B, heads, N, N], scaled, before softmax
+    keys_values: Mapping[int, tuple[Tensor, Tensor]] = {}  # depth -> [B, heads, N, D / heads] each
+    extras: Mapping[str, Tensor] = {}  # name -> prediction of that part of the state
+    extra_hidden: Mapping[int, Tensor] = {}  # depth -> extra tokens after that block, [B, E, D]
 
 
 @dataclass_transform(frozen_default=True)
@@ -83,6 +91,7 @@ class Backbone(nn.Module):
 
     # The parts that are sharded one by one (FSDP2) and after which hidden states are taken.
     blocks: nn.ModuleList
+    extras: tuple[Extra, ...] = ()  # attached parts of the state
 
     def __init__(
         self, architecture: Architecture, *, input_size: int, channels: int, num_classes: int
@@ -104,6 +113,13 @@ class Backbone(nn.Module):
         output depends on sample i of the input only. Further arguments of the same names as a SiT's are
         optional: a method that asks for one of them is refused on a backbone that does not take it.
         """
+
+    def attach_extras(self, extras: tuple[Extra, ...]) -> None:
+        """Give the state further parts, of which `forward` then takes the values, `extras`, by name.
+
+        Raises ValueError for a backbone that has no place for them.
+        """
+        raise ValueError(f"{self.architecture.name} takes no extra state: use a SiT, such as sit-xl/2")
 
     @classmethod
     def takes(cls, argument: str) -> bool:

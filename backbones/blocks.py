@@ -12,6 +12,7 @@ with gates that start at zero, so that every block starts as the identity (arXiv
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from timm.layers.activations import GELUTanh
@@ -21,7 +22,9 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from torch import Tensor, nn
 
+from backbones.attention import AttentionRequest, Seen, attend
 from backbones.base import Backbone, Output
+from backbones.extras import Extra, ExtraState
 from backbones.transformer import TransformerArchitecture
 
 FREQUENCIES = 256  # of the time embedding, half cosines, half sines
@@ -38,6 +41,13 @@ def norm(architecture: TransformerArchitecture) -> nn.Module:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x [B, N, D] scaled and shifted by [B, 1, D] each."""
     return x * (1 + scale) + shift
+
+
+def per_token(steering: Tensor, group: Tensor | None) -> Tensor:
+    """Steering [B, D] -> [B, 1, D] for all tokens; [B, G, D] -> [B, N, D] by each token's group [B, N]."""
+    if group is None:
+        return steering.unsqueeze(1)
+    return steering.gather(1, group[..., None].expand(-1, -1, steering.shape[-1]))
 
 
 class Block(nn.Module):
@@ -64,13 +74,27 @@ class Block(nn.Module):
         )
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, c: Tensor, rope: Tensor | None) -> Tensor:
-        """Tokens [B, N, D], condition [B, D] -> tokens [B, N, D]."""
-        steering = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        rope: Tensor | None,
+        group: Tensor | None = None,
+        request: AttentionRequest | None = None,
+    ) -> tuple[Tensor, Seen | None]:
+        """Tokens [B, N, D] -> tokens [B, N, D], and what `request` asks of the attention.
+
+        The condition is [B, D], or [B, G, D] of which token n takes number `group`[:, n].
+        """
+        steering = per_token(self.adaLN_modulation(c), group).chunk(6, dim=-1)
         shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = steering
-        attended = self.attn(modulate(self.norm1(x), shift_attention, scale_attention), rope)
+        tokens, seen = modulate(self.norm1(x), shift_attention, scale_attention), None
+        if request is None:
+            attended = self.attn(tokens, rope)
+        else:
+            attended, seen = attend(self.attn, tokens, rope, request)
         x = x + gate_attention * attended
-        return x + gate_mlp * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+        return x + gate_mlp * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)), seen
 
 
 class TimestepEmbedder(nn.Module):
@@ -105,7 +129,7 @@ class LabelEmbedder(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Steered norm and a linear map from each token to its patch, [B, N, D] -> [B, N, p*p*C]."""
+    """Steered norm, and a linear map from each token to its patch, [B, N, D] -> [B, N, p*p*C]."""
 
     def __init__(self, architecture: TransformerArchitecture, out_channels: int) -> None:
         super().__init__()
@@ -115,8 +139,12 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(c).unsqueeze(1).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        return self.linear(self.steered(x, c))
+
+    def steered(self, x: Tensor, c: Tensor, group: Tensor | None = None) -> Tensor:
+        """The tokens that `linear` maps to patches, [B, N, D]; `group` as for a block."""
+        shift, scale = per_token(self.adaLN_modulation(c), group).chunk(2, dim=-1)
+        return modulate(self.norm_final(x), shift, scale)
 
 
 class Transformer(Backbone):
@@ -141,6 +169,7 @@ class Transformer(Backbone):
         self.final_layer = FinalLayer(architecture, channels * (2 if architecture.learned_variance else 1))
         grid, head = [self.side, self.side], width // architecture.heads
         self.rope = RotaryEmbeddingCat(head, in_pixels=False, feat_shape=grid) if architecture.rope else None
+        self.extra_state: ExtraState | None = None
         self.initialise()
 
     def initialise(self) -> None:
@@ -159,24 +188,92 @@ class Transformer(Backbone):
         """t in [0, 1] (0 data, 1 noise) in the unit that this network embeds."""
         return t
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor, hidden_depths: tuple[int, ...] = ()) -> Output:
+    def attach_extras(self, extras: tuple[Extra, ...]) -> None:
+        """Further tokens or maps: `backbones/extras.py`. Raises ValueError for unusable names."""
+        if not extras:
+            return
+        self.extras = extras
+        self.extra_state = ExtraState(extras, self.architecture.width, self.architecture.patch)
+        for block in self.blocks:
+            block.attn.num_prefix_tokens = len(self.extra_state.tokens)  # these are not rotated
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        label: Tensor,
+        hidden_depths: tuple[int, ...] = (),
+        *,
+        group: Tensor | None = None,
+        attention_depths: tuple[int, ...] = (),
+        keys_values_depths: tuple[int, ...] = (),
+        replace: Mapping[int, tuple[Tensor, Tensor]] | None = None,
+        mask: Tensor | None = None,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> Output:
         """Predict from x_t [B, C, H, W] at t [B] in [0, 1], 1 = noise, for label [B] (null: num_classes).
 
-        `hidden_depths` asks for the tokens after these blocks, counted from 1.
+        `hidden_depths`, `attention_depths` and `keys_values_depths` ask for tokens after these blocks, for
+        attention logits and for keys and values in them; counted from 1. What is not asked for costs nothing.
+
+        t may be [B, G] with `group` [B, N]: token n has time number `group`[:, n]. `replace` gives blocks
+        other keys and values, [B, heads, N, D / heads] each; `mask` [B, N, N] says which token (row) attends
+        to which (column). `extras` are the noised values of the attached extras, by name. An extra token is
+        conditioned on the mean over image tokens.
         """
         x = self.x_embedder(x_t) + self.pos_embed  # [B, N, D]
-        c = self.t_embedder(self.network_time(t)) + self.y_embedder(label)  # [B, D]
+        first = 0  # image token; extra tokens stand in front
+        if self.extra_state is not None:
+            if extras is None or set(extras) != {extra.name for extra in self.extras}:
+                names = ", ".join(extra.name for extra in self.extras)
+                raise ValueError(f"the state has the extras {names}: give a value of each")
+            x, first = self.extra_state.embedded(extras, x), len(self.extra_state.tokens)
+        c, group = self._condition(t, label, group, first)
         rope = self.rope.get_embed() if self.rope is not None else None
-        hidden = {}
+        replace = replace or {}
+        hidden, attention, keys_values, extra_hidden = {}, {}, {}, {}
         for depth, block in enumerate(self.blocks, start=1):
-            x = block(x, c, rope)
+            request = None
+            if (
+                depth in attention_depths
+                or depth in keys_values_depths
+                or depth in replace
+                or mask is not None
+            ):
+                request = AttentionRequest(
+                    depth in attention_depths, depth in keys_values_depths, replace.get(depth), mask
+                )
+            x, seen = block(x, c, rope, group, request)
             if depth in hidden_depths:
-                hidden[depth] = x
-        image = self.unpatchify(self.final_layer(x, c))
+                # Copies: FSDP2 forbids that a wrapped network returns views.
+                hidden[depth] = x[:, first:].contiguous() if first else x
+                if first:
+                    extra_hidden[depth] = x[:, :first].contiguous()
+            if seen is not None and seen.logits is not None:
+                attention[depth] = seen.logits
+            if seen is not None and seen.keys_values is not None:
+                keys_values[depth] = seen.keys_values
+        tokens = self.final_layer.steered(x, c, group)
+        image = self.unpatchify(self.final_layer.linear(tokens[:, first:] if first else tokens))
+        variance = None
         if self.architecture.learned_variance:
-            prediction, variance = image.chunk(2, dim=1)
-            return Output(prediction, variance, hidden)
-        return Output(image, None, hidden)
+            image, variance = image.chunk(2, dim=1)
+        predicted = {} if self.extra_state is None else self.extra_state.predicted(tokens, self.side)
+        return Output(image, variance, hidden, attention, keys_values, predicted, extra_hidden)
+
+    def _condition(
+        self, t: Tensor, label: Tensor, group: Tensor | None, extra_tokens: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """(condition [B, D], None), or ([B, G, D], each token's place in it [B, N]) for a time per token."""
+        if group is None:
+            return self.t_embedder(self.network_time(t)) + self.y_embedder(label), None
+        times = self.t_embedder(self.network_time(t.flatten())).unflatten(0, t.shape)
+        c = times + self.y_embedder(label)[:, None]
+        if not extra_tokens:
+            return c, group
+        mean = per_token(c, group).mean(dim=1, keepdim=True)
+        places = group.new_full((len(group), extra_tokens), t.shape[1])
+        return torch.cat([c, mean], dim=1), torch.cat([places, group], dim=1)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """[B, N, p*p*C] -> [B, C, H, W]."""

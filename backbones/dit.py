@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from backbones.base import Backbone
 from backbones.blocks import Transformer
+from backbones.extras import Extra
 from backbones.transformer import TransformerArchitecture
 
 TIMESTEPS = 1000
@@ -16,6 +18,10 @@ class DiT(Transformer):
     def network_time(self, t: Tensor) -> Tensor:
         """The integer timestep k."""
         return (TIMESTEPS * t).round() - 1
+
+    def attach_extras(self, extras: tuple[Extra, ...]) -> None:
+        """DiT's samplers and its variance are made for the image alone: raises ValueError."""
+        return Backbone.attach_extras(self, extras)
 
 
 class DiTArchitecture(TransformerArchitecture):

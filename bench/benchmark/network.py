@@ -121,11 +121,11 @@ def reference(network: Backbone) -> nn.Module:
             self.mlp = Mlp(width, 4 * width, act_layer=lambda: nn.GELU(approximate="tanh"))  # type: ignore
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
-        def forward(self, x: torch.Tensor, c: torch.Tensor, _rope: None) -> torch.Tensor:
+        def forward(self, x: torch.Tensor, c: torch.Tensor, *_: None) -> tuple[torch.Tensor, None]:
             parts = self.adaLN_modulation(c).chunk(6, dim=1)
             shift1, scale1, gate1, shift2, scale2, gate2 = (part.unsqueeze(1) for part in parts)
             x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
-            return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+            return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2), None
 
     plain = copy.deepcopy(network)
     architecture = network.architecture

@@ -272,6 +272,15 @@ def fsdp(network: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
     return network
 
 
+def reshard(network: nn.Module) -> None:
+    """After a call of a network outside training: FSDP2 keeps its outermost weights gathered until a backward
+    comes, and none will."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(network, FSDPModule):
+        network.reshard()
+
+
 def gradient_sync(network: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
     """Around forward and backward of a micro-batch: gradients are averaged with the last one only."""
     if isinstance(network, DistributedDataParallel):

@@ -77,7 +77,7 @@ class FlowMatching:
         return paths.time_of_ratio(self.path, ratio).clamp(low, high)
 
     def corrupt(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = α x0 + σ ε; x0 and noise [B, ...], t [B]."""
+        """x_t = α x0 + σ ε; x0 and noise [B, ...], t [B], or [B, 1, H, W] for a time per pixel."""
         c = self._coefficients_for(x0, t)
         return c.alpha * x0 + c.sigma * noise
 
@@ -92,6 +92,8 @@ class FlowMatching:
         """{"denoise": weighted mean square error over the pixels} [B]."""
         x0, noise, t = _at_least_float32(x0), _at_least_float32(noise), _at_least_float32(t)
         error = _at_least_float32(output.prediction) - self.target(x0, noise, t)
+        if t.ndim > 1:
+            return {"denoise": (self._loss_factor(t) * error.square()).flatten(1).mean(1)}
         return {"denoise": self._loss_factor(t) * error.square().flatten(1).mean(1)}
 
     def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -111,7 +113,8 @@ class FlowMatching:
         return c.sigma / (c.alpha + c.sigma)
 
     def _coefficients_for(self, x: Tensor, t: Tensor) -> Coefficients:
-        return self.coefficients(t.view(-1, *[1] * (x.ndim - 1)))
+        """Of times per sample [B], or per pixel with as many dimensions as x."""
+        return self.coefficients(t if t.ndim == x.ndim > 1 else t.view(-1, *[1] * (x.ndim - 1)))
 
     def _loss_factor(self, t: Tensor) -> Tensor:
         """[B]; an error e of x0 is one of αe/σ of the noise and Δe/σ of the velocity."""

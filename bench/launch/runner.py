@@ -111,6 +111,9 @@ class Runner:
             distributed.broadcast_from_rank0(cache.fill)
             if self.step == 0:  # what filling took is part of the cost of every run that uses it
                 self.seconds, self.flops = self.seconds + cache.cost[0], self.flops + cache.cost[1]
+        if self.step == 0:
+            frozen = self.trainer.frozen
+            self.seconds, self.flops = self.seconds + frozen.sample_seconds, self.flops + frozen.sample_flops
         bar = progress_bar(training.steps, self.step, self.spec.run_id[:-9], "step")
         with bar:
             while True:

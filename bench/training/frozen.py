@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from backbones import cost
 from bench.config.spec import RunSpec
 from bench.core import distributed
 from bench.core.seeding import generator, seed_of
@@ -31,6 +33,7 @@ class FrozenNets:
         """`grid`: rows and columns of the backbone's tokens."""
         self.spec, self.data, self.grid, self.device = spec, data, grid, device
         self.encoders: dict[str, Encoder | FeatureCache] = {}
+        self.sample_seconds, self.sample_flops = 0.0, 0  # of `EncoderInfo.sample`
 
     def load_encoder(self, name: str) -> EncoderInfo:
         """Load a frozen encoder, once, and say its width and grid.
@@ -51,10 +54,15 @@ class FrozenNets:
         return self.encoders[name].info
 
     def _sample(self, encoder: Encoder, count: int, layers: EncoderLayers = NO_LAYERS) -> Iterator[Features]:
-        """Features of the first `count` training records, batch by batch: `EncoderInfo.sample`."""
+        """`EncoderInfo.sample`: features of the first training records. What this costs is noted."""
         for indices in torch.arange(min(count, len(self.data))).split(SAMPLE_BATCH):
             records = self.data.batch(indices, generator(self.spec.seed, "sample"))
-            yield encoder(records.image.to(self.device), layers)
+            start = time.perf_counter()
+            with cost.counter() as counter:
+                found = encoder(records.image.to(self.device), layers)
+            self.sample_flops += counter.get_total_flops()
+            self.sample_seconds += time.perf_counter() - start
+            yield found
 
     def load_rewards(self, needs: Needs) -> None:
         """The rewards named by the `needs` of step 0; a student learns from the method's first encoder.

@@ -30,11 +30,12 @@ from bench.core.seeding import data_order, generator, seed_of
 from bench.data import datasets
 from bench.data.base import Batch
 from bench.data.prefetch import Prefetch
-from bench.rewards.base import RewardBatch
+from bench.diffusion.objectives import FlowMatching
 from bench.training.batch import TrainingBatch, draw_batch
 from bench.training.frozen import FrozenNets
 from bench.training.initial_weights import keep_projectors
-from methods.base import BackboneInfo, Context, Features, Loss, Needs, Share
+from bench.training.loss import MicroBatchLoss
+from methods.base import BackboneInfo, Features, Needs
 
 DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero has 1 to 2
 
@@ -77,6 +78,7 @@ class Trainer:
                 )
                 self.frozen = FrozenNets(spec, self.data, info.grid, device)
                 self.method.build(info, self.frozen.load_encoder)
+                self._attach_extras()
             except ValueError as error:
                 raise UserError(f"{spec.method} on {spec.backbone} with {spec.data}: {error}.") from None
         if spec.weights:
@@ -105,6 +107,9 @@ class Trainer:
         )
         self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
         self.frozen.load_rewards(self.method.needs(0, training.steps))
+        self.loss = MicroBatchLoss(
+            spec, self.process, self.method, self.backbone, self.network, self.ema, self.frozen
+        )
         self.records = Prefetch(self._read)
         self._needs: Needs | None = None  # of the step before
         self.flops_per_step = 0
@@ -117,6 +122,17 @@ class Trainer:
             channels=data.channels,
             num_classes=data.classes,
         ).to(self.device)
+
+    def _attach_extras(self) -> None:
+        """The method's parts of the state, initialised by a stream of their own: all else stays paired."""
+        extras = self.method.extras()
+        if not extras:
+            return
+        if not isinstance(self.process, FlowMatching):
+            raise ValueError(f"extra state needs flow matching, not {self.spec.process}: use a SiT")
+        torch.manual_seed(seed_of(self.spec.seed, "init extras"))
+        self.backbone.attach_extras(extras)
+        self.backbone.to(self.device)
 
     def _start_from(self, initial: InitialWeights) -> None:
         try:
@@ -146,14 +162,24 @@ class Trainer:
         """What the method needs at this step; where that changed, the FLOPs of a step are counted."""
         needs = self.method.needs(step, self.spec.training.steps)
         if needs != self._needs:
-            if needs.whole_batch and len(self.micro_batches) > 1:
-                raise UserError(
-                    f"{self.spec.method} compares the samples of a batch with one another, which "
-                    "--micro-batch would take apart: leave it out, or use more processes."
-                )
+            self._refuse_impossible(needs)
             self._needs = needs
             self.flops_per_step = self._count_flops(step, needs)
         return needs
+
+    def _refuse_impossible(self, needs: Needs) -> None:
+        if needs.whole_batch and len(self.micro_batches) > 1:
+            raise UserError(
+                f"{self.spec.method} compares the samples of a batch with one another, which "
+                "--micro-batch would take apart: leave it out, or use more processes."
+            )
+        blocks = self.backbone.architecture.depth
+        for depth in (*needs.hidden_depths, *needs.attention_depths, *needs.keys_values_depths):
+            if not 1 <= depth <= blocks:
+                raise UserError(
+                    f"{self.spec.method} asks for block {depth} of {self.spec.backbone}, which has the "
+                    f"blocks 1..{blocks}."
+                )
 
     def step(self, step: int) -> dict[str, Any]:
         """Train on batch `step` (from 0). Returns the row of the step; its values are 0-d tensors or floats.
@@ -167,7 +193,7 @@ class Trainer:
         rows, fractions = [], []
         for micro in map(batch.part, self.micro_batches):
             with distributed.gradient_sync(self.network, last=micro.rows.stop == self.rows.stop):
-                loss, row = self._loss(step, micro, needs)
+                loss, row = self.loss(step, micro, needs)
                 (loss * micro.fraction * distributed.world_size()).backward()
             rows.append(row)
             fractions.append(micro.fraction)
@@ -195,54 +221,6 @@ class Trainer:
         batch = replace(batch, features=features)
         return batch, self.frozen.learn(batch, needs)
 
-    def _loss(self, step: int, batch: TrainingBatch, needs: Needs) -> tuple[Tensor, dict[str, Any]]:
-        """The mean loss of a micro-batch, with gradient, and its terms for the row."""
-        training, device = self.spec.training, self.device
-        x0, t, noise = batch.x0, batch.t, batch.noise
-        x_t = self.process.corrupt(x0, noise, t)
-        truth = RewardBatch(x0, self.process.x0_hat_scale(t), batch.true_label)
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            output = self.network(x_t, t, batch.label, hidden_depths=needs.hidden_depths)
-            stream = generator(self.spec.seed, "method", step)
-            context = Context(
-                x0=x0,
-                noise=noise,
-                t=t,
-                x_t=x_t,
-                target=self.process.target(x0, noise, t),
-                prediction=output.prediction,
-                x0_hat=self.process.x0_hat(output.prediction.float(), x_t, t),
-                x0_hat_scale=truth.scale,
-                label=batch.label,
-                step=step,
-                steps=training.steps,
-                generator=stream,
-                hidden=output.hidden,
-                features=batch.features,
-                rewards=self.frozen.rewards.bind(truth) if needs.rewards else None,
-                noise_level=self.process.noise_level(t),
-                share=Share(
-                    batch_size=training.batch_size,
-                    rows=batch.rows,
-                    generator=stream,
-                    device=device,
-                    noise_level=self.process.noise_level(batch.step_t),
-                    processes=distributed.world_size(),
-                    logging=step == 0 or (step + 1) % training.log_every == 0,
-                    gather=distributed.all_gather,
-                ),
-            )
-            denoising = self.process.losses(output, x0, noise, t, x_t)
-            terms = {name: Loss(value) for name, value in denoising.items()} | self.method.losses(context)
-        weighted = {name: (term.weight * term.value).mean() for name, term in terms.items()}
-        loss = torch.stack(list(weighted.values())).sum()
-        return loss, {
-            "loss": loss.detach(),
-            "raw": {name: term.value.detach().mean() for name, term in terms.items()},
-            "weighted": {name: value.detach() for name, value in weighted.items()},
-            "logs": context.logs,
-        }
-
     def _count_flops(self, step: int, needs: Needs) -> int:
         """FLOPs of a step of the whole batch, encoders and reward nets included; leaves no trace.
 
@@ -256,7 +234,7 @@ class Trainer:
         with cost.counter() as counter:
             batch, _ = self._batch(0, records, needs)
             for micro in map(batch.part, self.micro_batches):
-                self._loss(step, micro, needs)[0].backward()
+                self.loss(step, micro, needs)[0].backward()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_backward(distributed.all_reduce_sum)
         self.method.load_state_dict(before)
