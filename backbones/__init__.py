@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import sys
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -132,14 +133,23 @@ def load(name: str) -> type[Architecture]:
 def _imported(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"there is no backbone file '{path}'")
+    return _executed(path.resolve(), path.read_bytes())
+
+
+@lru_cache
+def _executed(path: Path, content: bytes) -> ModuleType:
+    """The module of a file; one per content, so that equal names give equal architectures."""
     spec = importlib.util.spec_from_file_location(f"backbones_from_file_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their annotations up here
+    sys.path.insert(0, str(path.parent))  # it may import its neighbours, as a script may
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"the backbone file '{path}' fails on import: {error!r}") from error
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 

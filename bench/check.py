@@ -1,25 +1,35 @@
-"""Find the stage that fails: python -m bench.check protocol
+"""Check what a comparison rests on: the protocol, a backbone, a method
 
-Runs the stages between a trained model and its numbers apart, each against something known, and says which
-deviates and what could not be checked on this machine. Exit code 2 if one fails.
+    python -m bench.check protocol                    stages between a trained model and its numbers
+    python -m bench.check backbone my_backbone.py     what the suite needs of a network
+    python -m bench.check method my_method.py repa    what the suite promises of every run
+
+Each check compares with something known and says in plain words what is wrong. Exit code 2 if one fails.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+import backbones
 from bench.core.cli import OptionalPath, option, parse
 from bench.core.errors import UserError, exit_code
 
+if TYPE_CHECKING:
+    from bench.evaluation.protocol_checks import CheckResult
+
+Names = tyro.conf.Positional[Annotated[tuple[str, ...], option()]]
+
 
 @dataclass(frozen=True)
-class Options:
-    what: tyro.conf.Positional[Literal["protocol"]]
-    """the protocol by which samples are made and judged"""
+class ProtocolCheck:
+    """The stages between a trained model and its numbers, each apart."""
+
     data: str = "digits"
     """the data set whose protocol is checked"""
     feature_nets: Annotated[tuple[str, ...], option()] = ()
@@ -27,32 +37,82 @@ class Options:
     reference: OptionalPath = None
     """an .npz of reference statistics to look at (mu, sigma, mu_s, sigma_s)"""
 
+    def results(self) -> dict[str, Iterable[CheckResult]]:
+        """By what is checked."""
+        from bench.config import resolve
+        from bench.evaluation.protocol_checks import check
+
+        protocol = resolve.run_spec("baseline", backbones.DEFAULT, self.data, seed=0).protocol
+        nets = dict.fromkeys((*protocol.feature_nets, *self.feature_nets))
+        protocol = protocol.model_copy(update={"feature_nets": tuple(nets)})
+        return {f"the protocol of {self.data}": check(protocol, self.data, self.reference)}
+
+
+@dataclass(frozen=True)
+class BackboneCheck:
+    """Backbones, tried on the embedded digits: the contract of backbones/base.py."""
+
+    name: Names
+    """names, or files with options: my_backbone.py[width=128]"""
+
+    def results(self) -> dict[str, Iterable[CheckResult]]:
+        """By what is checked."""
+        from bench.checks.backbone import check_backbone
+
+        return {name: check_backbone(name) for name in self.name}
+
+
+@dataclass(frozen=True)
+class MethodCheck:
+    """Methods, trained for some steps on the embedded digits: the contract of methods/base.py."""
+
+    name: Names
+    """names, or files with options: my_method.py[weight=0.5]"""
+    backbone: str = "sit-pico"
+    """what they train"""
+
+    def results(self) -> dict[str, Iterable[CheckResult]]:
+        """By what is checked."""
+        from bench.checks.method import check_method
+
+        return {name: check_method(name, self.backbone) for name in self.name}
+
+
+@dataclass(frozen=True)
+class Options:
+    what: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[ProtocolCheck, tyro.conf.subcommand("protocol")]
+        | Annotated[BackboneCheck, tyro.conf.subcommand("backbone")]
+        | Annotated[MethodCheck, tyro.conf.subcommand("method")]
+    ]
+
 
 def main() -> None:
-    """Check and print a table."""
+    """Check and print a table for each thing that is checked."""
     options = parse(Options, __doc__, {"--nets": "--feature-nets"})
+    failed = []
+    for subject, results in options.what.results().items():
+        stages = _print(subject, results)
+        failed += [f"{subject} fails in: {', '.join(stages)}"] if stages else []
+    if failed:
+        raise UserError(f"{'; '.join(failed)}.")
 
+
+def _print(subject: str, results: Iterable[CheckResult]) -> list[str]:
+    """The table of some checks; returns the stages that failed."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from bench.config import resolve
-    from bench.evaluation.protocol_checks import check
-
-    protocol = resolve.run_spec("baseline", "sit-ti", options.data, seed=0).protocol
-    nets = dict.fromkeys((*protocol.feature_nets, *options.feature_nets))
-    protocol = protocol.model_copy(update={"feature_nets": tuple(nets)})
-    findings = list(check(protocol, options.data, options.reference))
     colours = {"ok": "green", "failed": "bold red", "not checked": "yellow"}
-    table = Table("stage", "", box=box.SIMPLE_HEAD)
+    table = Table("stage", "", title=escape(subject), box=box.SIMPLE_HEAD)
     table.add_column("what was compared", overflow="fold")
-    for stage, state, text in findings:
+    found = list(results)
+    for stage, state, text in found:
         table.add_row(stage, f"[{colours[state]}]{state}[/]", escape(text))
     Console().print(table)
-    failed = dict.fromkeys(finding.stage for finding in findings if finding.state == "failed")
-    if failed:
-        raise UserError(f"the protocol of {options.data} fails in: {', '.join(failed)}.")
+    return list(dict.fromkeys(result.stage for result in found if result.state == "failed"))
 
 
 if __name__ == "__main__":

@@ -185,7 +185,9 @@ class RunSpec(_Data):
         """What precedes the hash in the name of the folder."""
         parts = map(grammar.split, grammar.summands(self.method))
         method = "+".join(grammar.join(Path(name).stem, options) for name, options in parts)
-        readable = f"{method}-{self.backbone}-seed{self.seed}"
+        name, options = grammar.split(self.backbone)
+        backbone = grammar.join(Path(name).stem if name.endswith(".py") else name, options)
+        readable = f"{method}-{backbone}-seed{self.seed}"
         return re.sub(r"[^a-zA-Z0-9.]+", "-", readable)
 
     @property

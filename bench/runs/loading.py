@@ -58,6 +58,10 @@ def load(folder: Path, device: torch.device, kept: int | None = None) -> LoadedR
         except (OSError, SafetensorError) as error:
             raise UserError(f"the weights {path} cannot be read: {str(error).splitlines()[0]}.") from None
     data = datasets.get(spec.data).open()
+    if resolve.backbone_source(spec.backbone) != spec.backbone_source:
+        raise UserError(
+            f"{spec.backbone} is no longer the file that {folder} was trained with: restore that version."
+        )
     model = backbones.build(
         resolve.architecture(spec.backbone),
         input_size=data.size,
