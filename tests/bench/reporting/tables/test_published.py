@@ -28,7 +28,7 @@ def comparison(
 
 def test_every_row_has_a_source_and_a_known_status() -> None:
     rows = load()
-    assert len(rows) == 199
+    assert len(rows) == 254
     assert (rows["source"] != "").all() and set(rows["status"]) == {"P", "R", "S", "U"}
     assert rows["fid"].between(1, 100).all()
 
