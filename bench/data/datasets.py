@@ -99,7 +99,7 @@ class Dataset:
     def image_size(self) -> int:
         """Rows and columns of the images that encoders see. Raises UserError as `shape`."""
         if self.manifest:
-            return self.manifest.contents.size
+            return self.manifest.size
         return self.expected.get("image_size", self.shape.size)
 
     @property

@@ -82,6 +82,8 @@ def test_a_store_the_preset_does_not_expect_is_refused_by_its_manifest_alone(tmp
     prepare.prepare(str(image_folder(tmp_path / "a", 1)), tmp_path / "s", prepare.Recipe(size=16), 1)
     for shard in (tmp_path / "s").glob("*.safetensors"):
         shard.unlink()
-    assert datasets.get(f"folder[path={tmp_path / 's'}]").shape == Shape(3, 3, 16)
+    found = datasets.get(f"folder[path={tmp_path / 's'}]")
+    assert found.shape == Shape(3, 3, 16) and found.image_size == 16
+    assert [datasets.get(name).image_size for name in ("digits", "imagenet256")] == [8, 256]
     with pytest.raises(UserError, match="has image_size=16, this data set expects 32"):
         datasets.get(f"cifar10[path={tmp_path / 's'}]").shape  # noqa: B018
