@@ -16,7 +16,7 @@ from bench.core.cli import Results, option, parse
 from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
-    from bench.launch.watch import Seen
+    from bench.launch.watch import RunState
 
 LOG_LINES = 30
 
@@ -49,13 +49,13 @@ def main() -> None:
     if options.log:
         _print_logs(folders, options.log)
         return
-    seen = watch.look(folders)
+    seen = watch.poll(folders)
     if options.cancel:
         _cancel(seen)
-        seen = watch.look(folders)
+        seen = watch.poll(folders)
     if options.resubmit:
         _resubmit(seen)
-        seen = watch.look(folders)
+        seen = watch.poll(folders)
     if options.watch:
         from bench.launch.submit import Display
 
@@ -92,14 +92,14 @@ def _print_logs(folders: list[Path], name: str) -> None:
         print("\n".join(watch.last_lines(path, LOG_LINES)))
 
 
-def _cancel(seen: list[Seen]) -> None:
+def _cancel(seen: list[RunState]) -> None:
     from bench.launch import slurm, watch
 
     jobs = [run.job for run in seen if run.job and run.state in (watch.WAITING, watch.RUNNING)]
     jobs += [
         number
         for run in seen
-        if run.judged_later
+        if run.evaluations_queued
         for number in watch.description(run.folder).get("evaluations", ())
     ]
     if not jobs:
@@ -108,7 +108,7 @@ def _cancel(seen: list[Seen]) -> None:
     print(f"cancelled: {', '.join(jobs)}")
 
 
-def _resubmit(seen: list[Seen]) -> None:
+def _resubmit(seen: list[RunState]) -> None:
     from bench.launch.submit import resubmit
 
     ended = [run for run in seen if run.job and run.over and not run.done]

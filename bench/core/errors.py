@@ -18,6 +18,10 @@ class UserError(Exception):
     """Says in one line what is wrong, with which value, and what to do about it."""
 
 
+class MissingAsset(UserError):
+    """Something can be fetched or made, and is not on this machine yet."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name nobody registered, with the known ones and the nearest match."""
     known = sorted(known)

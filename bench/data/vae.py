@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core.errors import UserError
+from bench.core.errors import MissingAsset, UserError
 from bench.core.files import sha256
 from bench.data.shards import Latents
 
@@ -97,7 +97,10 @@ def revision(name: str) -> str:
 
 
 def weight_file(name: str) -> Path:
-    """The weights of a VAE, in its folder or the Hugging Face cache. Raises UserError if they are absent."""
+    """The weights of a VAE, in its folder or the Hugging Face cache.
+
+    Raises MissingAsset if they are in neither, and UserError for a folder that holds no VAE.
+    """
     folder = Path(name).expanduser()
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
@@ -108,7 +111,7 @@ def weight_file(name: str) -> Path:
         except HFValidationError:
             cached = None
         if not isinstance(cached, str):
-            raise UserError(
+            raise MissingAsset(
                 f"the VAE {name} is not on this machine. Fetch it: hf download {name} config.json "
                 f"{WEIGHTS[0]}  or give a folder that holds these two files."
             )

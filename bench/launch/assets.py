@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from bench.config.spec import RunSpec
-from bench.core.errors import UserError
+from bench.core.errors import MissingAsset
 from bench.core.files import in_units
 from bench.data import datasets, vae
 from bench.data.datasets import Dataset
@@ -16,7 +16,11 @@ from bench.runs import networks
 
 
 def missing_assets(specs: Sequence[RunSpec]) -> list[str]:
-    """A line for every store, VAE, encoder, reward network and metric network that is absent, none twice."""
+    """A line for every store, VAE, encoder, reward network and metric network that is absent, none twice.
+
+    Raises UserError for what cannot be fetched or made: an unknown name, a damaged file, a method that cannot
+    be built on its backbone.
+    """
     return list(dict.fromkeys(line for spec in specs for line in _missing(spec)))
 
 
@@ -40,7 +44,7 @@ def _missing(spec: RunSpec) -> Iterator[str]:
 def _refusal(look: Callable[[], object]) -> Iterator[str]:
     try:
         look()
-    except UserError as error:
+    except MissingAsset as error:
         yield str(error)
 
 

@@ -76,8 +76,8 @@ class Job:
         if self.kept is not None:
             evaluate_kept(spec, root, self.kept, device)
             return
-        division = Parallelism(self.micro_batch, self.shard)
-        runner = Runner(spec, root, device, division, self.evaluate, self._start_evaluation)
+        parallelism = Parallelism(self.micro_batch, self.shard)
+        runner = Runner(spec, root, device, parallelism, self.evaluate, self._start_evaluation)
         self.first_step = runner.run_folder.record.status().step
         runner.run(signals)
 
@@ -139,7 +139,7 @@ def describe(number: str, launcher: str, logs: Path, job: Job) -> dict[str, Any]
     return where | {"submitted": time.time(), "job": asdict(job)}
 
 
-def again(description: dict[str, Any]) -> Job:
+def reset(description: dict[str, Any]) -> Job:
     """The job of a description, as on its first turn. Raises UserError for another version's."""
     try:
         return Job(**description["job"] | {"turns_without_progress": 0, "first_step": 0})

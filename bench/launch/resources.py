@@ -13,6 +13,7 @@ The file is `launch.toml` in the user's configuration folder, or where $ALIGNMEN
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tomllib
@@ -79,6 +80,11 @@ class LaunchOptions:
                 "--launcher slurm: there is no sbatch on this machine. Start it on a login node of a "
                 "cluster, or use --launcher local."
             )
+        if chosen == "inline":
+            for name in (*_FIELDS, "detach"):
+                if getattr(self, name) not in (None, False, ()):
+                    flag = name.replace("_", "-")
+                    raise UserError(f"--{flag} is for jobs: give --launcher slurm or local, or leave it out.")
         return chosen
 
 
@@ -107,11 +113,15 @@ class Resources:
         tables = _file()
         settings: dict[str, Any] = {"gpus_per_node": gpus}
         settings |= _checked(tables.get(launcher, {}), launcher)
-        settings |= {key: value for key, value in asdict(options).items() if key in _FIELDS and value}
-        if options.gpus_per_node == 0:
-            settings["gpus_per_node"] = 0
+        settings |= {
+            key: value for key, value in asdict(options).items() if key in _FIELDS and value not in (None, ())
+        }
         if evaluation:
             settings |= _checked(tables.get("evaluation", {}), "evaluation")
+        for key, value in settings.items():
+            least = _LEAST.get(key, 0)
+            if isinstance(value, int | float) and not least <= value < math.inf:
+                raise UserError(f"{key} = {value:g} of a job must be {least} at least, and finite.")
         return cls.stored({"setup": ()} | settings)
 
     @classmethod
@@ -168,6 +178,7 @@ class Resources:
         return ", ".join(parts + [f"{name} {getattr(self, name)}" for name in named if getattr(self, name)])
 
 
+_LEAST = {"nodes": 1, "hours": 0.01}  # of others 0, which leaves the choice to the cluster
 _FIELDS = {field: type(getattr(Resources(), field)) for field in Resources.__dataclass_fields__}
 
 

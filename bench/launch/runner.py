@@ -47,7 +47,7 @@ class Runner:
         spec: RunSpec,
         root: Path,
         device: torch.device,
-        division: Parallelism = UNDIVIDED,
+        parallelism: Parallelism = UNDIVIDED,
         evaluate: Literal["here", "separate"] = "here",
         when_kept: Callable[[int], None] = lambda step: None,
     ) -> None:
@@ -56,7 +56,7 @@ class Runner:
 
         Raises UserError where the folder cannot be written.
         """
-        self.spec, self.device, self.division, self.evaluate = spec, device, division, evaluate
+        self.spec, self.device, self.parallelism, self.evaluate = spec, device, parallelism, evaluate
         self.when_kept = when_kept
         self.run_folder = distributed.broadcast_from_rank0(lambda: RunFolder(root, spec))
         self.lock: RunLock | None = None  # of the first process
@@ -89,7 +89,7 @@ class Runner:
 
     def _prepare(self) -> None:
         """Build what is trained, and restore the last checkpoint."""
-        self.trainer = Trainer(self.spec, self.device, self.division)
+        self.trainer = Trainer(self.spec, self.device, self.parallelism)
         restored = self.run_folder.load_checkpoint()
         if restored:
             parts, counters = restored

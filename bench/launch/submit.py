@@ -19,8 +19,9 @@ from bench.core import machine
 from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
 from bench.core.files import write_json
-from bench.launch import slurm, watch
-from bench.launch.job import Job, again, describe
+from bench.launch import checks, slurm, watch
+from bench.launch.assets import missing_assets
+from bench.launch.job import Job, describe, reset
 from bench.launch.resources import Launcher, LaunchOptions, Resources
 from bench.runs.folder import RunFolder, adopt, older_runs
 
@@ -32,7 +33,7 @@ def launch(
     specs: Sequence[RunSpec],
     root: Path,
     options: LaunchOptions,
-    division: Parallelism,
+    parallelism: Parallelism,
     device: str,
     gpus: int,
     dry_run: bool,
@@ -49,11 +50,14 @@ def launch(
     resources = Resources.of(options, launcher, gpus=gpus)
     separate = options.evaluate_as == "separate"
     judging = Resources.of(options, launcher, gpus=gpus, evaluation=True) if separate else None
+    checks.refuse_unusable(specs, root, parallelism)
     for spec in () if dry_run else specs:
         adopt(root, spec)
     if older := older_runs(root, specs):
         print(older)
-    jobs = jobs_of(specs, root, device, division, options)
+    for line in missing_assets(specs):
+        print(f"missing on this machine: {line}")
+    jobs = jobs_of(specs, root, device, parallelism, options)
     explain(jobs, resources, judging)
     if dry_run:
         return
@@ -62,7 +66,7 @@ def launch(
         if launcher == "local":
             on_this_machine(jobs, resources, display.draw)
             if judging:
-                on_this_machine(judges_of(display.draw()), judging, display.draw)
+                on_this_machine(evaluation_jobs(display.draw()), judging, display.draw)
         elif jobs:
             to_slurm(jobs, resources, judging)
         if options.detach:
@@ -81,13 +85,13 @@ def launch(
 
 
 def jobs_of(
-    specs: Sequence[RunSpec], root: Path, device: str, division: Parallelism, options: LaunchOptions
+    specs: Sequence[RunSpec], root: Path, device: str, parallelism: Parallelism, options: LaunchOptions
 ) -> list[Job]:
     """A job for each run that is neither finished nor in somebody's hands."""
     queue, revision, jobs = slurm.queue(), machine.revision(), []
     for spec in specs:
         folder = root / spec.run_id
-        seen = watch.look_at(folder, queue)
+        seen = watch.poll_run(folder, queue)
         if seen.done:
             print(f"{spec.run_id}: finished before")
         elif seen.state in (watch.WAITING, watch.RUNNING):
@@ -98,8 +102,8 @@ def jobs_of(
                     spec=spec.model_dump_json(),
                     root=str(root.absolute()),
                     device=device,
-                    micro_batch=division.micro_batch,
-                    shard=division.shard,
+                    micro_batch=parallelism.micro_batch,
+                    shard=parallelism.fsdp,
                     evaluate=options.evaluate_as,
                     revision=revision,
                 )
@@ -213,7 +217,7 @@ def _note(
     write_json(run.folder / "job.json", found)
 
 
-def resubmit(seen: Sequence[watch.Seen]) -> None:
+def resubmit(seen: Sequence[watch.RunState]) -> None:
     """Submit runs that ended too early again, and evaluations that were not made, as they were.
 
     Raises UserError where Slurm refuses, and for runs that were no jobs of Slurm.
@@ -224,15 +228,15 @@ def resubmit(seen: Sequence[watch.Seen]) -> None:
             raise UserError(f"{run.folder.name} was not a job of Slurm: start it again with bench.run.")
         resources, judging = (kind and Resources.stored(kind) for kind in (job["resources"], job["judging"]))
         if run.state == watch.FINISHED:
-            numbers = _submit_array(judges_of([run]), run.folder.parent, judging)
-            _note(job["id"], "slurm", again(job), resources, judging, numbers)
+            numbers = _submit_array(evaluation_jobs([run]), run.folder.parent, judging)
+            _note(job["id"], "slurm", reset(job), resources, judging, numbers)
         else:
-            to_slurm([again(job)], resources, judging)
+            to_slurm([reset(job)], resources, judging)
 
 
-def judges_of(seen: Sequence[watch.Seen]) -> list[Job]:
+def evaluation_jobs(seen: Sequence[watch.RunState]) -> list[Job]:
     """The jobs that evaluate what runs have kept."""
-    jobs = [again(watch.description(run.folder)) for run in seen if run.to_evaluate]
+    jobs = [reset(watch.description(run.folder)) for run in seen if run.to_evaluate]
     return [
         replace(job, kept=step)
         for job in jobs
@@ -257,9 +261,9 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def draw(self) -> list[watch.Seen]:
+    def draw(self) -> list[watch.RunState]:
         """Look at the runs and show them."""
-        seen = watch.look(self.folders)
+        seen = watch.poll(self.folders)
         if self._live:
             self._live.update(watch.table(seen), refresh=True)
         elif (now := watch.summary(seen)) != self._said:
@@ -267,7 +271,7 @@ class Display:
             self._said = now
         return seen
 
-    def until_over(self) -> list[watch.Seen]:
+    def until_over(self) -> list[watch.RunState]:
         """Show the runs until nothing more will happen by itself. Ctrl-C stops the watching, not the jobs."""
         while True:
             seen = self.draw()

@@ -25,7 +25,7 @@ TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Seen:
+class RunState:
     """One run, as it looks now."""
 
     folder: Path
@@ -38,7 +38,7 @@ class Seen:
     job: str  # number
     message: str  # why it waits, or what went wrong
     to_evaluate: int  # steps whose separate evaluation is not made yet
-    judged_later: bool  # whether jobs for these are still in the queue
+    evaluations_queued: bool  # whether jobs for these are still in the queue
 
     @property
     def seconds_left(self) -> float | None:
@@ -56,17 +56,17 @@ class Seen:
     def over(self) -> bool:
         """Whether nothing more will happen by itself."""
         return self.state not in ("not started", WAITING, RUNNING) and not (
-            self.to_evaluate and self.judged_later
+            self.to_evaluate and self.evaluations_queued
         )
 
 
-def look(folders: Sequence[Path]) -> list[Seen]:
+def poll(folders: Sequence[Path]) -> list[RunState]:
     """Runs, as they look now; the scheduler is asked once."""
     queue = slurm.queue()
-    return [look_at(folder, queue) for folder in folders]
+    return [poll_run(folder, queue) for folder in folders]
 
 
-def look_at(folder: Path, queue: dict[str, Queued]) -> Seen:
+def poll_run(folder: Path, queue: dict[str, Queued]) -> RunState:
     """One run, given what the scheduler has."""
     record, job = RunRecord(folder), description(folder)
     status, last = record.status(), record.last_training_row()
@@ -85,7 +85,7 @@ def look_at(folder: Path, queue: dict[str, Queued]) -> Seen:
             state, message = "lost", "its process has ended; start it again, it continues"
     elif to_evaluate:
         message = f"{to_evaluate} evaluations to be made"
-    return Seen(
+    return RunState(
         folder=folder,
         state=state,
         step=max(status.step, last.step if last else 0),
@@ -96,7 +96,7 @@ def look_at(folder: Path, queue: dict[str, Queued]) -> Seen:
         job=number,
         message=message,
         to_evaluate=to_evaluate,
-        judged_later=any(number in queue for number in job.get("evaluations", ())),
+        evaluations_queued=any(number in queue for number in job.get("evaluations", ())),
     )
 
 
@@ -120,7 +120,7 @@ def last_lines(path: Path, count: int) -> list[str]:
     return [line for line in _tail(path).splitlines() if line.strip()][-count:]
 
 
-def table(seen: list[Seen]) -> Table:
+def table(seen: list[RunState]) -> Table:
     """For the terminal: a line a run."""
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     found.add_column("run", overflow="fold")
@@ -144,7 +144,7 @@ def table(seen: list[Seen]) -> Table:
     return found
 
 
-def summary(seen: list[Seen]) -> str:
+def summary(seen: list[RunState]) -> str:
     """`"3 finished, 1 running"`."""
     states = [run.state for run in seen]
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

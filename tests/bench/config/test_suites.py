@@ -1,6 +1,7 @@
 """Suites can be run as written, at both scales, and ask for the same runs where they should."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from bench.config import resolve, suites
 from bench.config.options import Comparison
 from bench.core.errors import UserError
 from bench.core.files import read_rows
+from bench.data import datasets
 from bench.nets import teachers
 from bench.rewards.registry import REWARDS
 from bench.run import Options, plan
@@ -81,6 +83,21 @@ def test_tables_of_a_scale_are_laid_over_the_rest(tmp_path):
 @pytest.mark.parametrize(
     ("text", "scale", "message"),
     [
+        ('[[grid]]\nmethod = ["repa"]\nbackbones = ["sit-ti"]', None, r"\[grid\].*'backbones'.*Did you mean"),
+        ('[grid]\nmethod = ["repa"]', None, r"write \[\[grid\]\]"),
+        ('seed = 0\n[[grid]]\nmethod = ["repa"]', None, "seed = 0 cannot be used: .* list"),
+        ('seed = [true]\n[[grid]]\nmethod = ["repa"]', None, "True cannot be used"),
+        ('seed = []\n[[grid]]\nmethod = ["repa"]', None, "seed = .* at least 1"),
+        ('[[grid]]\nmethod = "repa"', None, "method = 'repa' cannot be used"),
+        ("[[grid]]\nmethod = []", None, "method = .* at least 1"),
+        ('[[grid]]\nmethod = ["repa", 3]', None, "3 cannot be used"),
+        ("grid = []", None, "grid = .* at least 1"),
+        ('training = 3\n[[grid]]\nmethod = ["repa"]', None, "training = 3 cannot be used"),
+        ('[[grid]]\nmethod = ["repa"]\n[training]\nstep = 1', None, r"\[training\].*Did you mean 'steps'"),
+        ('[[grid]]\nmethod = ["repa"]\n[training]\nsteps = "5"', None, "steps = '5' cannot be used"),
+        ('[[grid]]\nmethod = ["repa"]\n[training]\nlearning_rate = nan', None, "learning_rate = nan"),
+        ('[[grid]]\nmethod = ["repa"]\n[quick.protocol]\nfeature_nets = []', None, "feature_nets"),
+        ('data = 7\n[[grid]]\nmethod = ["repa"]', None, "data = 7"),
         ('seeds = [1]\n[[grid]]\nmethod = ["repa"]', None, "unknown key of the suite .* Did you mean 'seed'"),
         ("[quick]\nstep = 1", None, "'step'"),
         ("seed = [1]", None, r"give it a \[\[grid\]\]"),
@@ -95,6 +112,42 @@ def test_a_suite_that_cannot_be_run_says_why(tmp_path, text, scale, message):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         planned(path, scale)
+
+
+def test_a_suite_file_may_come_from_an_editor_that_marks_its_encoding(tmp_path, monkeypatch):
+    """And have an upper-case suffix, lie in the home folder, and hold names of an earlier version."""
+    text = '[[grid]]\nmethod = ["repa"]\n[training]\nsteps = 1e3\n[protocol]\nsampler_sit = "heun[steps=3]"\n'
+    (tmp_path / "MINE.TOML").write_text("\ufeff" + text, encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (spec,), folder = planned("~/MINE.TOML")
+    assert (spec.training.steps, spec.protocol.sampler_flow, folder.name) == (1000, "heun[steps=3]", "MINE")
+
+
+def test_a_suite_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"there is no suite file .*nowhere"):
+        planned(tmp_path / "nowhere.toml")
+
+
+def test_a_plan_reads_each_preset_and_suite_file_once(monkeypatch):
+    read, loads = [], tomllib.loads
+    monkeypatch.setattr(tomllib, "loads", lambda text: read.append(text) or loads(text))
+    datasets._preset.cache_clear()
+    planned("quickstart")
+    assert len(read) == len(set(read)) == 3  # the suite, its scale and the data set
+
+
+@pytest.mark.parametrize(
+    ("suite", "method", "seed"),
+    [
+        (None, ("repa", "repa", "repa[weight=0.50]"), (1, 0, 1)),
+        ("quickstart", ("repa",), (0, 0)),
+    ],
+)
+def test_what_is_named_twice_is_run_once(suite, method, seed):
+    asked = Comparison(suite=suite, method=method, seed=seed, backbone=("sit-ti", "sit-ti/2"))
+    specs = plan(Options(comparison=asked), "fp32")[0]
+    assert [spec.seed for spec in specs] == list(dict.fromkeys(seed))
+    assert {spec.method for spec in specs} == {"repa"}
 
 
 def test_a_scale_without_a_suite_is_refused():

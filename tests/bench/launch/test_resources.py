@@ -75,7 +75,7 @@ def lost(tmp_path):
         (logs / "7_0_log.err").write_text(log)
         job = {"id": "7", "launcher": "slurm", "host": "node", "logs": str(logs), "submitted": 0.0}
         (run.folder / "job.json").write_text(json.dumps(job))
-        (seen,) = watch.look([run.folder])
+        (seen,) = watch.poll([run.folder])
         assert seen.state == "lost" and seen.over and not seen.done
         return seen.message
 
