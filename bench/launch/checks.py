@@ -13,11 +13,14 @@ from bench.core.errors import UserError
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.shards import TRAIN
+from bench.runs import networks
 
 
 def refuse_unusable(specs: Sequence[RunSpec], root: Path, parallelism: Parallelism) -> None:
     """Raises UserError for a plan that cannot be run anywhere, or whose results cannot be written here."""
     refuse_unwritable(root, "choose another --results")
+    for spec in {(spec.method, spec.backbone, spec.data): spec for spec in specs}.values():  # of any seed
+        networks.refuse_images(spec)
     for spec in specs:
         parallelism.micro_batches(spec.training.batch_size)  # raises
         _refuse_sizes(spec)

@@ -84,9 +84,9 @@ def with_channels(images: Tensor, channels: int, name: str) -> Tensor:
         return images
     if found == 1:
         return images.expand(-1, channels, -1, -1)
+    takes = {1: "1 channel", 3: "1 or 3 channels"}.get(channels, f"{channels} channels")
     raise UserError(
-        f"{name} takes images of {'1 or 3' if channels == 3 else channels} channels, these have {found}: "
-        "convert them, or leave that network out."
+        f"{name} takes images of {takes}, these have {found}: convert them, or leave that network out."
     )
 
 

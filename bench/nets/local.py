@@ -25,6 +25,7 @@ from bench.core.progress import progress_bar
 from bench.core.seeding import data_order, generator, seed_of
 from bench.data import datasets
 from bench.data.base import Records, Shape
+from bench.nets.base import with_channels
 from bench.nets.recipes import RECIPES, ConvolutionalRecipe, TransformerRecipe
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -101,11 +102,7 @@ class TransformerNet(nn.Module):
 
     def forward(self, images: Tensor) -> NetOutput:
         """Images [B, C, S, S] in [-1, 1], S the size of the data set. Raises UserError for another size."""
-        if images.shape[-2:] != (self.size, self.size):
-            raise UserError(
-                f"the network takes images of {self.size} x {self.size} pixels, these have "
-                f"{images.shape[-2]} x {images.shape[-1]}: resize them, or leave it out."
-            )
+        _refuse_size("this network", self.size, images.shape[-2:])
         blocks = list(range(self.recipe.depth))
         tokens, maps = self.transformer.forward_intermediates(images, indices=blocks)
         return NetOutput(tuple(maps), tokens[:, 0], self.transformer.forward_head(tokens))
@@ -149,6 +146,23 @@ def weight_file(name: str) -> Path | None:
     made_of = f"{recipe.fingerprint}-{prepared}" if prepared else recipe.fingerprint
     shipped = SHIPPED / f"{name}-{made_of}.safetensors"
     return shipped if shipped.is_file() else cache_folder() / shipped.name
+
+
+def refuse_images(name: str, channels: int, size: int) -> None:
+    """Raises UserError if a local network cannot take images of so many channels, rows and columns."""
+    recipe = RECIPES[name]
+    shape = datasets.get(recipe.data).shape
+    with_channels(torch.empty(0, channels, size, size), shape.channels, name)
+    if isinstance(recipe, TransformerRecipe):
+        _refuse_size(name, shape.size, (size, size))
+
+
+def _refuse_size(name: str, size: int, found: tuple[int, ...]) -> None:
+    if found != (size, size):
+        raise UserError(
+            f"{name} takes images of {size} x {size} pixels, these have {found[0]} x {found[1]}: "
+            "resize them, or leave that network out."
+        )
 
 
 def train(name: str, path: Path) -> None:

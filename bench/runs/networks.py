@@ -17,8 +17,9 @@ from bench.core import grammar
 from bench.core.errors import UserError
 from bench.core.files import sha256
 from bench.data import datasets
-from bench.nets import layers, table, teachers, weights
+from bench.nets import layers, local, table, teachers, weights
 from bench.nets.base import NO_LAYERS
+from bench.nets.recipes import RECIPES
 from bench.rewards import registry
 from bench.runs.record import EvaluationRow
 from methods.base import REWARD_NET, TEACHER, BackboneInfo, EncoderInfo, EncoderLayers, Features
@@ -67,6 +68,16 @@ def required(spec: RunSpec) -> tuple[str, ...]:
     rewards = [registry.entry(name).network for name in needs.rewards]
     found = [named.get(name, name) for name in (*encoders, *needs.encoders, *rewards) if name]
     return tuple(dict.fromkeys(named.get(name, name) for name in found))
+
+
+def refuse_images(spec: RunSpec) -> None:
+    """Raises UserError if a local network of the method or the metrics cannot take the data set's images."""
+    dataset = datasets.get(spec.data)
+    channels = 3 if dataset.folder else dataset.shape.channels  # stores hold RGB, even of latents
+    names = [grammar.split(text)[0] for text in required(spec)]
+    for name in (*names, *spec.protocol.feature_nets):
+        if name in RECIPES:
+            local.refuse_images(name, channels, dataset.image_size)
 
 
 def _noise(info: EncoderInfo, count: int, asked: EncoderLayers = NO_LAYERS) -> Iterator[Features]:

@@ -91,7 +91,7 @@ def test_images_of_channels_that_a_network_does_not_take_are_refused_in_one_line
     from bench.nets.base import with_channels
 
     images = torch.zeros(2, 4 if name == "dinov2-b" else 3, 8, 8, dtype=torch.uint8)
-    with pytest.raises(UserError, match=rf"{name} takes images of .* channels, these have") as error:
+    with pytest.raises(UserError, match=rf"{name} takes images of 1 .*, these have") as error:
         if name == "dinov2-b":
             with_channels(images, 3, name)
         else:

@@ -5,7 +5,7 @@ import torch
 
 from bench.config.resolve import run_spec
 from bench.core.errors import UserError
-from bench.runs.networks import leaky, required
+from bench.runs.networks import leaky, refuse_images, required
 from bench.runs.record import EvaluationRow
 
 OWN_DEFAULT = (
@@ -85,3 +85,34 @@ def test_asking_draws_no_random_number_of_the_run():
     torch.manual_seed(0)
     assert required(run("vrpo", "pixels")) == ("digits-teacher",)
     assert torch.rand(()) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "metric_net", "message"),
+    [
+        ("baseline", "digits-cnn", "digits-cnn takes images of 1 channel, these have 3"),
+        ("repa[encoder=digits-teacher]", "pixels", "digits-teacher takes images of 1 channel"),
+        ("repa[encoder=cifar10-teacher]", "cifar10-cnn", ""),
+    ],
+)
+def test_images_that_a_network_cannot_take_are_refused_before_anything_runs(method, metric_net, message):
+    spec = run_spec(method, "sit-ti/2", "cifar10", 0, protocol={"feature_nets": [metric_net]})
+    if not message:
+        refuse_images(spec)
+        return
+    with pytest.raises(UserError, match=message):
+        refuse_images(spec)
+
+
+def test_layers_that_an_encoder_does_not_have_are_refused_by_the_plan(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from methods.base import EncoderLayers, Method, Needs\n"
+        "class Mine(Method):\n"
+        "    def build(self, backbone, encoder):\n"
+        "        list(encoder('digits-teacher').sample(4))\n"
+        "    def needs(self, step, steps):\n"
+        "        layers = {'digits-teacher': EncoderLayers(attention=(-1,))}\n"
+        "        return Needs(encoders=('digits-teacher',), encoder_layers=layers)\n"
+    )
+    with pytest.raises(UserError, match="no attention heads"):
+        required(run(tmp_path / "mine.py", "pixels"))
