@@ -62,7 +62,7 @@ def main() -> None:
     rows = probe(run, options.times, options.images, options.encoder)
     try:
         write_text(run.folder / "probe.jsonl", "".join(json.dumps(row.fields()) + "\n" for row in rows))
-        style.save(heat_maps(rows), run.folder, "probe")
+        style.save(heat_maps(rows), run.folder / "probe.pdf", run.folder / "probe.png")
     except OSError as error:
         raise UserError(f"cannot write to {run.folder}: {error.strerror or error}.") from None
     print(f"{len(rows)} rows in {run.folder / 'probe.jsonl'}, heat maps in {run.folder / 'probe.png'}")

@@ -140,7 +140,7 @@ class Comparison:
         sign = 1 if measure.lower_is_better else -1
         known = [entry for entry in entries if pd.notna(entry.at_end(measure.key).mean)]
         found: dict[Entry, int] = {}
-        first: Entry | None = None
+        first, rank = None, 0
         for place, entry in enumerate(sorted(known, key=lambda one: sign * one.at_end(measure.key).mean), 1):
             if first is None or self._apart(entry, first, measure):
                 first, rank = entry, place

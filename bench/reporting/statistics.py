@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -105,7 +105,7 @@ def _standard_errors(n: int, confidence: float, power: float) -> float:
     def excess(mean: float) -> float:
         return float((stats.norm.sf(threshold - mean) + stats.norm.cdf(-threshold - mean)).mean()) - power
 
-    return float(optimize.brentq(excess, 0, 4 * threshold.max() + 10))
+    return cast(float, optimize.brentq(excess, 0, 4 * threshold.max() + 10))
 
 
 def bootstrap_interval(d: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
