@@ -51,7 +51,7 @@ class Composition(Method):
         self.parts = nn.ModuleList(parts.values())
         for attribute, verb in (("replaces", "replace"), ("steers", "steer")):
             _refuse_shared({name: getattr(part, attribute) for name, part in parts.items()}, verb)
-        self.replaces, self.steers = (
+        self.replaces, self.steers = (  # pyright: ignore[reportAttributeAccessIssue]
             tuple(item for part in parts.values() for item in getattr(part, attribute))
             for attribute in ("replaces", "steers")
         )

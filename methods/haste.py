@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from methods.base import BackboneInfo, Context, EncoderInfo, EncoderLayers, Loss, Needs
@@ -83,7 +84,8 @@ class HASTE(REPA):
                 (context.attention[block], maps[layer])
                 for block, layer in zip(self.student_blocks, self.teacher_layers, strict=True)
             ]
-            value = sum(cross_entropy(student, teacher) for student, teacher in pairs) / len(pairs)
+            found = [cross_entropy(student, teacher) for student, teacher in pairs]
+            value = sum(found, start=torch.zeros(())) / len(pairs)
             losses["attention"] = Loss(value, self.attention_weight)
             if context.share.logging:
                 entropies = [cross_entropy(teacher, teacher).mean() for _, teacher in pairs]

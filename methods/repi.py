@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from methods.base import (
@@ -93,7 +94,7 @@ class REPI(Method):
             return {}
         theirs = self.mapped(context.features[self.encoder])
         pairs = zip(context.keys_values[self.block], theirs, strict=True)
-        value = sum(mean_square(own, target.detach()) for own, target in pairs)
+        value = sum((mean_square(own, target.detach()) for own, target in pairs), start=torch.zeros(()))
         return {"internalise": Loss(value, self.weight)}
 
     def mapped(self, features: Features) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,9 @@ def _grids(
     comparison: Comparison, suite: Settings, start: Start | None, evaluate_only: bool
 ) -> list[tuple[Sequence[str], Sequence[str]]]:
     """Methods and backbones; those of the command line replace the suite's."""
-    written = [(grid.method, grid.backbone or ()) for grid in suite.grid or ()]
+    written: list[tuple[Sequence[str], Sequence[str]]] = [
+        (grid.method, grid.backbone or ()) for grid in suite.grid or ()
+    ]
     if start and evaluate_only:
         return [(("baseline",), (start.backbone,))]
     if written and not comparison.method and not comparison.backbone:

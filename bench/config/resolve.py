@@ -152,7 +152,7 @@ def _protocol(settings: dict[str, Any]) -> Protocol:
     from bench.diffusion import samplers
 
     nets = settings["feature_nets"]
-    found = Protocol(**settings | {"feature_nets": tuple(dict.fromkeys(nets))})
+    found = Protocol.model_validate(settings | {"feature_nets": tuple(dict.fromkeys(nets))})
     both = (samplers.resolved(found.sampler_flow), samplers.resolved(found.sampler_ddpm))
     return with_checksums(found.model_copy(update={"resolved_samplers": both}))
 

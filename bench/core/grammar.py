@@ -9,6 +9,7 @@ inside them stands for one.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -46,7 +47,7 @@ def summands(text: str) -> list[str]:
     return found
 
 
-def join(name: str, options: dict[str, Any]) -> str:
+def join(name: str, options: Mapping[str, Any]) -> str:
     """The inverse of `split`: options in alphabetical order, none -> the bare name.
 
     A value is quoted if it could not be read back otherwise.

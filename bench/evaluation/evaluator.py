@@ -110,8 +110,8 @@ class Evaluator:
             def next_batch() -> sampling.Samples | None:
                 batch = next(stream, None)
                 if batch is not None:
-                    scorer.update(batch.images, batch.labels, batch.index)
-                    pairs = zip(batch.index.tolist(), batch.images, strict=True)
+                    scorer.update(batch.images, batch.labels, batch.indices)
+                    pairs = zip(batch.indices.tolist(), batch.images, strict=True)
                     shown.update({number: image for number, image in pairs if number < GRID})
                 return batch
 
@@ -122,7 +122,7 @@ class Evaluator:
                     return None
                 if copy:
                     batches = [found for found in distributed.all_gather_object(batch) if found is not None]
-                    order = torch.cat([found.index for found in batches]).argsort()
+                    order = torch.cat([found.indices for found in batches]).argsort()
                     images = torch.cat([found.images for found in batches])[order]
                     distributed.broadcast_from_rank0(lambda images=images: write(images) if write else None)
             distributed.broadcast_from_rank0(stack.close)

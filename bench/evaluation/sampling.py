@@ -26,7 +26,7 @@ class Samples(NamedTuple):
 
     images: Tensor  # [B, C', R, R] uint8
     labels: Tensor  # [B], the requested classes
-    index: Tensor  # [B], their numbers i
+    indices: Tensor  # [B], their numbers i
 
 
 @torch.no_grad()

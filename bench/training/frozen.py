@@ -113,8 +113,8 @@ class FrozenNets:
 
         Returns its logs.
         """
-        student = needs.rewards and self.rewards.student
-        if not student:
+        student = self.rewards.student if needs.rewards else None
+        if student is None:
             return {}
         tokens = batch.features[self.teacher].patch_tokens
         mean_over_step = lambda mean: distributed.all_reduce_sum(mean * batch.fraction)  # noqa: E731

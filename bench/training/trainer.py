@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import backbones
 from backbones import checkpoints, cost
-from backbones.blocks import Transformer
+from backbones.base import Backbone
 from bench.config import resolve
 from bench.config.spec import InitialWeights, RunSpec
 from bench.core import distributed
@@ -114,7 +114,7 @@ class Trainer:
         self._needs: Needs | None = None  # of the step before
         self.flops_per_step = 0
 
-    def _build_backbone(self) -> Transformer:
+    def _build_backbone(self) -> Backbone:
         data = self.data
         return backbones.build(
             resolve.architecture(self.spec.backbone),
@@ -278,7 +278,7 @@ class Trainer:
                 for value in (parts["optimizer"][f"{name}.{key}"],)
             }
 
-    def whole(self, network: Transformer) -> Transformer:
+    def whole(self, network: Backbone) -> Backbone:
         """Backbone or EMA to be used by one process; a copy where processes hold shards, which all must ask
         for together."""
         if not distributed.is_shard(next(network.parameters())):
