@@ -152,6 +152,7 @@ def understand(container: Container) -> Layout:
     if labelled:
         classes, label = labelled
         passed_over[UNLABELLED] = [key for key in images if key not in label]
+        passed_over[LISTS] = [key for key in passed_over[LISTS] if not key.endswith(LABELS)]
     else:
         level = _level_of_classes(set(parts[TRAIN].values()), surprises)
         classes, label = _labels_of_folders(parts, level, passed_over)

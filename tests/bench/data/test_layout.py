@@ -149,6 +149,7 @@ def test_labels_of_a_file_count_and_not_the_folders(tmp_path, folder):
     assert labels(found) == {folder + name: str(label) for name, label in LABELS}
     assert found.classes == ("0", "1", "2")
     assert found.surprises == ["classes without a training image: 1, such as 1"]
+    assert found.summary == "images: 3, classes: 2, images per class: 1 to 2"
 
 
 def test_repas_labels_lie_beside_its_latents(tmp_path):
