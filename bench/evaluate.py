@@ -142,20 +142,25 @@ def score_images(options: Options) -> dict[str, float]:
     from bench.evaluation.reference import read_reference, write_reference
     from bench.evaluation.resume import score_resumable
     from bench.evaluation.scorer import MetricOptions, Scorer
-    from bench.nets.metric_nets import feature_nets
+    from bench.nets.metric_nets import feature_nets, require
 
     chosen = options.images
     _refuse_values(chosen)
     _refuse_outputs(options)
-    images = _opened(options.path, options.yes)
     if chosen.reference is None and chosen.save_reference is None:
         raise UserError("say what to compare with: --reference FILE, or make one with --save-reference FILE.")
+    files = _weight_files(chosen)
     device = machine.select_device(options.device)
+    images = _opened(options.path, options.yes)
+    if chosen.reference is not None:
+        _refuse_few(images, chosen.neighbours)
+        if not is_npz(chosen.reference):
+            _refuse_few(_opened(chosen.reference, options.yes), chosen.neighbours)
+    for name in chosen.feature_nets:
+        if name not in files:
+            require(name)
     if options.copy is not None:
         _copy(images, options)
-    if chosen.reference is not None and not is_npz(chosen.reference):
-        _opened(chosen.reference, options.yes)
-    files = _weight_files(chosen)
     nets = feature_nets(chosen.feature_nets, device, files)
     references = read_reference(chosen.reference or options.path, nets)
     if chosen.save_reference is not None:
@@ -210,6 +215,14 @@ def _opened(path: Path, yes: bool) -> ImageSet:
     if not yes:
         images.refuse_surprises()
     return images
+
+
+def _refuse_few(images: ImageSet, neighbours: int) -> None:
+    if images.count <= neighbours:
+        raise UserError(
+            f"{images.path} has {images.count} images; precision and recall with k = {neighbours} need more "
+            f"than {neighbours}: give more images or a smaller --neighbours."
+        )
 
 
 def _weight_files(options: Images) -> dict[str, Path]:

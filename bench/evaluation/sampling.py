@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config.spec import RunSpec
+from bench.core.errors import UserError
 from bench.core.progress import progress_bar
 from bench.core.seeding import generator
 from bench.data.base import Records
@@ -35,7 +36,8 @@ def stream(
 ) -> Iterator[Samples]:
     """Sample the images of these numbers by the spec's protocol, batch by batch, in float32.
 
-    `progress` names the work on a progress bar; empty shows none.
+    `progress` names the work on a progress bar; empty shows none. Raises UserError for samples that hold NaN
+    or infinity.
     """
     if not len(index):
         return
@@ -59,10 +61,21 @@ def stream(
             x0 = sampler.sample(
                 model, draw(), labels.to(device), process=process, guidance=guidance, step_noise=draw
             )
-            yield Samples(to_uint8(data.to_pixels(x0.float()), protocol.rounding).cpu(), labels, numbers)
+            pixels = data.to_pixels(x0.float())
+            _refuse_not_finite(pixels, numbers)
+            yield Samples(to_uint8(pixels, protocol.rounding).cpu(), labels, numbers)
             if bar:
                 bar.update(len(numbers))
     model.train(was_training)
+
+
+def _refuse_not_finite(pixels: Tensor, numbers: Tensor) -> None:
+    broken = ~pixels.flatten(1).isfinite().all(dim=1).cpu()
+    if broken.any():
+        raise UserError(
+            f"{int(broken.sum())} of samples {int(numbers[0])} to {int(numbers[-1])} hold NaN or infinity, "
+            "nothing is scored: the weights are damaged, or training or the sampler has diverged."
+        )
 
 
 def requested_labels(index: Tensor, rule: str, classes: int, seed: int) -> Tensor:

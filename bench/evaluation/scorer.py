@@ -9,6 +9,7 @@ and plain  fid  sfid  is  precision  recall  for the Inception of the ADM suite.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.core.errors import UserError
 from bench.evaluation.accumulator import FeatureAccumulator, extract
 from bench.evaluation.reference import Reference, reference_of
 from bench.metrics import names
@@ -104,6 +106,9 @@ class Scorer:
             _warn_if_few(net.name, samples.count, len(samples.gaussian.mean))
             metrics = compute_metrics(samples, reference, self.options, "fid" if net.classifies else "fd")
             results |= {names.key(name, net.name): value for name, value in metrics.items()}
+        broken = [name for name, value in results.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(f"{', '.join(broken)} came out as NaN or infinity: nothing is recorded.")
         return results
 
 

@@ -132,7 +132,7 @@ def test_what_cannot_be_scored_is_said_in_one_line(
 def test_too_few_images_are_refused(digits: Path, tmp_path: Path):
     with writing(tmp_path / "few", 3) as write:
         write(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(UserError, match="more than 3"), pytest.warns(UserWarning, match="far too high"):
+    with pytest.raises(UserError, match="more than 3"):
         evaluate.score_images(Options(tmp_path / "few", images=Images(digits / "reference", ("pixels",))))
 
 
@@ -183,3 +183,29 @@ def test_work_on_other_images_of_the_same_size_and_age_is_not_taken_up(tmp_path:
     first.save(0, [Activations(torch.zeros(3, 2))])
     assert resume.ActivationCache(open_images(path), ["net"], ()).load(0) is not None
     assert write(1).load(0) is None
+
+
+@pytest.mark.parametrize(
+    ("nets", "message"),
+    [
+        (("inceptoin",), "Did you mean 'inception'"),
+        (("pixels", "inception"), "inception"),
+        ((), "at least one"),
+    ],
+)
+def test_networks_that_cannot_score_are_refused_before_any_work(
+    digits: Path, tmp_path: Path, nets: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ALIGNMENT_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("bench.data.image_files.ImageSet.batches", lambda *_: pytest.fail("read an image"))
+    with pytest.raises(UserError, match=message):
+        evaluate.score_images(Options(digits / "samples", images=Images(digits / "reference", nets)))
+
+
+def test_a_network_named_twice_counts_once(digits: Path):
+    once, twice = (
+        evaluate.score_images(Options(digits / "samples", images=Images(digits / "reference", nets)))
+        for nets in (("random-conv",), ("random-conv", "random-conv"))
+    )
+    assert twice == once

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.core.errors import UserError
 from bench.evaluation import sampling
 from bench.runs import loading
 from tests.helpers import untrained_run
@@ -41,3 +42,9 @@ def test_neither_the_batch_nor_the_other_samples_matter(run, monkeypatch):
 
 def test_another_seed_gives_other_samples(run):
     assert not torch.equal(images_of(run, range(4)), images_of(run, range(4), seed=1))
+
+
+def test_samples_that_are_not_finite_are_refused(run):
+    run.model.final_layer.linear.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="samples 0 to 3 hold NaN or infinity"):
+        images_of(run, range(4))

@@ -73,3 +73,11 @@ def test_features_that_are_not_finite_are_refused():
 
     with pytest.raises(UserError, match="images 0 to 9 hold NaN"):
         Scorer([Broken()], random_images(10, seed=0))
+
+
+def test_a_metric_that_is_not_finite_is_not_recorded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bench.evaluation.scorer.kernel_distance", lambda *_: float("nan"))
+    scorer = Scorer([Linear()], random_images(50, seed=0), options=MetricOptions(kid=True))
+    scorer.update(random_images(40, seed=1))
+    with pytest.raises(UserError, match="kid came out as NaN"):
+        scorer.results()
