@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from bench.core.errors import UserError
 
 
 @contextmanager
@@ -106,6 +109,17 @@ def in_units(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def refuse_unwritable(folder: Path, remedy: str) -> None:
+    """Raises UserError if nothing can be written in `folder`, which need not exist yet; makes nothing."""
+    folder = folder.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}; {remedy}.") from None
 
 
 def sha256(path: Path) -> str:

@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from bench.core.errors import UserError
+from bench.core.files import refuse_unwritable
 
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -26,6 +27,11 @@ def cache_folder() -> Path:
     """Where weights and features made here are kept: $ALIGNMENT_BENCH_CACHE, or the user's cache folder."""
     chosen = os.environ.get("ALIGNMENT_BENCH_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("alignment-bench"))
+
+
+def refuse_unwritable_cache() -> None:
+    """Raises UserError if no weights and features can be kept in the cache folder."""
+    refuse_unwritable(cache_folder(), "name another folder of the cache in $ALIGNMENT_BENCH_CACHE")
 
 
 def select_device(wish: str) -> torch.device:

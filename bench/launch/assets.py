@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from bench.config.spec import RunSpec
+from bench.core import grammar, machine
 from bench.core.errors import MissingAsset
 from bench.core.files import in_units
 from bench.data import datasets, vae
@@ -35,10 +36,20 @@ def _missing(spec: RunSpec) -> Iterator[str]:
     for name in networks.required(spec):
         find = weights.find if name in table.names("torchvision") else teachers.require
         yield from _refusal(partial(find, name))
+        _refuse_without_cache(name)
     for name in spec.protocol.feature_nets:
         yield from _refusal(partial(metric_nets.require, name))
+        _refuse_without_cache(name)
         if name in RECIPES and (path := weight_file(name)) and not path.is_file():
             yield f"the weights of {name}, which the run trains first; they decide the name of its folder"
+
+
+def _refuse_without_cache(text: str) -> None:
+    """Raises UserError if weights or features of a network have to be made, and cannot be kept."""
+    name, options = grammar.split(text)
+    trained = name in RECIPES and (path := weight_file(name)) and not path.is_file()
+    if trained or options.get("cache") == "true":
+        machine.refuse_unwritable_cache()
 
 
 def _refusal(look: Callable[[], object]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
+from bench.core.files import refuse_unwritable
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.shards import TRAIN
@@ -24,17 +24,6 @@ def refuse_unusable(specs: Sequence[RunSpec], root: Path, parallelism: Paralleli
     for spec in specs:
         parallelism.micro_batches(spec.training.batch_size)  # raises
         _refuse_sizes(spec)
-
-
-def refuse_unwritable(folder: Path, remedy: str) -> None:
-    """Raises UserError if nothing can be written in `folder`, which need not exist yet; makes nothing."""
-    folder = folder.absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}; {remedy}.") from None
 
 
 def _records(dataset: Dataset) -> int | None:

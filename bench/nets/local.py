@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.core.errors import UserError, unknown
-from bench.core.files import replacing
+from bench.core.files import refuse_unwritable, replacing
 from bench.core.machine import cache_folder
 from bench.core.progress import progress_bar
 from bench.core.seeding import data_order, generator, seed_of
@@ -166,7 +166,11 @@ def _refuse_size(name: str, size: int, found: tuple[int, ...]) -> None:
 
 
 def train(name: str, path: Path) -> None:
-    """Train a local network and save it. Raises UserError if it does not reach its accuracy."""
+    """Train a local network and save it.
+
+    Raises UserError if it does not reach its accuracy, and before it is trained if it cannot be saved.
+    """
+    refuse_unwritable(path.parent, "name another folder of the cache in $ALIGNMENT_BENCH_CACHE")
     net, recipe = _initialised(name), RECIPES[name]
     data = datasets.get(recipe.data).open()
     _train(name, net, data)
