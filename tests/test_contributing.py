@@ -1,21 +1,26 @@
-"""The method shown in CONTRIBUTING.md works as shown: pasted into a file, named by its path or dropped in."""
+"""The methods shown in CONTRIBUTING.md work as shown: pasted into a file, named by its path or dropped in."""
 
 import re
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 import methods
+from bench.config import resolve
 from bench.core.errors import exit_code
 from bench.core.files import read_rows
 from bench.run import main
 from bench.runs.record import find_runs
+from bench.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 
 
-def example():
+def example(number=0):
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    return re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number]
 
 
 def test_the_example_trains_by_its_path(tmp_path, monkeypatch):
@@ -43,3 +48,16 @@ def test_a_file_dropped_into_the_folder_is_found_by_its_name(monkeypatch, tmp_pa
     assert methods.names() == ("layersync",)
     assert methods.load("layersync").__name__ == "LayerSync"
     sys.modules.pop("methods.layersync")
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "term"), [(1, "halves", "halves"), (2, "mean_token", "denoise mean")]
+)
+def test_the_hook_and_the_state_train(tmp_path, number, file, term):
+    path = tmp_path / f"{file}.py"
+    path.write_text(example(number))
+    training = {"steps": 3, "batch_size": 8, "log_every": 1}
+    spec = resolve.run_spec(str(path), "sit-ti", "digits", 0, training=training)
+    trainer = Trainer(spec, torch.device("cpu"))
+    rows = [trainer.step(step)["raw"] for step in range(3)]
+    assert all(0 < float(row[term]) < 5 for row in rows)

@@ -98,7 +98,8 @@ class MicroBatchLoss:
     def _steer(self, step: int, batch: TrainingBatch) -> Steering:
         share = self._share(step, batch, "steer")
         steps = self.spec.training.steps
-        draw = Draw(batch.x0, batch.noise, batch.t, batch.label, batch.features, step, steps, share)
+        drawn = batch.x0, batch.noise, batch.t, batch.label, batch.features
+        draw = Draw(*drawn, step, steps, share, self.process.draw_t)
         return self.method.steer(draw)
 
     def _share(self, step: int, batch: TrainingBatch, stream: str) -> Share:
