@@ -105,6 +105,7 @@ def write_run(
     ]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trained))
     Image.fromarray(sample_grid(rng)).save(folder / f"samples/step-{done:08d}.png")
+    Image.fromarray(sample_grid(rng)[:20]).save(folder / "samples/real.png")
     return folder
 
 

@@ -15,6 +15,7 @@ from bench.core import distributed
 from bench.core.errors import UserError
 from bench.core.files import to_numbers
 from bench.core.machine import synchronise
+from bench.core.seeding import generator
 from bench.data.base import Records
 from bench.data.image_files import writing
 from bench.diffusion.objectives import Process
@@ -26,6 +27,7 @@ from bench.runs import loading, networks, sample_grid
 from bench.runs.folder import RunFolder
 from bench.runs.record import Counters, EvaluationRow
 
+REAL_CANDIDATES = 200  # training images among which those of the sample grid's classes are looked for
 GRID = sample_grid.ROWS * sample_grid.COLUMNS  # images
 SETTINGS = ("guidance_scale", "guidance_interval", "samples")  # that `with_guidance` may change
 
@@ -82,10 +84,28 @@ class Evaluator:
             if spec.protocol == own:
                 grid = torch.stack([shown[number] for number in sorted(shown)])
                 sample_grid.save(grid, self.run.samples / f"step-{counters.step:08d}.png")
+                self._save_real_images(spec)
             self.run.append(row, self.rows)
 
         distributed.broadcast_from_rank0(write)
         return row
+
+    def _save_real_images(self, spec: RunSpec) -> None:
+        """A row of training images of the classes in the grid's first row, to compare samples with."""
+        path = self.run.samples / sample_grid.REAL
+        if path.is_file() or not len(self.data):
+            return
+        draw = generator(0, "real images")
+        numbers = torch.randint(len(self.data), (REAL_CANDIDATES,), generator=draw)
+        records = self.data.batch(numbers, draw)
+        wanted = sampling.requested_labels(
+            torch.arange(sample_grid.COLUMNS), spec.protocol.labels, self.data.classes, spec.seed
+        )
+        left, chosen = list(range(len(numbers))), []
+        for label in wanted.tolist():  # an image of another class if the class was not drawn
+            chosen.append(next((one for one in left if records.label[one] == label), left[0]))
+            left.remove(chosen[-1])
+        sample_grid.save(records.image[chosen], path)
 
     def _sample(
         self,

@@ -82,8 +82,8 @@ def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
 
 
 def _strips(comparison: Comparison, backbone: str, seed: int) -> Iterator[Strip]:
-    for entry, image in sample_strips(comparison, backbone, seed):
-        yield Strip(entry.method, backbone, data_url(image))
+    for name, image in sample_strips(comparison, backbone, seed):
+        yield Strip(name, backbone, data_url(image))
 
 
 def data_url(image: np.ndarray) -> str:

@@ -146,7 +146,8 @@ KINDS = (
     Kind(
         "samples",
         "Samples of {one}",
-        "Seed {seed}, last step, not selected. Within a column all start from the same noise and label.",
+        "Seed {seed}, last step, not selected. Within a column all start from the same noise and label; the "
+        "real images are of that class, if it was found among a few training images.",
         lambda it: [name for name in it.largest if samples.sample_strips(it.all, name, it.seed)],
         lambda it, backbone: samples.sample_rows(it.all, backbone, it.seed),
         rank=2,

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.reporting.comparison import Comparison, Entry
+from bench.reporting.comparison import Comparison
 from bench.reporting.plots.style import PAGE, on_lines, paper
-from bench.runs.sample_grid import first_row
+from bench.runs import sample_grid
+
+REAL_IMAGES = "real images"
 
 
 def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure:
-    """One row per method, one column per noise and label; the backbone must have samples of this seed."""
+    """One row per method, one column per noise and label, below a row of real images of these labels.
+
+    The backbone must have samples of this seed.
+    """
     strips = sample_strips(comparison, backbone, seed)
+    entries = [entry for entry in comparison.entries if entry.backbone == backbone]
+    unfinished = {entry.method for entry in entries if entry.final.empty}
     height, width = strips[0][1].shape[:2]
     with paper():
         label = 1.3  # inches, for the method's name
@@ -22,22 +31,31 @@ def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure:
         size = (PAGE, len(strips) * (strip + 0.02))
         figure, panels = plt.subplots(len(strips), 1, figsize=size, squeeze=False, layout="none")
         figure.subplots_adjust(left=label / PAGE, right=1, top=1, bottom=0, hspace=0.02 / strip)
-        for panel, (entry, image) in zip(panels.flat, strips, strict=True):
+        for panel, (name, image) in zip(panels.flat, strips, strict=True):
             panel.imshow(image, interpolation="nearest", aspect="auto")
             panel.axis("off")
-            name = on_lines(entry.method, 24) + ("\n(unfinished)" if entry.final.empty else "")
-            panel.text(-0.01, 0.5, name, transform=panel.transAxes, ha="right", va="center", fontsize=6.5)
+            text = on_lines(name, 24) + ("\n(unfinished)" if name in unfinished else "")
+            panel.text(-0.01, 0.5, text, transform=panel.transAxes, ha="right", va="center", fontsize=6.5)
     return figure
 
 
-def sample_strips(comparison: Comparison, backbone: str, seed: int) -> list[tuple[Entry, np.ndarray]]:
-    """The first row [H, W, 3] of the last sample grid of every entry on a backbone."""
-    strips = []
+def sample_strips(comparison: Comparison, backbone: str, seed: int) -> list[tuple[str, np.ndarray]]:
+    """Name and row of images [H, W, 3]: real ones if runs saved some, then the first row of the last sample
+    grid of every method; nothing if no method has samples.
+    """
+    strips: list[tuple[str, np.ndarray]] = []
     for entry in comparison.entries:
         runs = entry.runs[entry.runs["seed"] == seed]
         if entry.backbone != backbone or runs.empty:
             continue
-        grids = sorted((comparison.results.folder / runs["run"].iloc[0] / "samples").glob("step-*.png"))
+        folder = comparison.results.folder / runs["run"].iloc[0] / "samples"
+        if not strips and (folder / sample_grid.REAL).is_file():
+            strips.append((REAL_IMAGES, _first_row(folder / sample_grid.REAL)))
+        grids = sorted(folder.glob("step-*.png"))
         if grids:
-            strips.append((entry, first_row(np.asarray(Image.open(grids[-1]).convert("RGB")))))
-    return strips
+            strips.append((entry.method, _first_row(grids[-1])))
+    return strips if any(name != REAL_IMAGES for name, _ in strips) else []
+
+
+def _first_row(path: Path) -> np.ndarray:
+    return sample_grid.first_row(np.asarray(Image.open(path).convert("RGB")))

@@ -3,13 +3,17 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench import evaluate
 from bench.core.errors import UserError, exit_code
+from bench.data.digits import Digits
 from bench.data.image_files import open_images
 from bench.evaluation.evaluator import Evaluator, evaluate_run, with_guidance
+from bench.runs import sample_grid
 from bench.runs.record import RunRecord
 from tests.helpers import untrained_run
 from tests.helpers.processes import torchrun
@@ -39,7 +43,19 @@ def test_a_sweep_adds_a_row_per_scale_each_under_its_own_protocol(folder: Path):
 def test_the_row_of_the_run_itself_comes_with_the_sample_grid(folder: Path):
     (row,) = swept(folder)
     assert row.protocol == RunRecord(folder).spec().protocol.hash
-    assert [path.name for path in (folder / "samples").iterdir()] == ["step-00000005.png"]
+    assert [path.name for path in (folder / "samples").glob("step-*")] == ["step-00000005.png"]
+
+
+def test_the_row_of_real_images_has_the_classes_of_the_samples(folder: Path):
+    swept(folder)
+    row = np.asarray(Image.open(folder / "samples" / sample_grid.REAL).convert("L"))
+    digits = Digits()
+    cell, pixel = 48 + sample_grid.MARGIN, 48 // 8  # images of 8 pixels are enlarged to 48
+    for place in range(sample_grid.COLUMNS):
+        left = sample_grid.MARGIN + place * cell
+        image = torch.from_numpy(row[sample_grid.MARGIN : cell : pixel, left : left + 48 : pixel].copy())
+        (same,) = torch.where((digits.images[:, 0] == image).all(2).all(1))
+        assert digits.labels[same[0]] == place
 
 
 def test_rows_that_exist_are_not_computed_again(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -160,9 +160,12 @@ def test_alignment_maps_share_one_scale() -> None:
 
 
 def test_alignment_by_depth_and_time_is_drawn_where_it_was_probed(suite: Path) -> None:
+    others = {name: 0 for name in ("step", "cka", "linear_probe", "token_cosine", "local_vs_distant")}
     for seed in range(2):
         rows = [
-            {"depth": depth, "t": t, "cknna": depth * t + seed} for depth in (1, 2, 3) for t in (0.25, 0.75)
+            {**others, "effective_rank": 1.0, "depth": depth, "t": t, "cknna": depth * t + seed}
+            for depth in (1, 2, 3)
+            for t in (0.25, 0.75)
         ]
         path = suite / f"repa-sit-tip2-seed{seed}" / "probe.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
