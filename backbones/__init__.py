@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from backbones.base import Architecture, Backbone
+    from backbones.extras import Extra
     from backbones.transformer import TransformerArchitecture
 
 FAMILIES = ("sit", "dit")
@@ -153,9 +154,19 @@ def _executed(path: Path, content: bytes) -> ModuleType:
     return module
 
 
-def build(architecture: Architecture, *, input_size: int, channels: int, num_classes: int) -> Backbone:
-    """A freshly initialised network for images [channels, input_size, input_size].
+def build(
+    architecture: Architecture,
+    *,
+    input_size: int,
+    channels: int,
+    num_classes: int,
+    extras: tuple[Extra, ...] = (),
+) -> Backbone:
+    """A freshly initialised network for images [channels, input_size, input_size] and extra state.
 
-    Raises ValueError if it cannot take such images.
+    Raises ValueError if it cannot take such images or extras.
     """
-    return architecture.build(input_size=input_size, channels=channels, num_classes=num_classes)
+    network = architecture.build(input_size=input_size, channels=channels, num_classes=num_classes)
+    if extras:
+        network.attach_extras(extras)
+    return network

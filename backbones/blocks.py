@@ -194,8 +194,9 @@ class Transformer(Backbone):
             return
         self.extras = extras
         self.extra_state = ExtraState(extras, self.architecture.width, self.architecture.patch)
-        for block in self.blocks:
-            block.attn.num_prefix_tokens = len(self.extra_state.tokens)  # these are not rotated
+        for module in self.blocks.modules():
+            if isinstance(module, AttentionRope):
+                module.num_prefix_tokens = len(self.extra_state.tokens)  # these are not rotated
 
     def forward(
         self,

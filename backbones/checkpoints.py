@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import backbones
 from backbones import FAMILIES
 from backbones.base import Architecture, Backbone
+from backbones.extras import Extra
 from backbones.official import read_official
 from backbones.weights import Weights, expected_shapes, refuse_differences
 
@@ -49,6 +50,8 @@ def save(path: str | Path, network: Backbone, process: str = "") -> None:
         "channels": network.channels,
         "num_classes": network.num_classes,
     }
+    if network.extras:
+        description["extras"] = [asdict(extra) for extra in network.extras]
     if process:
         description["process"] = process
     state = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
@@ -60,6 +63,19 @@ def save(path: str | Path, network: Backbone, process: str = "") -> None:
 def load(path: str | Path) -> Backbone:
     """The network that `save` wrote. Raises ValueError for a damaged file and for another program's."""
     return _read_ours(Path(path)).build()
+
+
+def stored_extras(path: str | Path) -> tuple[Extra, ...]:
+    """Parts of the state beside the image, of the network that `save` wrote.
+
+    Raises ValueError for a damaged file and for another program's.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {})[HEADER])
+        return tuple(Extra(**extra) for extra in description.get("extras", ()))
+    except Exception as error:  # whatever a damaged header makes safetensors, json or a dataclass raise
+        raise ValueError(f"{path} cannot be read as this suite's weights: {error}.") from None
 
 
 def _described(architecture: Architecture) -> dict[str, Any]:
@@ -79,6 +95,7 @@ def _read_ours(path: Path) -> Weights:
         sizes = json.loads(header[HEADER])
         described, process = sizes.pop("architecture"), sizes.pop("process", "")
         source = described.pop("source", "")
+        sizes["extras"] = tuple(Extra(**extra) for extra in sizes.get("extras", ()))
     except Exception:  # whatever a header may say that describes no network
         raise ValueError(f"{path} was not written by this suite: no network in its header.") from None
     if source.endswith(".py"):  # a file of weights must not decide which code is run

@@ -105,7 +105,9 @@ def read_official(path: str | Path, *, family: str | None = None) -> Weights:
     image = "inputs {channels} x {input_size} x {input_size}, {num_classes} classes and null".format(**sizes)
     return Weights(
         architecture,
-        **sizes,
+        input_size=sizes["input_size"],
+        channels=sizes["channels"],
+        num_classes=sizes["num_classes"],
         state=state,
         found="; ".join([f"{architecture.name} by {OFFICIAL[family]}, {origin}", image, *changes]),
         process=kind,

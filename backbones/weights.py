@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import backbones
 from backbones.base import Architecture, Backbone
+from backbones.extras import Extra
 
 NAMED = 3  # names of each kind in a refusal
 
@@ -27,17 +29,23 @@ class Weights:
     state: State
     found: str  # what the file held, in words
     process: str = ""  # that they were trained on, e.g. "flow[path=gvp]"; "" if the file does not say
+    extras: tuple[Extra, ...] = ()  # parts of the state beside the image
     projectors: State = field(default_factory=dict)  # REPA's: "1.2.weight" is encoder 1, layer 2
 
     def build(self) -> Backbone:
         """The network with these weights."""
-        sizes = {"input_size": self.input_size, "channels": self.channels, "num_classes": self.num_classes}
-        network = backbones.build(self.architecture, **sizes)
+        network = backbones.build(
+            self.architecture,
+            input_size=self.input_size,
+            channels=self.channels,
+            num_classes=self.num_classes,
+            extras=self.extras,
+        )
         network.load_state_dict(self.state)
         return network
 
 
-def expected_shapes(architecture: Architecture, **sizes: int) -> dict[str, torch.Size]:
+def expected_shapes(architecture: Architecture, **sizes: Any) -> dict[str, torch.Size]:
     with torch.device("meta"):
         network = backbones.build(architecture, **sizes)
     return {key: value.shape for key, value in network.state_dict().items()}

@@ -26,12 +26,15 @@ Prediction = tuple[Tensor, Tensor | None]  # prediction, raw variance or None
 class Guidance:
     """scale w >= 0, where it acts in time (0 data, 1 noise; ends included) and in channels (None: all).
 
+    `entries`, bool and of the shape of one sample, says it entry by entry, in the place of `channels`.
+
     With scale 1, and at times outside the interval, the unconditional pass is not made.
     """
 
     scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     channels: int | None = None
+    entries: Tensor | None = None
 
     def __post_init__(self) -> None:
         low, high = self.interval
@@ -76,7 +79,9 @@ class Guidance:
             both, variance = call(torch.cat([x_t, x_t]), t, torch.cat([label, null]))
             conditional, unconditional = both.chunk(2)
             guided = unconditional + self.scale * (conditional - unconditional)
-            if self.channels is not None:
+            if self.entries is not None:
+                guided = torch.where(self.entries.to(guided.device), guided, conditional)
+            elif self.channels is not None:
                 guided = torch.cat([guided[:, : self.channels], conditional[:, self.channels :]], dim=1)
             return guided, None if variance is None else variance[: len(x_t)]
 

@@ -50,7 +50,10 @@ def probe(run: LoadedRun, times: Sequence[float], images: int, encoder: str | No
 
 @torch.no_grad()
 def hidden_states(run: LoadedRun, x0: Tensor, noise: Tensor, t: float) -> dict[int, Tensor]:
-    """Tokens [B, N, D] after every block (from 1), of x0 [B, C, H, W] at time t, without a class."""
+    """Tokens [B, N, D] after every block (from 1), of x0 [B, C, H, W] at time t, without a class.
+
+    Extra parts of the state are given as noise at that time, without a signal: no encoder is there to ask.
+    """
     device = next(run.model.parameters()).device
     depths = tuple(range(1, run.model.architecture.depth + 1))
     parts = []
@@ -58,8 +61,21 @@ def hidden_states(run: LoadedRun, x0: Tensor, noise: Tensor, t: float) -> dict[i
         time = torch.full((len(clean),), t, device=device)
         x_t = run.process.corrupt(clean.to(device), drawn.to(device), time)
         no_class = torch.full((len(clean),), run.data.classes, device=device)
-        parts.append(run.model(x_t, time, no_class, hidden_depths=depths).hidden)
+        extras = _extras_without_signal(run, time)
+        parts.append(run.model(x_t, time, no_class, hidden_depths=depths, **extras).hidden)
     return {depth: torch.cat([part[depth] for part in parts]) for depth in depths}
+
+
+def _extras_without_signal(run: LoadedRun, time: Tensor) -> dict[str, dict[str, Tensor]]:
+    if not run.model.extras:
+        return {}
+    found = {}
+    for extra in run.model.extras:
+        shape = (len(time), *extra.shape(run.model.input_size))
+        noise = torch.randn(shape, generator=generator(run.spec.seed, f"probe noise of {extra.name}"))
+        noise = noise.to(time.device)
+        found[extra.name] = run.process.corrupt(torch.zeros_like(noise), noise, time)
+    return {"extras": found}
 
 
 def _measures(tokens: Tensor, teacher: Tensor, labels: Tensor, grid: tuple[int, int]) -> dict[str, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from backbones.base import Backbone
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
 from bench.core.progress import progress_bar
@@ -18,6 +20,7 @@ from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
 from bench.diffusion.objectives import Process
 from bench.diffusion.pixels import to_uint8
+from bench.evaluation.joint_state import JointState
 
 BATCH_SIZE = 250  # images at once; no number depends on it
 
@@ -32,7 +35,7 @@ class Samples(NamedTuple):
 
 @torch.no_grad()
 def stream(
-    model: nn.Module, process: Process, spec: RunSpec, data: Records, index: Tensor, *, progress: str = ""
+    model: Backbone, process: Process, spec: RunSpec, data: Records, index: Tensor, *, progress: str = ""
 ) -> Iterator[Samples]:
     """Sample the images of these numbers by the spec's protocol, batch by batch, in float32.
 
@@ -46,21 +49,24 @@ def stream(
     guidance = Guidance(
         protocol.guidance_scale, protocol.guidance_interval, protocol.guidance_channels or None
     )
+    joint = JointState(model) if model.extras else None
+    if joint:
+        guidance = replace(guidance, channels=None, entries=joint.guided(guidance.channels))
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     with progress_bar(len(index), 0, progress, "img", inner=True) if progress else nullcontext() as bar:
         for numbers in index.split(BATCH_SIZE):
-            streams = [generator(spec.seed, "sampling", i) for i in numbers.tolist()]
+            noise_of = _noise_of(numbers.tolist(), spec.seed, data, joint)
 
-            def draw(streams: list[torch.Generator] = streams) -> Tensor:
-                shape = (data.channels, data.size, data.size)
-                return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
+            def draw(noise_of: Callable[[], Tensor] = noise_of) -> Tensor:
+                return noise_of().to(device)
 
             labels = requested_labels(numbers, protocol.labels, data.classes, spec.seed)
             x0 = sampler.sample(
-                model, draw(), labels.to(device), process=process, guidance=guidance, step_noise=draw
+                joint or model, draw(), labels.to(device), process=process, guidance=guidance, step_noise=draw
             )
+            x0 = joint.split(x0)[""] if joint else x0
             pixels = data.to_pixels(x0.float())
             _refuse_not_finite(pixels, numbers)
             yield Samples(to_uint8(pixels, protocol.rounding).cpu(), labels, numbers)
@@ -76,6 +82,24 @@ def _refuse_not_finite(pixels: Tensor, numbers: Tensor) -> None:
             f"{int(broken.sum())} of samples {int(numbers[0])} to {int(numbers[-1])} hold NaN or infinity, "
             "nothing is scored: the weights are damaged, or training or the sampler has diverged."
         )
+
+
+def _noise_of(numbers: list[int], seed: int, data: Records, joint: JointState | None) -> Callable[[], Tensor]:
+    """What draws the next noise of these samples: of the image, or of the whole state."""
+    streams = [generator(seed, "sampling", number) for number in numbers]
+    extras = joint.extra_streams(seed, numbers) if joint else {}
+
+    def drawn(shape: tuple[int, ...], streams: list[torch.Generator]) -> Tensor:
+        return torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+
+    def draw() -> Tensor:
+        image = drawn((data.channels, data.size, data.size), streams)
+        if joint is None:
+            return image
+        parts = {name: drawn(joint.shapes[name], own) for name, own in extras.items()}
+        return joint.pack({"": image, **parts})
+
+    return draw
 
 
 def requested_labels(index: Tensor, rule: str, classes: int, seed: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -169,7 +170,8 @@ class Runner:
             self.run_folder.append(TrainingRow(step=self.step, **to_numbers(speed), **to_numbers(row)))
 
     def _counters(self) -> Counters:
-        return Counters(step=self.step, seconds=self.seconds, flops=self.flops)
+        extras = [asdict(extra) for extra in self.trainer.backbone.extras]
+        return Counters(step=self.step, seconds=self.seconds, flops=self.flops, extras=extras)
 
     def _save(self) -> None:
         state = self.trainer.state()

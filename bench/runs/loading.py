@@ -10,7 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import backbones
+from backbones import checkpoints
 from backbones.base import Backbone
+from backbones.extras import Extra
 from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
@@ -51,11 +53,12 @@ def load(folder: Path, device: torch.device, kept: int | None = None) -> LoadedR
         path = saved[-1]
         parts, counters = checkpoint.load(path, [part])
         state = parts[part]
+        extras = tuple(Extra(**extra) for extra in counters.extras)
     else:  # a run that only evaluates has the weights that it was given, and no checkpoint
         path, counters = folder / "ema.safetensors", Counters()
         try:
-            state = load_file(path)
-        except (OSError, SafetensorError) as error:
+            state, extras = load_file(path), checkpoints.stored_extras(path)
+        except (OSError, SafetensorError, ValueError) as error:
             raise UserError(f"the weights {path} cannot be read: {str(error).splitlines()[0]}.") from None
     data = datasets.get(spec.data).open()
     if resolve.backbone_source(spec.backbone) != spec.backbone_source:
@@ -67,6 +70,7 @@ def load(folder: Path, device: torch.device, kept: int | None = None) -> LoadedR
         input_size=data.size,
         channels=data.channels,
         num_classes=data.classes,
+        extras=extras,
     )
     try:
         model.load_state_dict(state)

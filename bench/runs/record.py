@@ -176,6 +176,8 @@ class Counters(_Record):
     """training time so far"""
     flops: int | float = 0
     """FLOPs of training so far"""
+    extras: list[dict[str, Any]] = []
+    """parts of the state beside the image, as the backbone has them: name, width, kind, weight, guided"""
     checksums: dict[str, int] = {}
     """CRC-32 of each `PART.safetensors` beside this file"""
 

@@ -21,6 +21,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import backbones
 from backbones import checkpoints, cost
 from backbones.base import Backbone
+from backbones.extras import Extra
+from backbones.weights import Weights
 from bench.config import resolve
 from bench.config.spec import InitialWeights, RunSpec
 from bench.core import distributed
@@ -114,13 +116,14 @@ class Trainer:
         self._needs: Needs | None = None  # of the step before
         self.flops_per_step = 0
 
-    def _build_backbone(self) -> Backbone:
+    def _build_backbone(self, extras: tuple[Extra, ...] = ()) -> Backbone:
         data = self.data
         return backbones.build(
             resolve.architecture(self.spec.backbone),
             input_size=data.size,
             channels=data.channels,
             num_classes=data.classes,
+            extras=extras,
         ).to(self.device)
 
     def _attach_extras(self) -> None:
@@ -148,8 +151,24 @@ class Trainer:
                 f"{self.spec.data}, inputs {data.channels} x {data.size} x {data.size}, {data.classes} "
                 "classes: choose another --backbone or --data."
             )
+        self._match_extras(found)
         self.backbone.load_state_dict(found.state)
         keep_projectors(found, self.method)
+
+    def _match_extras(self, found: Weights) -> None:
+        """A run that only evaluates takes the extra state of its weights; a method's must be in them."""
+        if not self.spec.training.steps and not self.backbone.extras and found.extras:
+            self.backbone.attach_extras(found.extras)
+            self.backbone.to(self.device)
+        names, theirs = (
+            ", ".join(f"{extra.name} ({extra.kind} of {extra.width})" for extra in extras) or "none"
+            for extras in (self.backbone.extras, found.extras)
+        )
+        if names != theirs:
+            raise UserError(
+                f"{self.spec.method} has the extra state: {names}; the weights have: {theirs}. "
+                "Train from a fresh network, or start from weights of the same method."
+            )
 
     def _read(self, step: int, needs: Needs | None = None) -> Batch:
         """This process's records of a step, with images if an encoder will see them."""
@@ -283,7 +302,7 @@ class Trainer:
         for together."""
         if not distributed.is_shard(next(network.parameters())):
             return network
-        copied = self._build_backbone().requires_grad_(False).eval()
+        copied = self._build_backbone(self.backbone.extras).requires_grad_(False).eval()
         for name, tensor in network.state_dict().items():
             copied.state_dict()[name].copy_(distributed.full_tensor(tensor))
         return copied
