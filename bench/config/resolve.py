@@ -140,7 +140,8 @@ def _names(method_text: str, backbone: Architecture, process_text: str) -> dict[
         "backbone_source": backbone_source(backbone.name),
         "method": method_text,
         "resolved_method": "+".join(grammar.resolved(name, found) for name, found in parts),
-        "method_version": 1 + sum(found.version - 1 for _, found in parts),
+        # Of several methods each has three digits of its own.
+        "method_version": 1 + sum((found.version - 1) * 1000**i for i, (_, found) in enumerate(parts)),
         "method_source": method_source(method_text),
         "process": process_text,
         "resolved_process": grammar.resolved(grammar.split(process_text)[0], process(process_text)),

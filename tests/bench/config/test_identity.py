@@ -9,6 +9,7 @@ from bench.config.spec import Protocol, RunSpec, protocol_hash
 from bench.core.errors import UserError
 from bench.diffusion import samplers
 from bench.runs.folder import RunFolder, adopt, older_runs
+from methods.cfm import CFM
 from methods.repa import REPA
 
 # As version 0.1 wrote it, and the name that it gave the folder.
@@ -83,6 +84,15 @@ def test_a_changed_default_and_a_raised_version_make_other_runs(monkeypatch):
         tuple(0.25 if value == 0.5 else value for value in REPA.__init__.__defaults__),
     )
     assert spec("repa").hash != before.hash
+
+
+def test_each_of_several_methods_counts_with_its_own_version(monkeypatch):
+    found = {spec("repa+cfm").hash}
+    for raised in (REPA, CFM):
+        with monkeypatch.context() as patch:
+            patch.setattr(raised, "version", raised.version + 1)
+            found.add(spec("repa+cfm").hash)
+    assert len(found) == 3
 
 
 def test_a_preset_that_stands_for_another_sampler_makes_another_protocol(monkeypatch):
