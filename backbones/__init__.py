@@ -85,8 +85,7 @@ def architecture(name: str, **options: bool) -> TransformerArchitecture:
 
     Raises ValueError for an unknown name, patch or option, with the known ones.
     """
-    from backbones.dit import DiTArchitecture
-    from backbones.sit import SiTArchitecture
+    from backbones.transformer import DiTArchitecture, SiTArchitecture
 
     base, slash, patch = name.partition("/")
     kind, _, size = base.partition("-")

@@ -7,7 +7,6 @@ from torch import Tensor
 from backbones.base import Backbone
 from backbones.blocks import Transformer
 from backbones.extras import Extra
-from backbones.transformer import TransformerArchitecture
 
 TIMESTEPS = 1000
 
@@ -22,16 +21,3 @@ class DiT(Transformer):
     def attach_extras(self, extras: tuple[Extra, ...]) -> None:
         """DiT's samplers and its variance are made for the image alone: raises ValueError."""
         return Backbone.attach_extras(self, extras)
-
-
-class DiTArchitecture(TransformerArchitecture):
-    """`dit-SIZE/PATCH`."""
-
-    family = "dit"
-    process = "ddpm"
-
-    learned_variance: bool = True
-
-    def build(self, *, input_size: int, channels: int, num_classes: int) -> DiT:
-        """Officially initialised. Raises ValueError if the patch does not divide the image."""
-        return DiT(self, input_size=input_size, channels=channels, num_classes=num_classes)

@@ -8,19 +8,7 @@ Official SiT has DiT's second set of output channels and ignores it: `learned_va
 from __future__ import annotations
 
 from backbones.blocks import Transformer
-from backbones.transformer import TransformerArchitecture
 
 
 class SiT(Transformer):
     """Predicts the velocity [B, C, H, W]."""
-
-
-class SiTArchitecture(TransformerArchitecture):
-    """`sit-SIZE/PATCH`."""
-
-    family = "sit"
-    process = "flow"
-
-    def build(self, *, input_size: int, channels: int, num_classes: int) -> SiT:
-        """Officially initialised. Raises ValueError if the patch does not divide the image."""
-        return SiT(self, input_size=input_size, channels=channels, num_classes=num_classes)

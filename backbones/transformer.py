@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from backbones import OPTIONS
 from backbones.base import Architecture
+
+if TYPE_CHECKING:
+    from backbones.dit import DiT
+    from backbones.sit import SiT
 
 
 class TransformerArchitecture(Architecture):
@@ -39,3 +45,31 @@ class TransformerArchitecture(Architecture):
         from backbones import cost
 
         return cost.flops(self, input_size, channels)
+
+
+class DiTArchitecture(TransformerArchitecture):
+    """`dit-SIZE/PATCH`."""
+
+    family = "dit"
+    process = "ddpm"
+
+    learned_variance: bool = True
+
+    def build(self, *, input_size: int, channels: int, num_classes: int) -> DiT:
+        """Officially initialised. Raises ValueError if the patch does not divide the image."""
+        from backbones.dit import DiT  # takes seconds to import, which a plan need not wait for
+
+        return DiT(self, input_size=input_size, channels=channels, num_classes=num_classes)
+
+
+class SiTArchitecture(TransformerArchitecture):
+    """`sit-SIZE/PATCH`."""
+
+    family = "sit"
+    process = "flow"
+
+    def build(self, *, input_size: int, channels: int, num_classes: int) -> SiT:
+        """Officially initialised. Raises ValueError if the patch does not divide the image."""
+        from backbones.sit import SiT
+
+        return SiT(self, input_size=input_size, channels=channels, num_classes=num_classes)

@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import InterpolationMode, normalize, resize
 
 from bench.core.errors import UserError
 from bench.core.files import sha256
@@ -193,6 +192,8 @@ class PretrainedFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Activations:
+        from torchvision.transforms.functional import InterpolationMode, normalize, resize  # takes seconds
+
         encode, size, mean, std = self.network
         x = with_channels(images.to(self.device), 3, self.name).float() / 255
         x = resize(x, list(size), InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)

@@ -9,7 +9,7 @@ import torch
 
 import backbones
 from backbones.blocks import position_table
-from backbones.sit import SiTArchitecture
+from backbones.transformer import SiTArchitecture
 from tests.helpers import official_forward
 
 CLASSES, CHANNELS = 10, 4

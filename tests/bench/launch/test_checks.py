@@ -1,6 +1,8 @@
 """What a plan is refused for, by a dry run as by a run."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from bench.launch.assets import missing_assets
 from bench.launch.checks import refuse_unusable
 from bench.run import main
 
+ROOT = Path(__file__).parents[3]
 SHORT = ["--method", "baseline", "--backbone", "sit-pico", "--steps", "2", "--batch-size", "8"]
 SHORT += ["--samples", "16", "--feature-nets", "pixels", "--device", "cpu"]
 
@@ -91,3 +94,13 @@ def test_patches_must_divide_the_images(tmp_path):
 def test_the_preset_of_the_digits_counts_its_records():
     dataset = datasets.get("digits")
     assert dataset.preset["records"] == len(dataset.open())
+
+
+def test_the_plan_of_a_large_network_imports_and_builds_none(tmp_path):
+    script = (
+        "import sys\nfrom bench.run import main\nmain()\nprint({'timm', 'torchvision'} & sys.modules.keys())"
+    )
+    words = ["--method", "vrpo", "--backbone", "sit-xl", "--results", str(tmp_path), "--dry-run"]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "sit-xl/2" in done.stdout and done.stdout.splitlines()[-1] == "set()"

@@ -42,7 +42,7 @@ def test_counted_flops_are_three_forwards():
 
 def test_a_model_larger_than_memory_is_refused_in_one_line(large, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "available_memory", lambda device: 8 * GIGA)
-    with pytest.raises(UserError, match=r"takes about 1\d\.\d GB, this machine has 8\.0 GB"):
+    with pytest.raises(UserError, match=r"takes about 1\d\.\d GB, this machine has 8 GB"):
         refuse_what_does_not_fit([large], tmp_path, CPU)
 
 
@@ -50,7 +50,7 @@ def test_checkpoints_larger_than_the_disk_are_refused(large, tmp_path, monkeypat
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(machine, "available_memory", lambda device: 80 * GIGA)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, GIGA))
-    with pytest.raises(UserError, match=r"has 1\.0 GB free"):
+    with pytest.raises(UserError, match=r"has 1 GB free"):
         refuse_what_does_not_fit([large], tmp_path / "not" / "yet" / "there", CPU)
 
 
