@@ -60,4 +60,4 @@ def test_the_hook_and_the_state_train(tmp_path, number, file, term):
     spec = resolve.run_spec(str(path), "sit-ti", "digits", 0, training=training)
     trainer = Trainer(spec, torch.device("cpu"))
     rows = [trainer.step(step)["raw"] for step in range(3)]
-    assert all(0 < float(row[term]) < 5 for row in rows)
+    assert all(-1e-5 < float(row[term]) < 5 for row in rows)  # zero-initialised blocks start at 0
