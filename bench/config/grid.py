@@ -86,7 +86,7 @@ def plan(
     runs: dict[str, RunSpec] = {}
     for spec in specs:
         _refuse_other_weights(spec, dataset, start)
-        _refuse_idle_guidance(spec, dataset)
+        refuse_idle_guidance(spec, dataset.shape.channels)
         runs.setdefault(spec.hash, spec)
     return list(runs.values())
 
@@ -210,8 +210,8 @@ def _refuse_other_weights(spec: RunSpec, dataset: Dataset, start: Start | None) 
         )
 
 
-def _refuse_idle_guidance(spec: RunSpec, dataset: Dataset) -> None:
-    """Raises UserError for guidance that the network cannot follow."""
+def refuse_idle_guidance(spec: RunSpec, channels: int) -> None:
+    """Raises UserError for guidance that the network of a run, of so many channels, cannot follow."""
     protocol = spec.protocol
     if protocol.guidance_scale == 1:
         return
@@ -220,8 +220,8 @@ def _refuse_idle_guidance(spec: RunSpec, dataset: Dataset) -> None:
             f"guidance_scale={protocol.guidance_scale:g} needs a network that was also trained without "
             "labels: raise --label-dropout above 0, or leave guidance out."
         )
-    if protocol.guidance_channels > (channels := dataset.shape.channels):
+    if protocol.guidance_channels > channels:
         raise UserError(
-            f"guidance_channels={protocol.guidance_channels}: {spec.data} has {channels} channels; 0 guides "
-            "all of them."
+            f"guidance_channels={protocol.guidance_channels} are more than the {channels} of {spec.data}; 0 "
+            "guides all."
         )

@@ -10,9 +10,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from bench.config.grid import refuse_idle_guidance
 from bench.config.spec import Protocol, RunSpec
 from bench.core import distributed
-from bench.core.errors import UserError
+from bench.core.errors import UserError, invalid
 from bench.core.files import to_numbers
 from bench.core.machine import synchronise
 from bench.core.seeding import generator
@@ -194,6 +195,9 @@ def evaluate_run(
     chosen = protocols(loaded.spec.protocol)
     if copy is not None and len(chosen) > 1:
         raise UserError("--copy takes one guidance scale at a time.")
+    for protocol in chosen:
+        spec = loaded.spec.model_copy(update={"protocol": protocol})
+        refuse_idle_guidance(spec, loaded.data.channels)
     run = distributed.broadcast_from_rank0(lambda: RunFolder(folder.resolve().parent, loaded.spec))
     found = distributed.broadcast_from_rank0(run.record.evaluations)
     done = {row.protocol: row for row in found if row.step == loaded.counters.step}
@@ -222,9 +226,7 @@ def with_guidance(
     try:
         return [
             Protocol.model_validate(settings | {"guidance_scale": scale})
-            for scale in scales or (own.guidance_scale,)
+            for scale in dict.fromkeys(scales or (own.guidance_scale,))
         ]
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the guidance"
-        raise UserError(f"{where}={first['input']!r} cannot be used: {first['msg']}.") from None
+        raise invalid(error, "the guidance") from None

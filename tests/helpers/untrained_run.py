@@ -10,14 +10,14 @@ from bench.runs.record import Counters
 from bench.training.trainer import Trainer
 
 
-def make(root: Path, backbone: str = "sit-ti", step: int = 5) -> Path:
+def make(root: Path, backbone: str = "sit-ti", step: int = 5, **training: float) -> Path:
     """The run's folder. Its output layers are random: a fresh backbone predicts zero everywhere."""
     run_spec = resolve.run_spec(
         "baseline",
         backbone,
         "digits",
         0,
-        training={"steps": step, "batch_size": 8},
+        training={"steps": step, "batch_size": 8, **training},
         protocol={"samples": 150, "sampler_flow": "euler[steps=2]", "sampler_ddpm": "ddim[steps=2]"},
     )
     trainer = Trainer(run_spec, torch.device("cpu"))

@@ -64,6 +64,24 @@ def test_rows_that_exist_are_not_computed_again(folder: Path, monkeypatch: pytes
     assert swept(folder, (1.0,)) == first
 
 
+def test_a_scale_named_twice_is_evaluated_once(folder: Path):
+    assert len(swept(folder, (1.5, 1.5, 1.50))) == len(RunRecord(folder).evaluations()) == 1
+
+
+def test_guidance_that_the_network_cannot_follow_is_refused(folder: Path, tmp_path: Path):
+    always_labelled = untrained_run.make(tmp_path / "labelled", label_dropout=0.0)
+    with pytest.raises(UserError, match="without labels"):
+        swept(always_labelled, (1.0, 1.5))
+    with pytest.raises(UserError, match="more than the 1 of digits"):
+        evaluate_run(
+            folder,
+            lambda own: [own.model_copy(update={"guidance_scale": 2.0, "guidance_channels": 3})],
+            CPU,
+            None,
+        )
+    assert not RunRecord(folder).evaluations() and not RunRecord(always_labelled).evaluations()
+
+
 def test_three_processes_write_the_row_and_the_copy_of_one(folder: Path, tmp_path: Path):
     (alone,) = swept(folder, (1.5,), copy=tmp_path / "alone.npz")
     (folder / "eval.jsonl").unlink()

@@ -34,7 +34,7 @@ SHORT += ["--samples", "16", "--feature-nets", "pixels", "--device", "cpu"]
         (("--micro-batch", "-1"), "--micro-batch -1"),
         (("--learning-rate", "-0.1"), "learning_rate=-0.1"),
         (("--label-dropout", "0", "--guidance-scale", "3"), "raise --label-dropout"),
-        (("--guidance-channels", "7", "--guidance-scale", "3"), "digits has 1 channels"),
+        (("--guidance-channels", "7", "--guidance-scale", "3"), "more than the 1 of digits"),
         (("--guidance-scale", "1", "--guidance-interval", "0:0.7"), "does nothing"),
         (("--family", "sit"), "--init-from FILE"),
         (("--evaluate-only", "weights.pt"), "--method says what to train"),
