@@ -23,10 +23,11 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.core.files import sha256
 from bench.core.seeding import generator
+from bench.data import datasets
 from bench.nets import open_clip, table, timm, weights
 from bench.nets.base import Activations, FeatureNet, with_channels
 from bench.nets.inception import AdmInception, CleanFid
-from bench.nets.local import local_net, train, weight_file
+from bench.nets.local import RECIPES, local_net, train, weight_file
 
 
 def names() -> tuple[str, ...]:
@@ -91,9 +92,13 @@ def _of_file(path: Path, _changed: int) -> str:
 
 
 def train_missing(wanted: Iterable[str]) -> None:
-    """Train the local networks of these that are nowhere yet, so that their checksums are known."""
+    """Train the local networks of these that are nowhere yet, so that their checksums are known.
+
+    Those whose data set is not here are left out.
+    """
     for name in dict.fromkeys(wanted):
-        if _library(name) == "local" and (path := weight_file(name)) and not path.is_file():
+        local = _library(name) == "local" and datasets.get(RECIPES[name].data).available
+        if local and (path := weight_file(name)) and not path.is_file():
             train(name, path)
 
 
