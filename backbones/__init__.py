@@ -74,6 +74,11 @@ def family(name: str) -> str:
     return first if first in FAMILIES else Path(base).stem
 
 
+def process_of(family: str) -> str:
+    """What the networks of a family are trained on by default: "ddpm" for DiT, else "flow"."""
+    return "ddpm" if family == "dit" else "flow"
+
+
 def by_family(name: str) -> tuple[int, str]:
     """Sorting key that groups names by family, those of the papers first."""
     group = family(name)

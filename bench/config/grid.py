@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backbones import DEFAULT
 from bench.config import resolve, suites
 from bench.config.options import Comparison, WeightsOptions
 from bench.config.spec import InitialWeights, RunSpec
@@ -112,7 +113,7 @@ def _grids(
     backbones = comparison.backbone or _union(grid[1] for grid in written)
     if not methods:
         raise UserError("say what to run: --suite quickstart, or --method NAME... --backbone NAME...")
-    return [(methods, backbones or (start.backbone if start else "sit-ti",))]
+    return [(methods, backbones or (start.backbone if start else DEFAULT,))]
 
 
 def _union(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import backbones
 import methods
+from backbones import Release
 from bench.config import suites
 from bench.config.spec import Protocol, Training
 from bench.core.cli import Interval, option, options_of
@@ -44,9 +45,7 @@ class WeightsOptions:
     evaluate_only: Annotated[Path | None, option("sample and score these weights, train nothing", "FILE")] = (
         None
     )
-    family: Annotated[
-        Literal["sit", "repa", "dit"] | None, option("whose code wrote the .pt file", "{sit,repa,dit}")
-    ] = None
+    family: Annotated[Release | None, option("whose code wrote the .pt file", "{sit,repa,dit}")] = None
 
 
 _TRAINING = options_of(

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from backbones import Release
 from bench.core import grammar
 from bench.core.errors import UserError
 from bench.core.files import json_hash, sha256
@@ -129,11 +130,11 @@ class InitialWeights(_Data):
     """Weights of a file that a run starts from, instead of a fresh initialisation."""
 
     path: str
-    family: Literal["sit", "repa", "dit"] | None  # whose code wrote an official file; None for our own
+    family: Release | None  # whose code wrote an official file; None for our own
     sha256: str  # the first 16 hex digits
 
     @classmethod
-    def of(cls, path: Path, family: Literal["sit", "repa", "dit"] | None) -> InitialWeights:
+    def of(cls, path: Path, family: Release | None) -> InitialWeights:
         """Raises UserError if the file cannot be read."""
         return cls(path=str(path), family=family, sha256=digest(path))
 

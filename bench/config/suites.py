@@ -25,6 +25,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+import backbones
 from bench.config.spec import Protocol, Training, renamed
 from bench.core.errors import UserError, unknown
 
@@ -115,7 +116,7 @@ def load(name: str, scale: str | None = None) -> Settings:
         suite = scales[scale].over(suite.over(_read(_FOLDER / "scales" / f"{scale}.toml")))
     if suite.grid is None:
         raise UserError(f"the suite {name} compares nothing: give it a [[grid]] with method and backbone.")
-    backbone = suite.backbone or ("sit-ti",)
+    backbone = suite.backbone or (backbones.DEFAULT,)
     grid = tuple(entry.model_copy(update={"backbone": entry.backbone or backbone}) for entry in suite.grid)
     return suite.model_copy(update={"grid": grid})
 

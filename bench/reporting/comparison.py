@@ -10,6 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
+import backbones
 from bench.core import grammar
 from bench.core.errors import UserError, unknown
 from bench.metrics.names import Metric, in_order
@@ -214,8 +215,7 @@ def _entries(results: Results, reference: str) -> list[Entry]:
         entries.append(Entry(method, backbone, protocol, runs, final.set_index("seed"), curves))
 
     def order(entry: Entry) -> tuple:
-        family = grammar.split(entry.backbone)[0].partition("-")[0]
-        place = ("sit", "dit").index(family) if family in ("sit", "dit") else 2
+        place = backbones.by_family(entry.backbone)
         name, options = grammar.split(entry.method)
         variant = name, tuple(options), tuple(_number_or_text(value) for value in options.values())
         return entry.protocol, place, entry.parameters, entry.backbone, entry.method != reference, variant

@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+import backbones
 from bench.core import grammar
 from bench.metrics.names import metric
 from bench.reporting.comparison import Comparison
@@ -60,7 +61,7 @@ def agreeing(comparison: Comparison) -> pd.DataFrame:
             continue
         family, _, size = grammar.split(entry.backbone)[0].partition("-")
         own = str(_own_guidance(protocol))
-        sampler = SAMPLERS.get(protocol["sampler_ddpm" if family == "dit" else "sampler_flow"], "")
+        sampler = SAMPLERS.get(protocol[f"sampler_{backbones.process_of(family)}"], "")
         kept |= (
             (rows["backbone"].str.lower() == f"{family}-{size if '/' in size else size + '/2'}")
             & rows["steps"].isin(entry.curves["step"])

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from backbones import family
 from bench.core import grammar
 from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
@@ -82,9 +83,9 @@ def families(comparison: Comparison) -> dict[str, list[str]]:
     """Family -> backbones of it by size, for families with at least two sizes under one protocol."""
     found: dict[str, list[str]] = {}
     for backbone in comparison.backbones:
-        found.setdefault(grammar.split(backbone)[0].partition("-")[0], []).append(backbone)
+        found.setdefault(family(backbone), []).append(backbone)
     single = len(comparison.protocols) == 1
-    return {family: sizes for family, sizes in found.items() if single and len(sizes) > 1}
+    return {name: sizes for name, sizes in found.items() if single and len(sizes) > 1}
 
 
 def scaling_table(comparison: Comparison, family: str, backbones: list[str]) -> Table:
