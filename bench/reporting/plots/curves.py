@@ -16,7 +16,6 @@ from matplotlib.ticker import PercentFormatter
 from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
 from bench.reporting.plots.style import (
-    COST_LABELS,
     PAGE,
     REFERENCE,
     cost_axis,
@@ -25,6 +24,7 @@ from bench.reporting.plots.style import (
     looks,
     paper,
 )
+from bench.reporting.tables.speedup import COSTS
 from bench.reporting.time_to_target import Speedup
 
 
@@ -119,10 +119,13 @@ def speedup_by_target(
                     if entry.backbone == backbone and comparison.reference_of(entry):
                         found = speedups_by_target(comparison, entry, cost, metric)
                         _speedup_curve(panel, found, look[entry.method], entry.method)
-                panel.set_xlabel(f"target: {comparison.reference} after this\nshare of its training")
                 panel.xaxis.set_major_formatter(PercentFormatter(1))
-                panel.set_title(f"in {COST_LABELS[cost].partition(' (')[0]}")
             row[0].set_ylabel(f"{backbone}\nspeedup (×)")
+        for cost, panel in zip(costs, panels[0], strict=True):
+            panel.set_title(f"in {COSTS[cost]}")
+        figure.supxlabel(
+            f"target: what {comparison.reference} has after this share of its training", fontsize=8
+        )
         legend(figure, panels.flat)
     return figure
 
