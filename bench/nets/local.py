@@ -74,7 +74,7 @@ class TransformerNet(nn.Module):
 
     def __init__(self, recipe: TransformerRecipe, shape: Shape) -> None:
         super().__init__()
-        from timm.layers import PatchEmbed
+        from timm.layers.patch_embed import PatchEmbed
         from timm.models.vision_transformer import VisionTransformer
 
         class Stem(PatchEmbed):
@@ -87,7 +87,7 @@ class TransformerNet(nn.Module):
                 )
 
         self.recipe, self.channels, self.size = recipe, shape.channels, shape.size
-        self.transformer = VisionTransformer(
+        self.transformer: Any = VisionTransformer(
             img_size=shape.size,
             patch_size=recipe.patch,
             in_chans=shape.channels,

@@ -85,7 +85,7 @@ class TransformerEncoder:
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
         inside.refuse(self.info, layers)
         images = with_channels(images.to(self.device), self.net.channels, self.info.name)
-        transformer = self.net.transformer
+        transformer: Any = self.net.transformer
         x = images.float() / 127.5 - 1
         return timm.tokens(transformer, x, layers, self.info, transformer.forward_features)
 
