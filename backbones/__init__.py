@@ -37,7 +37,6 @@ SIZES = {
 PATCHES = (1, 2, 4, 8)
 DEFAULT_PATCH = 2
 DEFAULT = "sit-ti"  # where no backbone is named
-OPTIONS = ("learned_variance", "qk_norm", "rms_norm", "rope", "swiglu")
 Release = Literal["sit", "repa", "dit"]  # whose code wrote an official checkpoint
 
 _FOLDER = Path(__file__).parent
@@ -90,7 +89,7 @@ def architecture(name: str, **options: bool) -> TransformerArchitecture:
 
     Raises ValueError for an unknown name, patch or option, with the known ones.
     """
-    from backbones.transformer import DiTArchitecture, SiTArchitecture
+    from backbones.transformer import OPTIONS, DiTArchitecture, SiTArchitecture
 
     base, slash, patch = name.partition("/")
     kind, _, size = base.partition("-")

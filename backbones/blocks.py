@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from timm.layers.activations import GELUTanh
@@ -25,7 +26,9 @@ from torch import Tensor, nn
 from backbones.attention import AttentionRequest, Seen, attend
 from backbones.base import Backbone, Output
 from backbones.extras import Extra, ExtraState
-from backbones.transformer import TransformerArchitecture
+
+if TYPE_CHECKING:
+    from backbones.transformer import TransformerArchitecture
 
 FREQUENCIES = 256  # of the time embedding, half cosines, half sines
 MAX_PERIOD = 10_000

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backbones import OPTIONS
 from backbones.base import Architecture
 
 if TYPE_CHECKING:
     from backbones.dit import DiT
     from backbones.sit import SiT
+
+OPTIONS = ("learned_variance", "qk_norm", "rms_norm", "rope", "swiglu")
 
 
 class TransformerArchitecture(Architecture):

@@ -5,11 +5,12 @@ from itertools import combinations
 import pytest
 
 import backbones
+from backbones.transformer import OPTIONS
 
 
 def test_names_are_read_back_with_their_options():
     for base in backbones.names():
-        for options in (*combinations(backbones.OPTIONS, 1), *combinations(backbones.OPTIONS, 2)):
+        for options in (*combinations(OPTIONS, 1), *combinations(OPTIONS, 2)):
             usual = backbones.architecture(base)
             chosen = {option: not getattr(usual, option) for option in options}
             changed = backbones.architecture(f"{base}/4", **chosen)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import backbones
 from backbones import SIZES, checkpoints
 from backbones.official import OFFICIAL, read_official
+from backbones.transformer import OPTIONS
 from backbones.weights import NAMED
 from tests.helpers import official_forward
 
@@ -301,7 +302,7 @@ def test_what_was_found_is_said(tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{}, *({option: True} for option in backbones.OPTIONS)], ids=str)
+@pytest.mark.parametrize("options", [{}, *({option: True} for option in OPTIONS)], ids=str)
 @pytest.mark.parametrize("name", ["sit-ti/2", "dit-ti/4"])
 def test_a_saved_network_comes_back_as_the_same_function(tmp_path, name, options):
     architecture = backbones.architecture(name, **options)
