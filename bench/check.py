@@ -1,8 +1,9 @@
-"""Check what a comparison rests on: the protocol, a backbone, a method
+"""Check what a comparison rests on: the protocol, a backbone, a method, that faults lose nothing
 
     python -m bench.check protocol                    stages between a trained model and its numbers
     python -m bench.check backbone my_backbone.py     what the suite needs of a network
     python -m bench.check method my_method.py repa    what the suite promises of every run
+    python -m bench.check faults                      kills, full disks and damaged files lose nothing
 
 Each check compares with something known and says in plain words what is wrong. Exit code 2 if one fails.
 """
@@ -79,11 +80,30 @@ class MethodCheck:
 
 
 @dataclass(frozen=True)
+class FaultCheck:
+    """Small commands, killed, on a full disk, with damaged files: half an hour, docs/reliability.md."""
+
+    kills: int = 200
+    """at least that many"""
+    command: Annotated[tuple[str, ...], option()] = ()
+    """which, by default all: train, cache, evaluate, score, prepare, report"""
+    table: OptionalPath = None
+    """write the counts to this file, in Markdown"""
+
+    def results(self) -> dict[str, Iterable[CheckResult]]:
+        """By what is checked."""
+        from bench.checks.faults import check_faults
+
+        return {"faults": check_faults(self.kills, self.command, self.table)}
+
+
+@dataclass(frozen=True)
 class Options:
     what: tyro.conf.OmitSubcommandPrefixes[
         Annotated[ProtocolCheck, tyro.conf.subcommand("protocol")]
         | Annotated[BackboneCheck, tyro.conf.subcommand("backbone")]
         | Annotated[MethodCheck, tyro.conf.subcommand("method")]
+        | Annotated[FaultCheck, tyro.conf.subcommand("faults")]
     ]
 
 

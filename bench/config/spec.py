@@ -73,9 +73,9 @@ class Training(_Data):
 class Protocol(_Data):
     """How samples are made and scored. Two rows are comparable if their protocols' hashes agree."""
 
-    identity: int = IDENTITY
-    data: str
-    reference: str  # what samples are compared with
+    identity: int = Field(IDENTITY, description="how the hash is computed")
+    data: str = Field(description="identity of the data set")
+    reference: str = Field(description="identity of what samples are compared with")
     feature_nets: tuple[str, ...] = Field(
         min_length=1, description="feature networks of the metrics; never a teacher's"
     )
@@ -87,8 +87,10 @@ class Protocol(_Data):
     sampler_ddpm: str = Field(
         "dit-ddpm-250", description="sampler of DDPM models, e.g. ddim[steps=25] or dit-ddpm-250"
     )
-    resolved_samplers: tuple[str, ...] = ()  # both, flow first, with every option
-    checksums: tuple[str, ...] = ()  # of the feature networks' weights, NET@SHA256 with 16 digits
+    resolved_samplers: tuple[str, ...] = Field((), description="both, flow first, with every option")
+    checksums: tuple[str, ...] = Field(
+        (), description="of the weights of feature networks: `NET@SHA256`, 16 digits"
+    )
     guidance_scale: float = Field(1.0, ge=0, description="classifier-free guidance; 1: none")
     guidance_interval: tuple[float, float] = Field(
         (0.0, 1.0), description="guide only for t in this interval; data t=0, noise t=1"
@@ -129,9 +131,9 @@ class Protocol(_Data):
 class InitialWeights(_Data):
     """Weights of a file that a run starts from, instead of a fresh initialisation."""
 
-    path: str
-    family: Release | None  # whose code wrote an official file; None for our own
-    sha256: str  # the first 16 hex digits
+    path: str = Field(description="the file")
+    family: Release | None = Field(description="whose code wrote an official file; null for our own")
+    sha256: str = Field(description="its SHA-256, the first 16 hex digits")
 
     @classmethod
     def of(cls, path: Path, family: Release | None) -> InitialWeights:
@@ -142,22 +144,22 @@ class InitialWeights(_Data):
 class RunSpec(_Data):
     """One training run and its evaluations."""
 
-    method: str  # in the naming grammar, as typed; so are backbone and process
-    resolved_method: str = ""  # its file's name and every option
-    method_version: int = 0  # `Method.version`, raised when the method's mathematics changes
-    method_source: str = ""  # hash of its source, for a method outside `methods/`
-    backbone: str
-    resolved_backbone: str = ""
-    backbone_source: str = ""
-    data: str
-    seed: int
-    process: str  # "flow[...]" or "ddpm"
-    resolved_process: str = ""
-    teacher: str  # the encoder that "teacher" stands for
-    reward_net: str
-    training: Training
-    protocol: Protocol
-    weights: InitialWeights | None = None
+    method: str = Field(description="the method as typed: `name[option=value,...]`")
+    resolved_method: str = Field("", description="its file's name and every option")
+    method_version: int = Field(0, description="raised when the method's mathematics changes")
+    method_source: str = Field("", description="hash of its source, for a method outside `methods/`")
+    backbone: str = Field(description="the backbone as typed")
+    resolved_backbone: str = Field("", description="its name and every option")
+    backbone_source: str = Field("", description="hash of its source, for a backbone outside `backbones/`")
+    data: str = Field(description="the data set as typed")
+    seed: int = Field(description="seed of all random draws; runs of one seed are paired")
+    process: str = Field(description="diffusion process: `flow[...]` or `ddpm`")
+    resolved_process: str = Field("", description="its name and every option")
+    teacher: str = Field(description='the encoder that "teacher" stands for')
+    reward_net: str = Field(description='the reward network that "default" stands for')
+    training: Training = Field(description="how the backbone is trained")
+    protocol: Protocol = Field(description="how samples are made and scored")
+    weights: InitialWeights | None = Field(None, description="weights to start from")
 
     @property
     def decisive(self) -> dict[str, Any]:
