@@ -16,7 +16,7 @@ quickstart: .venv/installed
 paper: .venv/installed
 	set -e; for suite in $(STUDIES); do $(BIN)/python -m bench.run --suite $$suite; done
 	set -e; for run in results/main/*-seed100-*; do \
-		$(BIN)/python -m bench.evaluate $$run --guidance 1.0 1.5 2.0 3.0; $(BIN)/python -m bench.probe $$run; done
+		$(BIN)/python -m bench.evaluate $$run --guidance-scale 1.0 1.5 2.0 3.0; $(BIN)/python -m bench.probe $$run; done
 	set -e; for suite in $(STUDIES); do $(BIN)/python -m bench.report $$suite; done
 	$(BIN)/python -m bench.report vrpo-vs-repa --reference repa --output results/vrpo-vs-repa/report/against-repa
 
