@@ -79,6 +79,7 @@ def _write(found: Comparison, report: Path, options: Report) -> Path:
     from bench.reporting.plots.figures import drawings
     from bench.reporting.plots.style import save
     from bench.reporting.tables.caption import caption
+    from methods.cards import bibliography
 
     more = report / MORE
     tables = _tables(found, options.with_published)
@@ -87,6 +88,7 @@ def _write(found: Comparison, report: Path, options: Report) -> Path:
         write_text(more / f"{table.file}.csv", table.to_csv())
         write_text(more / f"{table.file}.md", table.to_markdown())
         write_text(more / f"{table.file}.tex", table.to_latex(caption(found)))
+    write_text(more / "references.bib", bibliography(entry.method for entry in found.entries))
     all_drawings = list(drawings(found))
     shown = sorted(all_drawings, key=lambda drawing: drawing.rank)[:SHOWN]
     for drawing in all_drawings:

@@ -191,7 +191,7 @@ class VRPO(REPA):
                 misalignment = torch.stack([loss.value for loss in aligning]).sum(dim=0)
                 losses["reward"] = self._likelihood(own, weights, noise_level, misalignment)
         elif weights:
-            losses["reward"] = self._guidance(own, weights, noise_level)
+            losses["reward"] = self._reward_force(own, weights, noise_level)
         if context.share.logging:
             repa = losses.get("repa")
             kl = None if repa is None else repa.weight * (repa.value + (0 if self.angular else 1))
@@ -203,6 +203,47 @@ class VRPO(REPA):
             self.alignment.after_backward(total)
         if self.gated and self.weight != 0:
             self.gate.update(total)
+
+    def _reward_force(self, context: Context, weights: Mapping[str, float], noise_level: Tensor) -> Loss:
+        """The reward term of score and pathwise: minus the projection of x0_hat on the force."""
+        acting = (context.share.noise_level < self.t_max).nonzero()[:, 0]
+        acting = acting[: round(self.share * len(acting))]
+        _, own = forces.local_rows(context, acting)
+        if self.estimator == "score":
+            found = forces.score(
+                context,
+                acting,
+                weights,
+                group_size=self.group_size,
+                spread=self.spread,
+                per_patch=self.per_patch,
+                shuffle=self.shuffle,
+            )
+        else:
+            found = forces.pathwise(
+                context,
+                acting,
+                weights,
+                normalised=self.estimator != "pathwise-raw",
+                per_patch=self.per_patch,
+                shuffle=self.shuffle,
+            )
+        force = torch.zeros_like(context.x0_hat, dtype=torch.float32).index_copy(0, own, found.force)
+        scale = context.x0_hat_scale.clamp(min=forces.SMALLEST_SCALE)
+        unit = 1.0 if self.estimator == "pathwise-raw" else scale * force[0].numel() ** 0.5
+        value = -(force * context.x0_hat.float()).flatten(1).sum(1) / unit
+        weight = self._reward_weight(context) / self.share
+        if context.share.logging and len(own):
+            context.logs |= logs.of_reward_force(found, noise_level[own])
+            context.logs |= logs.of_force(force, weight * scale / unit, context, noise_level)
+        return Loss(value, weight)
+
+    def _reward_weight(self, context: Context) -> float:
+        """Strength and schedule."""
+        schedule = self.schedule(context.step, context.steps)
+        if context.share.logging:
+            context.logs["reward/schedule"] = schedule
+        return self.strength * schedule
 
     def _alignment(self, context: Context, noise_level: Tensor) -> dict[str, Loss]:
         """The alignment's terms; the counterfactual gate and the controls change their values or weights."""
@@ -241,42 +282,8 @@ class VRPO(REPA):
                 agreement = product / (a * b).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
                 context.logs.update(logs.by_noise("alignment_cosine", agreement, noise_level))
 
-        hidden = weighting.watched(context.hidden[depths[0]], watch, context.share.mean_over)
+        hidden = weighting.probe_gradients(context.hidden[depths[0]], watch, context.share.mean_over)
         return replace(context, hidden={**context.hidden, depths[0]: hidden})
-
-    def _guidance(self, context: Context, weights: Mapping[str, float], noise_level: Tensor) -> Loss:
-        """The reward term of score and pathwise: minus the projection of x0_hat on the force."""
-        acting = (context.share.noise_level < self.t_max).nonzero()[:, 0]
-        acting = acting[: round(self.share * len(acting))]
-        _, own = forces.here(context, acting)
-        if self.estimator == "score":
-            guidance = forces.score(
-                context,
-                acting,
-                weights,
-                group_size=self.group_size,
-                spread=self.spread,
-                per_patch=self.per_patch,
-                shuffle=self.shuffle,
-            )
-        else:
-            guidance = forces.pathwise(
-                context,
-                acting,
-                weights,
-                normalised=self.estimator != "pathwise-raw",
-                per_patch=self.per_patch,
-                shuffle=self.shuffle,
-            )
-        force = torch.zeros_like(context.x0_hat, dtype=torch.float32).index_copy(0, own, guidance.force)
-        scale = context.x0_hat_scale.clamp(min=forces.SMALLEST_SCALE)
-        unit = 1.0 if self.estimator == "pathwise-raw" else scale * force[0].numel() ** 0.5
-        value = -(force * context.x0_hat.float()).flatten(1).sum(1) / unit
-        weight = self._reward_weight(context) / self.share
-        if context.share.logging and len(own):
-            context.logs |= logs.of_guidance(guidance, noise_level[own])
-            context.logs |= logs.of_force(force, weight * scale / unit, context, noise_level)
-        return Loss(value, weight)
 
     def _likelihood(
         self, context: Context, weights: Mapping[str, float], noise_level: Tensor, misalignment: Tensor
@@ -298,12 +305,7 @@ class VRPO(REPA):
             context.logs["advantage/spread"] = advantage.std()
             context.logs |= logs.histogram(advantage)
         if self.shuffle:
-            advantage = forces.exchange(context, context.share.batch_size, context.share.rows)(advantage)
+            advantage = forces.shuffle_across(context, context.share.batch_size, context.share.rows)(
+                advantage
+            )
         return Loss(misalignment, self._reward_weight(context) * (noise_level < self.t_max) * advantage)
-
-    def _reward_weight(self, context: Context) -> float:
-        """Strength and schedule."""
-        schedule = self.schedule(context.step, context.steps)
-        if context.share.logging:
-            context.logs["reward/schedule"] = schedule
-        return self.strength * schedule

@@ -27,7 +27,7 @@ FLOOR = 1e-8  # a gradient or a group's spread below this counts as zero, and gi
 SMALLEST_SCALE = 1e-3  # of d x0_hat / d prediction, where it is divided by
 
 
-class Guidance(NamedTuple):
+class RewardForce(NamedTuple):
     """A force on n samples, and what is worth knowing of the rewards behind it, by reward name."""
 
     force: Tensor  # [n, C, H, W], the weighted sum over rewards
@@ -45,18 +45,18 @@ def pathwise(
     normalised: bool,
     per_patch: bool,
     shuffle: bool,
-) -> Guidance:
+) -> RewardForce:
     """Reward gradients at x0_hat of those samples of this context that are among `acting` of the whole step.
 
     Costs one forward of the reward net and one backward a reward.
     """
     assert context.rewards is not None
-    place, own = here(context, acting)
+    place, own = local_rows(context, acting)
     estimate = context.x0_hat.detach()[own].float().requires_grad_()
     with torch.enable_grad():
         rewards = context.rewards(estimate, own)
-    found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    of_other = exchange(context, len(acting), place) if shuffle else lambda values: values
+    found = RewardForce(torch.zeros_like(estimate), {}, {}, {}, {})
+    of_other = shuffle_across(context, len(acting), place) if shuffle else lambda values: values
     for name, weight in weights.items():
         reward = regions(rewards[name], per_patch, estimate.ndim - 3)  # [n, h, w]
         total = reward.sum() if normalised else reward.mean(dim=(1, 2)).sum()
@@ -83,21 +83,21 @@ def score(
     spread: float,
     per_patch: bool,
     shuffle: bool,
-) -> Guidance:
+) -> RewardForce:
     """Advantages times directions, of `group_size` draws x0_hat + s_t e around the estimates of `acting`.
 
     Costs `group_size` forwards of the reward net and no backward; no gradient of a reward is needed.
     """
     assert context.rewards is not None
-    place, own = here(context, acting)
+    place, own = local_rows(context, acting)
     estimate = context.x0_hat.detach()[own].float()
     drawn = torch.randn((group_size, len(acting), *estimate.shape[1:]), generator=context.generator)
     directions = drawn[:, place.cpu()].to(estimate)
     deviation = spread * context.x0_hat_scale[own].clamp(min=SMALLEST_SCALE)  # [n], s_t
     with torch.no_grad():
         rewards = context.rewards(estimate + deviation.view(-1, 1, 1, 1) * directions, own)
-    found = Guidance(torch.zeros_like(estimate), {}, {}, {}, {})
-    of_other = exchange(context, len(acting), place) if shuffle else lambda values: values
+    found = RewardForce(torch.zeros_like(estimate), {}, {}, {}, {})
+    of_other = shuffle_across(context, len(acting), place) if shuffle else lambda values: values
     for name, weight in weights.items():
         reward = regions(rewards[name].float(), per_patch, estimate.ndim - 3 + 1)  # [G, n, h, w]
         advantage = standardise(reward)
@@ -144,7 +144,7 @@ def to_pixels(values: Tensor, image: Tensor) -> Tensor:
     return F.interpolate(values[:, None], image.shape[-2:], mode="nearest")
 
 
-def here(context: Context, samples: Tensor) -> tuple[Tensor, Tensor]:
+def local_rows(context: Context, samples: Tensor) -> tuple[Tensor, Tensor]:
     """Of `samples` of a step's whole batch, in order, those of this context: their places among `samples`
     [n], and their rows in the context [n]."""
     rows = samples - context.share.rows.start
@@ -152,7 +152,7 @@ def here(context: Context, samples: Tensor) -> tuple[Tensor, Tensor]:
     return place, rows[place]
 
 
-def exchange(context: Context, samples: int, place: Tensor | slice) -> Callable[[Tensor], Tensor]:
+def shuffle_across(context: Context, samples: int, place: Tensor | slice) -> Callable[[Tensor], Tensor]:
     """The control in which samples get others' values, [n, ...] -> [n, ...].
 
     By one permutation of `samples` samples of the step, of which this context has those at `place`.

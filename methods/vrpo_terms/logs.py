@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from methods.base import Context
-from methods.vrpo_terms.forces import Guidance
+from methods.vrpo_terms.forces import RewardForce
 from methods.vrpo_terms.weighting import BINS, bin_of
 
 HISTOGRAM_EDGES = (-2.0, -1.0, 0.0, 1.0, 2.0)
@@ -28,19 +28,19 @@ def by_noise(name: str, values: Tensor, noise_level: Tensor) -> dict[str, Tensor
     return found
 
 
-def of_guidance(guidance: Guidance, noise_level: Tensor) -> dict[str, Tensor]:
+def of_reward_force(force: RewardForce, noise_level: Tensor) -> dict[str, Tensor]:
     """Each reward's mean and spread over the batch, the length of its gradient, and its advantages."""
     logs: dict[str, Tensor] = {}
-    for name, reward in guidance.reward.items():
+    for name, reward in force.reward.items():
         logs |= by_noise(f"reward/{name}", reward, noise_level)
         logs[f"reward/{name}_spread"] = reward.std(correction=0)  # of one sample: 0
-    for name, length in guidance.gradient.items():
+    for name, length in force.gradient.items():
         logs |= by_noise(f"gradient/{name}", length, noise_level)
-        logs[f"gradient/{name}_zero_share"] = guidance.without_force[name].mean()
-    for name, advantage in guidance.advantage.items():
+        logs[f"gradient/{name}_zero_share"] = force.without_force[name].mean()
+    for name, advantage in force.advantage.items():
         logs[f"advantage/{name}_spread"] = advantage.std()
-    if guidance.advantage:
-        logs |= histogram(torch.stack([x.flatten() for x in guidance.advantage.values()]))
+    if force.advantage:
+        logs |= histogram(torch.stack([x.flatten() for x in force.advantage.values()]))
     return logs
 
 

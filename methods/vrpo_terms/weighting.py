@@ -62,7 +62,7 @@ def angle(tokens: Tensor, target: Tensor) -> Tensor:
     return cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos().mean(dim=1)
 
 
-def watched(hidden: Tensor, watch: Watch, mean_over: float) -> Tensor:
+def probe_gradients(hidden: Tensor, watch: Watch, mean_over: float) -> Tensor:
     """`hidden` [B, ...] for one branch, so that its gradient can be told from that of all others.
 
     When the loss is differentiated, `watch` is told how the two agree: <a, b>, |a|^2, |b|^2 of each sample,

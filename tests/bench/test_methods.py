@@ -9,7 +9,9 @@ import pytest
 
 import methods
 from bench import methods as command
+from bench.benchmark.simulated_runs import write_run
 from bench.core.errors import UserError
+from bench.report import Report, write
 from bench.reporting.tables.published import load as published_rows
 from methods import cards
 
@@ -59,6 +61,19 @@ def test_the_bibliography_holds_exactly_the_methods_compared():
         "@misc{layersync,",
         "@misc{vrpo,",
     ]
+
+
+def test_a_report_cites_the_methods_it_compares_joined_ones_too(tmp_path):
+    for method in ("baseline", "repa[weight=2.0]+layersync"):
+        write_run(tmp_path / "runs", method, "sit-ti/2", steps=40, evaluations=2)
+    page = write(Report(runs=str(tmp_path / "runs"), output=tmp_path / "report"))
+    found = next((tmp_path / "report").rglob("references.bib")).read_text()
+    assert [line for line in found.splitlines() if line.startswith("@")] == [
+        "@misc{baseline,",
+        "@misc{repa,",
+        "@misc{layersync,",
+    ]
+    assert "repa[weight=2.0]+layersync" in page.read_text()
 
 
 @pytest.mark.parametrize("like", [None, "repa", "va-repa"])

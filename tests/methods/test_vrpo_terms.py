@@ -50,7 +50,8 @@ def test_the_angle_pulls_a_unit_token_with_a_unit_force():
 def watched_moments(hidden, own, others):
     """What a watch sees of mean(own . h) through the branch and mean(others . h) past it."""
     seen = []
-    branch = weighting.watched(hidden, lambda *moments: seen.append(torch.stack(moments)), len(hidden))
+    watch = lambda *moments: seen.append(torch.stack(moments))  # noqa: E731
+    branch = weighting.probe_gradients(hidden, watch, len(hidden))
     ((branch * own).sum((1, 2)).mean() + (hidden * others).sum((1, 2)).mean()).backward()
     return seen[0]
 
