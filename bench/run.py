@@ -101,9 +101,12 @@ def run_as_jobs(options: Options, launcher: Launcher) -> None:
 
 
 def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
-    """The runs that the options ask for, and the folder that they go to. Raises UserError as `grid.plan`."""
+    """The runs that the options ask for, and the folder that they go to.
+
+    Raises UserError for whatever the plan can know not to work.
+    """
     from bench.config import grid
-    from bench.core import distributed
+    from bench.launch import checks
 
     training = given(options.training)
     if training.get("precision") == "auto":
@@ -111,18 +114,9 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
     specs = grid.plan(
         options.comparison, options.weights, training, given(options.protocol), native_precision
     )
-    if not options.machine.dry_run:
-        specs = distributed.broadcast_from_rank0(lambda: _with_trained_networks(specs))
-    return specs, options.machine.results / grid.folder_name(options.comparison)
-
-
-def _with_trained_networks(specs: list[RunSpec]) -> list[RunSpec]:
-    """The specs with the checksums of feature networks that had to be trained first, if any."""
-    from bench.config import resolve
-    from bench.nets import metric_nets
-
-    metric_nets.train_missing(net for spec in specs for net in spec.protocol.feature_nets)
-    return [spec.model_copy(update={"protocol": resolve.with_checksums(spec.protocol)}) for spec in specs]
+    root = options.machine.results / grid.folder_name(options.comparison)
+    checks.refuse_unusable(specs, root, _parallelism(options.parallelism))
+    return specs, root
 
 
 def _parallelism(options: ParallelismOptions) -> Parallelism:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core import grammar, machine
 from bench.core.errors import MissingAsset
@@ -23,6 +24,15 @@ def missing_assets(specs: Sequence[RunSpec]) -> list[str]:
     be built on its backbone.
     """
     return list(dict.fromkeys(line for spec in specs for line in _missing(spec)))
+
+
+def with_trained_networks(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """The specs with the checksums of all feature networks; those that are nowhere yet are trained first.
+
+    Raises UserError if one cannot be trained here.
+    """
+    metric_nets.train_missing(net for spec in specs for net in spec.protocol.feature_nets)
+    return [spec.model_copy(update={"protocol": resolve.with_checksums(spec.protocol)}) for spec in specs]
 
 
 def _missing(spec: RunSpec) -> Iterator[str]:

@@ -20,7 +20,8 @@ def refuse_unusable(specs: Sequence[RunSpec], root: Path, parallelism: Paralleli
     """Raises UserError for a plan that cannot be run anywhere, or whose results cannot be written here."""
     refuse_unwritable(root, "choose another --results")
     for spec in {(spec.method, spec.backbone, spec.data): spec for spec in specs}.values():  # of any seed
-        networks.refuse_images(spec)
+        if datasets.get(spec.data).available:  # else nothing is known of its images
+            networks.refuse_images(spec)
     for spec in specs:
         parallelism.micro_batches(spec.training.batch_size)  # raises
         _refuse_sizes(spec)

@@ -13,7 +13,7 @@ from bench.config.spec import RunSpec
 from bench.core import distributed
 from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
-from bench.launch import assets, checks, cost
+from bench.launch import assets, cost
 from bench.runs.folder import RunFolder, adopt, older_runs
 from bench.runs.record import RunRecord
 
@@ -28,10 +28,10 @@ def run_all(
 ) -> None:
     """Print what the runs cost, then run them in order; those that fail do not keep back the others.
 
-    Raises UserError if the plan cannot be run, and if any run fails.
+    Raises UserError if the machine lacks what they need, and if any run fails.
     """
-    checks.refuse_unusable(specs, root, parallelism)
     if not dry_run:
+        specs = distributed.broadcast_from_rank0(lambda: assets.with_trained_networks(specs))
         distributed.broadcast_from_rank0(lambda: _adopt(specs, root))
     if older := distributed.broadcast_from_rank0(lambda: older_runs(root, specs)):
         print(older)

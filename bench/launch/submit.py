@@ -19,8 +19,8 @@ from bench.core import machine
 from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
 from bench.core.files import write_json
-from bench.launch import checks, slurm, watch
-from bench.launch.assets import missing_assets
+from bench.launch import slurm, watch
+from bench.launch.assets import missing_assets, with_trained_networks
 from bench.launch.job import Job, describe, reset
 from bench.launch.resources import Launcher, LaunchOptions, Resources
 from bench.runs.folder import RunFolder, adopt, older_runs
@@ -50,9 +50,10 @@ def launch(
     resources = Resources.of(options, launcher, gpus=gpus)
     separate = options.evaluate_as == "separate"
     judging = Resources.of(options, launcher, gpus=gpus, evaluation=True) if separate else None
-    checks.refuse_unusable(specs, root, parallelism)
-    for spec in () if dry_run else specs:
-        adopt(root, spec)
+    if not dry_run:
+        specs = with_trained_networks(specs)
+        for spec in specs:
+            adopt(root, spec)
     if older := older_runs(root, specs):
         print(older)
     for line in missing_assets(specs):

@@ -57,13 +57,13 @@ def test_a_plan_that_cannot_be_run_is_refused(monkeypatch, capfd, tmp_path, argu
 def test_what_can_be_fetched_is_listed_and_keeps_a_run_from_starting(monkeypatch, capfd, tmp_path):
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    words = ["x", *SHORT, "--results", str(tmp_path), "--feature-nets", "inception"]
+    words = ["x", *SHORT, "--results", str(tmp_path / "results"), "--feature-nets", "inception"]
     monkeypatch.setattr(sys, "argv", [*words, "--dry-run"])
     assert exit_code(main) == 0
     assert "missing: the weights of inception" in capfd.readouterr().out
     monkeypatch.setattr(sys, "argv", words)
     assert exit_code(main) == 2
-    assert "inception" in capfd.readouterr().err and not list(tmp_path.iterdir())
+    assert "inception" in capfd.readouterr().err and not (tmp_path / "results").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_found_before_a_network_is_trained(monkeypatch, tmp_path):
