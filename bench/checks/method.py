@@ -19,6 +19,7 @@ from bench.checks.trial import (
     BATCH_SIZE,
     STEPS,
     CheckFailed,
+    NotChecked,
     State,
     Trial,
     first_difference,
@@ -45,27 +46,33 @@ def check_method(
     return run_checks(checks or CHECKS, Trial(method, backbone), file)
 
 
-def losses(trial: Trial) -> str:
-    """A step trains, and its loss terms are of the promised form."""
+@lru_cache(maxsize=1)
+def first_step(trial: Trial) -> tuple[dict[str, Any], dict[str, Loss]]:
+    """The row of a first step and the method's loss terms in it, which must be of the promised form."""
     trainer, terms = trial.trainer(), {}
     original = trainer.method.losses
 
     def observed(context: Any) -> Any:
         before = {name: getattr(context, name).detach().clone() for name in SHARED}
-        terms["found"] = original(context)
-        _refuse_malformed(terms["found"])
+        found = original(context)
+        _refuse_malformed(found)
         for name, value in before.items():
             if not torch.equal(getattr(context, name), value):
                 raise CheckFailed(f"losses changes context.{name} in place: work on a copy.")
-        return terms["found"]
+        terms.update(found)
+        return found
 
     trainer.method.losses = observed  # type: ignore[method-assign]
-    row = trainer.step(0)
-    for name, loss in terms["found"].items():
+    return trainer.step(0), terms
+
+
+def losses(trial: Trial) -> str:
+    """A step trains, and its loss terms are of the promised form."""
+    row, terms = first_step(trial)
+    for name, loss in terms.items():
         if not torch.isfinite(loss.value).all():
             raise CheckFailed(f"the loss term '{name}' is not finite: {loss.value.tolist()}.")
-    learning = [name for name, loss in terms["found"].items() if loss.value.requires_grad]
-    if terms["found"] and not learning:
+    if terms and not any(loss.value.requires_grad for loss in terms.values()):
         raise CheckFailed("no loss term has a gradient: is something detached that should be trained?")
     named = ", ".join(f"{name} {float(value):.3g}" for name, value in row["raw"].items())
     return f"a step trains; {named}"
@@ -98,7 +105,9 @@ def pairing(trial: Trial) -> str:
     own = resolve.method(trial.method)
     found, expected = float(rows[0]["raw"]["denoise"]), float(baseline[0]["raw"]["denoise"])
     if type(own).steer is not Method.steer or type(own).extras is not Method.extras:
-        return "not compared: the method steers what the network is given"
+        raise NotChecked("the method steers what the network is given")
+    if "denoise" in first_step(trial)[1]:
+        raise NotChecked("the method replaces the denoising loss")
     if found != expected:
         raise CheckFailed(
             f"the denoising loss of the first step is {found:.6g}, the baseline's is {expected:.6g}: runs of "
@@ -155,7 +164,7 @@ def micro_batches(trial: Trial) -> str:
     """Micro-batches add up to the batch, unless the method compares samples."""
     trainer = trial.trainer()
     if any(trainer.method.needs(step, 60).whole_batch for step in range(60)):
-        return "not tried: the method compares the samples of a batch (Needs.whole_batch)"
+        raise NotChecked("the method compares the samples of a batch (Needs.whole_batch)")
     refuse_difference(
         trial.train(parallelism=Parallelism(micro_batch=3)),
         uninterrupted(trial),

@@ -33,6 +33,10 @@ class CheckFailed(Exception):
     """Says in plain words what is wrong and where to look."""
 
 
+class NotChecked(Exception):
+    """Says why a check does not apply."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """A method on a backbone, as they are named on the command line."""
@@ -80,6 +84,8 @@ def run_checks(checks: Mapping[str, Callable[[C], str]], case: C, file: str) -> 
             continue
         try:
             yield CheckResult(name, "ok", check(case))
+        except NotChecked as reason:
+            yield CheckResult(name, "not checked", str(reason))
         except (CheckFailed, UserError) as error:
             failed = failed or number == 0
             yield CheckResult(name, "failed", str(error))
