@@ -42,6 +42,7 @@ def save(path: str | Path, network: Backbone, process: str = "") -> None:
     """Write a network as safetensors, with what it takes to build it in the header; whole or not at all.
 
     `process` is what it was trained on, in the naming grammar; "" leaves it open.
+    Raises OSError.
     """
     path = Path(path)
     description: dict[str, Any] = {
@@ -56,8 +57,13 @@ def save(path: str | Path, network: Backbone, process: str = "") -> None:
         description["process"] = process
     state = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(state, unfinished, metadata={HEADER: json.dumps(description)})
-    unfinished.replace(path)
+    try:
+        save_file(state, unfinished, metadata={HEADER: json.dumps(description)})
+        unfinished.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> Backbone:

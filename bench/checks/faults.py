@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -252,6 +253,7 @@ class _Fork:
     ) -> None:
         """`disturb` is called in the fork before the command starts; `modules` gets what it has imported."""
         self.log = at.with_name(f"{at.name}.log.{time.monotonic_ns()}")
+        self.log.touch()
         sys.stdout.flush()
         sys.stderr.flush()
         self.process = os.fork()
@@ -453,7 +455,7 @@ def _clocks(folder: Path, task: Task, truth: Any, seconds: float) -> Line:
 
 def _one_line(line: Line, code: int, text: str) -> None:
     """A command that ends early says so in one line."""
-    said = [text for text in text.splitlines() if text.startswith("error: ")]
+    said = [line for line in re.split(r"[\r\n]|\x1b\[\w", text) if line.startswith("error: ")]
     if code == 0:
         return
     line.stopped += 1

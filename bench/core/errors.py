@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -39,8 +40,12 @@ def invalid(error: ValidationError, where: str) -> UserError:
     return UserError(f"{place}={first['input']!r} cannot be used: {first['msg']}.")
 
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+TRY_AGAIN = "Make room or repair the disk, and run the same command again: it continues."
+
+
 def exit_code(main: Callable[[], None]) -> int:
-    """Run a command's main: 0 on success, 2 with one line on a `UserError`, 130 when interrupted.
+    """Run a command's main: 0 on success, 2 with one line on a `UserError` or full disk, 130 if interrupted.
 
     Warnings are one line, too, and names that are no UTF-8 are printed with backslashes.
     """
@@ -54,10 +59,18 @@ def exit_code(main: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to continue.", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall the last flush complain
         return 0
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        print(
+            f"error: {error.filename or 'a file'} cannot be written: {error.strerror}. {TRY_AGAIN}",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue.", file=sys.stderr)
+        return 130
     return 0

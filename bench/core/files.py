@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
 
 
 @contextmanager
@@ -20,10 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it at the end of the block.
 
     The block writes a file or makes a folder there. A file is on disk before it is renamed, a folder takes
-    the place of an older one. If the block raises, `path` stays as it was and nothing is left behind. The
-    temporary name begins with a dot and keeps the suffix, since numpy appends one where it is missing.
+    the place of an older one. If the block raises, `path` stays as it was and nothing is left behind; what a
+    killed process has left goes at the next write. The temporary name begins with a dot and keeps the suffix,
+    since numpy appends one where it is missing.
     """
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    unfinished = path.with_name(f".{path.stem}.{_HOST}-{os.getpid()}{path.suffix}")
+    _remove_stale(path)
     try:
         yield unfinished
         if unfinished.is_dir():
@@ -33,11 +40,38 @@ def replacing(path: Path) -> Iterator[Path]:
             with open(unfinished, "rb+") as file:
                 os.fsync(file.fileno())
         unfinished.replace(path)
+    except Exception as error:
+        # safetensors hides the disk's errors in one of its own: "I/O error: ... (os error 28)".
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code and type(error).__name__ == "SafetensorError":
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+        raise
     finally:
         if unfinished.is_dir():
             shutil.rmtree(unfinished, ignore_errors=True)
         else:
             unfinished.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what processes of this machine that were killed have left of `path`."""
+    for other in path.parent.glob(f".{escape(path.stem)}.{_HOST}-*{path.suffix}"):
+        process = other.name.removesuffix(path.suffix).rpartition("-")[2]
+        if process.isdigit() and not _runs(int(process)):
+            if other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                other.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def write_text(path: Path, content: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -18,7 +18,7 @@ from backbones import checkpoints
 from bench.config.spec import RunSpec
 from bench.core import distributed, machine
 from bench.core.distributed import UNDIVIDED, Parallelism
-from bench.core.errors import UserError
+from bench.core.errors import TRY_AGAIN, UserError
 from bench.core.files import to_numbers
 from bench.core.progress import progress_bar
 from bench.evaluation.evaluator import Evaluator
@@ -76,10 +76,12 @@ class Runner:
                 self._prepare()
                 self._train(stop_asked)
         except Exception as error:
-            if self.lock is None or self.lock.held():
-                self._set_status("failed", _in_one_line(error, self.spec))
-            if isinstance(error, torch.OutOfMemoryError):
-                raise UserError(_in_one_line(error, self.spec)) from None
+            message = _in_one_line(error, self.spec)
+            with suppress(OSError):  # on a full disk there is no room for the status either
+                if self.lock is None or self.lock.held():
+                    self._set_status("failed", message)
+            if isinstance(error, torch.OutOfMemoryError | OSError):
+                raise UserError(message) from None
             raise
         finally:
             if self.lock:
@@ -221,6 +223,8 @@ def _in_one_line(error: Exception, spec: RunSpec) -> str:
             f"out of GPU memory with {spec.training.batch_size} images a step: hold fewer at once with "
             "--micro-batch N, divide them over more GPUs, or the weights with --shard; no number changes."
         )
+    if isinstance(error, OSError):
+        return f"{spec.run_id} stopped: {error}. {TRY_AGAIN}"
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
 
 

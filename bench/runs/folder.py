@@ -116,8 +116,12 @@ class RunFolder:
         """
         lock = RunLock(self.folder)
         lock.acquire()
-        for unfinished in (*self.checkpoints.glob(".*"), *self.kept.glob(".*")):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        for folder in (self.checkpoints, self.kept):
+            for unfinished in folder.glob(".*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        for unfinished in (*self.folder.glob(".*"), *self.samples.glob(".*")):
+            if not unfinished.name.startswith(".owner."):  # of a process that asks for the lock just now
+                unfinished.unlink(missing_ok=True)
         return lock
 
     def _refuse_another_spec(self, path: Path) -> None:

@@ -103,8 +103,8 @@ class RunLock:
 
 def _acquire(folder: Path, own: Owner) -> None:
     path, candidate = folder / "owner.json", folder / f".owner.{own.token}"
-    candidate.write_text(json.dumps(asdict(own)))
     try:
+        candidate.write_text(json.dumps(asdict(own)))
         for _ in range(3):
             with contextlib.suppress(FileExistsError):
                 os.link(candidate, path)

@@ -1,12 +1,17 @@
 """Files are written whole or not at all."""
 
+import errno
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from bench.core import files
+from bench.core.errors import exit_code
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -58,3 +63,27 @@ def test_numbers_and_checksums(tmp_path):
 def test_sizes_have_units_that_fit():
     sizes = (0, 980, 3_210_000, 140e9, 2.5e12)
     assert list(map(files.in_units, sizes)) == ["0 bytes", "980 bytes", "3.21 MB", "140 GB", "2.5 TB"]
+
+
+def test_what_a_killed_process_has_left_goes_at_the_next_write(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path; from bench.core.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as unfinished:\n"
+        "    unfinished.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "content.json"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    (left,) = tmp_path.iterdir()
+    running = left.with_name(left.name.replace(left.name.split("-")[-1], f"{os.getppid()}.json"))
+    running.write_text("half")
+    files.write_json(path, 2)
+    assert {file.name for file in tmp_path.iterdir()} == {"content.json", running.name}
+
+
+def test_a_full_disk_ends_a_command_with_one_line(tmp_path, capsys):
+    def main():
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "file"))
+
+    assert exit_code(main) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "file cannot be written: No space left on device" in line and "same command again" in line
