@@ -66,8 +66,9 @@ def main() -> None:
     )
     for name in options.backbone:
         architecture = resolve.architecture(name)
-        shape = {"input_size": options.input_size, "channels": options.channels, "num_classes": 1000}
-        ours = backbones.build(architecture, **shape).to(device)
+        ours = backbones.build(
+            architecture, input_size=options.input_size, channels=options.channels, num_classes=1000
+        ).to(device)
         networks: dict[str, nn.Module] = {"ours": ours, "timm reference": reference(ours).to(device)}
         if options.compile:
             networks["ours, compiled"] = torch.compile(ours)  # type: ignore[assignment]

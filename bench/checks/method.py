@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 
 from backbones import cost
 from bench.checks.trial import (
@@ -190,7 +191,7 @@ def processes(trial: Trial) -> str:
 def trained_by_two(trials: list[Trial]) -> list[tuple[Any, Any]]:
     """State and rows of every trial, each trained by two processes together."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_work, (folder, trials), nprocs=WORLD)
+        spawn(_work, (folder, trials), nprocs=WORLD)
         return [torch.load(Path(folder) / str(number)) for number in range(len(trials))]
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
+from backbones.base import Backbone
 from bench.config.grid import refuse_idle_guidance
 from bench.config.spec import Protocol, RunSpec
 from bench.core import distributed
@@ -46,7 +47,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        model: nn.Module,
+        model: Backbone,
         counters: Counters,
         protocol: Protocol | None = None,
         *,
@@ -110,7 +111,7 @@ class Evaluator:
 
     def _sample(
         self,
-        model: nn.Module,
+        model: Backbone,
         spec: RunSpec,
         scorer: Scorer,
         step: int,

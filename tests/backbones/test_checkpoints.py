@@ -197,7 +197,8 @@ def test_path_and_prediction_are_those_of_the_arguments(tmp_path, family, argume
         {"hyper_parameters": {key.replace("_", "-"): value for key, value in arguments.items()}},
     ]
     for place in places:
-        with warnings.catch_warnings(action="error"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
             read = checkpoints.weights(write(tmp_path / "official.pt", {"ema": state} | place), family)
         assert read.process == process
     if family == "sit":  # a noise does not change its sign with the direction of time

@@ -161,7 +161,7 @@ def test_the_student_learns_its_teacher_and_continues_from_its_state():
     tokens = F.unfold(x0, 2, stride=2).transpose(1, 2) @ teacher.T  # a linear map of patches
     torch.manual_seed(0)
     student, resumed = (Student(1, 8, (4, 4), 96, CPU) for _ in range(2))
-    first = student.learn(x0, tokens)
+    first = last = student.learn(x0, tokens)
     for _ in range(100):
         last = student.learn(x0, tokens)
     assert last < 0.5 * first
