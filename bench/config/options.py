@@ -55,7 +55,9 @@ _TRAINING = options_of(
         str | None, option("diffusion process: flow[path=linear,...] (default for sit) or ddpm (dit)", "NAME")
     ],
 )
-_PROTOCOL = options_of(Protocol, guidance_interval=Interval)
+# Found out by the plan, not chosen.
+_FOUND = ("identity", "data", "reference", "resolved_samplers", "checksums")
+_PROTOCOL = options_of(Protocol, without=_FOUND, guidance_interval=Interval)
 
 
 class TrainingOptions(_TRAINING):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -133,15 +133,16 @@ def _metavar(annotation: Any) -> str:
     return _METAVARS.get(annotation, "NAME...")
 
 
-def options_of(model: type[BaseModel], **types: Any) -> type:
-    """A dataclass with an option for every field of a pydantic model that has a description; None: not given.
+def options_of(model: type[BaseModel], *, without: Collection[str] = (), **types: Any) -> type:
+    """A dataclass with an option for every described field of a pydantic model; None: not given.
 
-    `types` replaces or adds annotations of fields. Ranges are left to the model.
+    `without` names fields that are no options. `types` replaces or adds annotations of fields. Ranges are
+    left to the model.
     """
     kinds = {
         name: Annotated[field.annotation | None, option(field.description, _metavar(field.annotation))]
         for name, field in model.model_fields.items()
-        if field.description
+        if field.description and name not in without
     }
     for name, kind in types.items():
         field = model.model_fields.get(name)
