@@ -177,7 +177,8 @@ def configure(cls: type[T], options: dict[str, str], where: str) -> T:
     try:
         return cls(**values)
     except ValueError as error:
-        raise UserError(f"{where} with {join('', options)} cannot be used: {error}") from None
+        chosen = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise UserError(f"{where} with {chosen} cannot be used: {error}") from None
 
 
 def resolved(name: str, configured: Any) -> str:

@@ -5,7 +5,7 @@ import torch
 
 from bench.data import datasets
 from bench.diffusion.pixels import to_uint8
-from bench.nets import teachers
+from bench.nets import local, teachers
 from bench.nets.local import RECIPES, accuracy, local_net
 
 
@@ -44,6 +44,7 @@ def test_teacher_and_metric_net_differ_in_architecture():
 
 
 def test_a_cache_cut_off_in_writing_is_made_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(local, "SHIPPED", tmp_path / "none")
     monkeypatch.setenv("ALIGNMENT_BENCH_CACHE", str(tmp_path))
     path = tmp_path / f"digits-cnn-{RECIPES['digits-cnn'].fingerprint}.safetensors"
     path.write_bytes(b"\x10\0\0\0half")

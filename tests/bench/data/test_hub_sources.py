@@ -60,7 +60,7 @@ def test_what_a_hugging_face_data_set_lacks_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no column of images, only text"):
         open_source(f"hf:{tmp_path / 'text'}")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="nobody/nothing cannot be had"):
+    with pytest.raises(UserError, match="nobody/nothing is not available"):
         open_source(f"hf:{tmp_path}/nobody/nothing")
 
 

@@ -130,13 +130,15 @@ def test_a_damaged_checkpoint_is_not_evaluated(folder: Path):
         swept(folder)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--interval", "0.7"], "write LOW:HIGH"), (["--nets", "pixels"], "by its own protocol")],
-)
-def test_options_that_are_not_for_runs_are_refused(
-    arguments: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
-):
-    monkeypatch.setattr(sys, "argv", ["evaluate", str(folder), *arguments])
+def test_options_that_are_not_for_runs_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(folder), "--nets", "pixels"])
     assert exit_code(evaluate.main) == 2
-    assert message in capsys.readouterr().err
+    assert "by its own protocol" in capsys.readouterr().err
+
+
+def test_an_interval_of_one_number_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(folder), "--guidance-interval", "0.7"])
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main()
+    assert stopped.value.code == 2
+    assert "LOW HIGH" in capsys.readouterr().err

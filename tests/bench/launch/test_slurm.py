@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,13 @@ class Commands:
             time.sleep(0.1)
 
     def _progress(self):
-        files = (path for path in self.folder.rglob("*") if path.suffix in (".jsonl", ".json", ".txt"))
-        return self.states(), {path: path.stat().st_size for path in files if path.exists()}
+        sizes = {}
+        for folder, _, names in os.walk(self.folder):  # unlike rglob, it outlives folders that are renamed
+            for name in names:
+                with suppress(FileNotFoundError):
+                    if name.endswith((".jsonl", ".json", ".txt")):
+                        sizes[folder, name] = os.stat(os.path.join(folder, name)).st_size
+        return self.states(), sizes
 
 
 @pytest.fixture(scope="module")

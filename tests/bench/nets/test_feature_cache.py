@@ -39,7 +39,7 @@ def test_features_are_the_encoders_own_in_half_precision(teacher):
 
 def test_it_is_filled_once_and_says_first_what_it_takes(teacher, capsys, monkeypatch):
     cached(teacher).fill()
-    assert "features of digits-teacher for 1197 images: 0.00 GB in" in capsys.readouterr().out
+    assert "features of digits-teacher for 1197 images: 3.91 MB in" in capsys.readouterr().out
     monkeypatch.setattr(FeatureCache, "_features", None)  # so that computing anything fails
     again = cached(teacher)
     again.fill()
@@ -77,7 +77,7 @@ def test_another_encoder_grid_or_data_set_has_another_cache(teacher):
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(teacher, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(UserError, match=r"feature cache takes 0\.0 GB more"):
+    with pytest.raises(UserError, match=r"feature cache takes 3\.91 MB more"):
         cached(teacher).fill()
 
 
