@@ -112,7 +112,8 @@ def to_format_1(store):
 
 def test_a_store_of_format_1_is_read_and_identified_by_the_checksums_of_its_shards(store, tmp_path):
     new, other = read_manifest(store), prepare(images(tmp_path / "q", seed=1), tmp_path / "other")
-    to_format_1(store), to_format_1(other)
+    to_format_1(store)
+    to_format_1(other)
     old = datasets.get(f"folder[path={store}]")
     assert len(old.open()) == 12 and old.shape == new.shape
     identities = {new.identity, read_manifest(store).identity, read_manifest(other).identity, "01234567"}
