@@ -1,12 +1,15 @@
 # `make quickstart` shows the whole story, `make test` checks everything, `make paper` runs all studies at quick
-# scale: hours. What is finished is not run again.
+# scale: hours. What is finished is not run again. uv sets up .venv if it is there, pip otherwise.
 PYTHON ?= python3
 BIN := .venv/bin
+UV := $(shell command -v uv)
+VENV := $(if $(UV),uv venv --quiet --seed --allow-existing --python $(PYTHON),$(PYTHON) -m venv) .venv
+INSTALL := $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/pip install --quiet)
 
 STUDIES := tuning vrpo-vs-repa main convergence scaling reward-ablation estimator-ablation group-ablation controls \
 	encoder-ablation depth-ablation
 
-.PHONY: quickstart paper test lint clean
+.PHONY: quickstart paper test lint dist lock clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m bench.run --suite quickstart
@@ -21,20 +24,30 @@ paper: .venv/installed
 	$(BIN)/python -m bench.report vrpo-vs-repa --reference repa --output results/vrpo-vs-repa/report/against-repa
 
 test: .venv/installed
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(INSTALL) --editable '.[test]'
 	$(BIN)/python -m pytest
 
 lint: .venv/installed
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(INSTALL) --editable '.[test]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Source distribution and wheel, in dist/. `.ci/smoke PYTHON` tries what is installed for another Python.
+dist: .venv/installed
+	$(INSTALL) build
+	$(BIN)/python -m build --quiet
+
+# The exact versions to which `pip install -r requirements.lock` sets up again. Versions that still fit stay.
+lock:
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+		--extra all --extra test --generate-hashes --no-emit-index-url --no-annotate --output-file requirements.lock
+
 .venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable .
+	$(VENV)
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --editable .
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

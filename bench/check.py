@@ -1,9 +1,10 @@
-"""Check what a comparison rests on: the protocol, a backbone, a method, that faults lose nothing
+"""Check what a comparison rests on: the protocol, a backbone, a method, the machine, that faults lose nothing
 
     python -m bench.check protocol                    stages between a trained model and its numbers
     python -m bench.check backbone my_backbone.py     what the suite needs of a network
     python -m bench.check method my_method.py repa    what the suite promises of every run
     python -m bench.check faults                      kills, full disks and damaged files lose nothing
+    python -m bench.check install                     versions, devices and caches, to paste into an issue
 
 Each check compares with something known and says in plain words what is wrong. Exit code 2 if one fails.
 """
@@ -98,18 +99,29 @@ class FaultCheck:
 
 
 @dataclass(frozen=True)
+class InstallCheck:
+    """Versions, devices, caches and optional packages of this machine, as text to paste into an issue."""
+
+
+@dataclass(frozen=True)
 class Options:
     what: tyro.conf.OmitSubcommandPrefixes[
         Annotated[ProtocolCheck, tyro.conf.subcommand("protocol")]
         | Annotated[BackboneCheck, tyro.conf.subcommand("backbone")]
         | Annotated[MethodCheck, tyro.conf.subcommand("method")]
         | Annotated[FaultCheck, tyro.conf.subcommand("faults")]
+        | Annotated[InstallCheck, tyro.conf.subcommand("install")]
     ]
 
 
 def main() -> None:
     """Check and print a table for each thing that is checked."""
     options = parse(Options, __doc__, {"--nets": "--feature-nets"})
+    if isinstance(options.what, InstallCheck):
+        from bench.checks.install import description
+
+        print(description())
+        return
     failed = []
     for subject, results in options.what.results().items():
         stages = _print(subject, results)

@@ -7,9 +7,10 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from bench.core.errors import UserError
 from bench.core.files import refuse_unwritable
 
-RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+RECORDED_PACKAGES = ("alignment-bench", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
 def cache_folder() -> Path:
@@ -112,11 +113,20 @@ def describe(device: torch.device) -> dict[str, Any]:
         "hardware": hardware(device),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: version(name) for name in RECORDED_PACKAGES},
+        "versions": versions(RECORDED_PACKAGES),
         "git": _git(),
         "command": " ".join(sys.argv),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed; a checkout that is only on the path is not."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def revision() -> str:
@@ -126,7 +136,10 @@ def revision() -> str:
 
 
 def _git() -> dict[str, Any]:
-    """Revision of this checkout and whether it has uncommitted changes; empty outside a checkout."""
+    """Revision of this checkout and whether it has uncommitted changes; empty outside a checkout.
+
+    An installed package may lie in the checkout of some other project, whose revision says nothing.
+    """
 
     def git(*arguments: str) -> str:
         root = Path(__file__).parent
@@ -135,6 +148,7 @@ def _git() -> dict[str, Any]:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {}
