@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from bench.core.errors import UserError
+from bench.core.progress import library_progress
 from bench.data.layout import Layout, Member
 from bench.data.shards import REFERENCE, TRAIN
 from bench.data.sources import Source, open_files
@@ -42,7 +43,8 @@ def hugging_face(name: str) -> Source:
         raise UserError("Hugging Face data sets need the library datasets: pip install '.[hf]'") from None
     try:
         saved = (Path(name) / "dataset_dict.json").is_file()
-        splits: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
+        with library_progress():
+            splits: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the Hugging Face data set {name} is not available: {reason}") from None
@@ -88,10 +90,11 @@ def cifar10() -> Source:
     from bench.core.machine import cache_folder
 
     try:
-        sets = {
-            part: CIFAR10(str(cache_folder()), train=part == TRAIN, download=True)
-            for part in (TRAIN, REFERENCE)
-        }
+        with library_progress():
+            sets = {
+                part: CIFAR10(str(cache_folder()), train=part == TRAIN, download=True)
+                for part in (TRAIN, REFERENCE)
+            }
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

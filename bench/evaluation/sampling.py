@@ -55,7 +55,7 @@ def stream(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    with progress_bar(len(index), 0, progress, "img", inner=True) if progress else nullcontext() as bar:
+    with progress_bar(len(index), 0, progress, "img") if progress else nullcontext() as bar:
         for numbers in index.split(BATCH_SIZE):
             noise_of = _noise_of(numbers.tolist(), spec.seed, data, joint)
 

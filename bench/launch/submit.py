@@ -19,6 +19,7 @@ from bench.core import machine
 from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
 from bench.core.files import write_json
+from bench.core.progress import SECONDS_BETWEEN_LINES
 from bench.launch import slurm, watch
 from bench.launch.assets import missing_assets, with_trained_networks
 from bench.launch.job import Job, describe, reset
@@ -246,10 +247,11 @@ def evaluation_jobs(seen: Sequence[watch.RunState]) -> list[Job]:
 
 
 class Display:
-    """Runs on the screen while inside: a live table in a terminal, a line at each change in a log."""
+    """Runs on the screen while inside: a live table in a terminal; in a log a line whenever the state of a
+    run changes, and every half minute."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders, self._said = folders, ""
+        self.folders, self._said, self._when = folders, "", 0.0
         console = Console()
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -265,11 +267,12 @@ class Display:
     def draw(self) -> list[watch.RunState]:
         """Look at the runs and show them."""
         seen = watch.poll(self.folders)
+        states, now = watch.summary(seen), time.monotonic()
         if self._live:
             self._live.update(watch.table(seen), refresh=True)
-        elif (now := watch.summary(seen)) != self._said:
-            print(now, flush=True)
-            self._said = now
+        elif states != self._said or now - self._when >= SECONDS_BETWEEN_LINES:
+            print(states + watch.time_left(seen), flush=True)
+            self._said, self._when = states, now
         return seen
 
     def until_over(self) -> list[watch.RunState]:

@@ -150,6 +150,12 @@ def summary(seen: list[RunState]) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
+def time_left(seen: list[RunState]) -> str:
+    """`", 12 min left of those running"`: of the running run that takes longest; empty if none is known."""
+    left = [run.seconds_left for run in seen if run.state == RUNNING and run.seconds_left is not None]
+    return f", {duration(max(left))} left of those running" if left else ""
+
+
 def _explain(folder: Path, job: dict[str, Any]) -> str:
     """Why a job ended without saying so itself."""
     fate = slurm.fate(job["id"]) if job["launcher"] == "slurm" else ""
