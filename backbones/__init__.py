@@ -7,16 +7,11 @@ is the register: it knows names and sizes, and imports no torch until an archite
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from backbones.base import Architecture, Backbone
     from backbones.extras import Extra
     from backbones.transformer import TransformerArchitecture
@@ -109,18 +104,15 @@ def architecture(name: str, **options: bool) -> TransformerArchitecture:
 
 
 def load(name: str) -> type[Architecture]:
-    """The architecture of a file that was added to this folder, by its name, or of the path of a Python file.
+    """The architecture of a file that was added to this folder, by its name.
 
     Raises ValueError if there is no such file, or it does not define exactly one.
     """
     from backbones.base import Architecture
 
-    if name.endswith(".py"):
-        module = _imported(Path(name).expanduser())
-    elif name in dropped_in():
-        module = importlib.import_module(f"backbones.{name}")
-    else:
+    if name not in dropped_in():
         raise ValueError(f"no backbone '{name}'; there are {', '.join(names())}")
+    module = importlib.import_module(f"backbones.{name}")
     found = [
         value
         for value in vars(module).values()
@@ -130,31 +122,8 @@ def load(name: str) -> type[Architecture]:
         raise ValueError(
             f"'{name}' must define one subclass of backbones.base.Architecture, it defines {len(found)}"
         )
-    found[0].source, found[0].family = name, family(name)
+    found[0].source, found[0].family = name, name
     return found[0]
-
-
-def _imported(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ValueError(f"there is no backbone file '{path}'")
-    return _executed(path.resolve(), path.read_bytes())
-
-
-@lru_cache
-def _executed(path: Path, content: bytes) -> ModuleType:
-    """The module of a file; one per content, so that equal names give equal architectures."""
-    spec = importlib.util.spec_from_file_location(f"backbones_from_file_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their annotations up here
-    sys.path.insert(0, str(path.parent))  # it may import its neighbours, as a script may
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"the backbone file '{path}' fails on import: {error!r}") from error
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
 
 
 def build(

@@ -60,6 +60,8 @@ class Images:
     """also the Frechet distance extrapolated to endless samples"""
     bootstrap: int = 0
     """also the spread of the Frechet distance over this many resamples"""
+    metrics: Annotated[tuple[str, ...], option(metavar="FILE...")] = ()
+    """Python files of additional metrics"""
     save_reference: OptionalPath = None
     """keep what the nets saw of the reference (without --reference: of PATH) in this .npz"""
     output: OptionalPath = None
@@ -142,6 +144,7 @@ def score_images(options: Options) -> dict[str, float]:
     from bench.evaluation.reference import read_reference, write_reference
     from bench.evaluation.resume import score_resumable
     from bench.evaluation.scorer import MetricOptions, Scorer
+    from bench.metrics import custom
     from bench.nets.metric_nets import feature_nets, require
 
     chosen = options.images
@@ -169,7 +172,12 @@ def score_images(options: Options) -> dict[str, float]:
         print(f"reference of {images.count} images written to {chosen.save_reference}")
         return {}
     metric_options = MetricOptions(
-        chosen.neighbours, chosen.precision_recall, chosen.kid, chosen.fid_infinity, chosen.bootstrap
+        chosen.neighbours,
+        chosen.precision_recall,
+        chosen.kid,
+        chosen.fid_infinity,
+        chosen.bootstrap,
+        custom.load(chosen.metrics),
     )
     scorer = Scorer(nets, references, options=metric_options)
     score_resumable(images, scorer, chosen.batch_size, chosen.net_weights)

@@ -122,14 +122,13 @@ def start(path: Path, like: str | None) -> tuple[Path, Path]:
     if like is None:
         source = _MINIMAL.format(name=name, term=methods.shown(path.stem))
     else:
-        if methods.shown(like) not in methods.names():
-            raise unknown("method", like, methods.names())
+        from bench.config import resolve
+
+        found = resolve.method_class(like).__name__
         original = Path(methods.__file__).parent / f"{like.replace('-', '_')}.py"
         source = original.read_text(encoding="utf-8")
         classes = re.findall(r"^class (\w+)\(", source, re.MULTILINE)
-        source = re.sub(
-            rf"\b{methods.load(like).__name__ if len(classes) > 1 else classes[0]}\b(?=[(.:])", name, source
-        )
+        source = re.sub(rf"\b{found if len(classes) > 1 else classes[0]}\b(?=[(.:])", name, source)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source, encoding="utf-8")
     test.write_text(_TEST.format(file=path.name, stem=path.stem), encoding="utf-8")
@@ -137,7 +136,9 @@ def start(path: Path, like: str | None) -> tuple[Path, Path]:
 
 
 def _options(name: str, released: dict[str, Any] | Any) -> str:
-    found = fields(methods.load(name))  # type: ignore[arg-type]
+    from bench.config import resolve
+
+    found = fields(resolve.method_class(name))  # type: ignore[arg-type]
     width = max((len(option.name) for option in found), default=0)
     lines = [
         f"  {option.name:<{width}}  {option.default!r}"

@@ -38,6 +38,8 @@ class Report:
     """method that differences and speedups refer to"""
     metric: OptionalStr = None
     """headline metric, as named in the rows; by default the first of the protocol's"""
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE...")] = ()
+    """Python files of additional metrics in the rows, which say how to print them"""
     confidence: float = 0.95
     """level of all intervals"""
     allow_mixed: bool = False
@@ -54,14 +56,17 @@ class Report:
         arguments = [self.runs]
         for field in given[1:]:
             value = getattr(self, field.name)
-            arguments += [f"--{field.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            values = value if isinstance(value, tuple) else [] if value is True else [value]
+            arguments += [f"--{field.name.replace('_', '-')}", *map(str, values)]
         return f"python -m bench.report {shlex.join(arguments)}"
 
 
 def write(options: Report) -> Path:
     """Write the report and return its web page. Raises UserError where there is nothing to report."""
+    from bench.metrics import custom
     from bench.reporting import comparison, results
 
+    custom.load(options.metrics)
     folder = _folder(options)
     found = comparison.compare(
         results.load(folder), options.reference, options.metric, options.confidence, options.allow_mixed

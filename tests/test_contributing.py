@@ -46,7 +46,7 @@ def test_a_file_dropped_into_the_folder_is_found_by_its_name(monkeypatch, tmp_pa
     monkeypatch.setattr(methods, "_FOLDER", folder)
     monkeypatch.setattr(methods, "__path__", [str(folder)])
     assert methods.names() == ("layersync",)
-    assert methods.load("layersync").__name__ == "LayerSync"
+    assert resolve.method_class("layersync").__name__ == "LayerSync"
     sys.modules.pop("methods.layersync")
 
 

@@ -56,7 +56,7 @@ _TRAINING = options_of(
     ],
 )
 # Found out by the plan, not chosen.
-_FOUND = ("identity", "data", "reference", "resolved_samplers", "checksums")
+_FOUND = ("identity", "data", "reference", "resolved_samplers", "resolved_metrics", "checksums")
 _PROTOCOL = options_of(Protocol, without=_FOUND, guidance_interval=Interval)
 
 

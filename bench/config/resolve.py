@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,8 @@ from pydantic import ValidationError
 import backbones
 import methods
 from bench.config.spec import InitialWeights, Protocol, RunSpec, Training
-from bench.core import grammar
+from bench.core import grammar, plugin
 from bench.core.errors import UserError, invalid, unknown
-from bench.core.files import json_hash, sha256
 from bench.data import datasets
 
 if TYPE_CHECKING:
@@ -29,14 +28,39 @@ def architecture(text: str) -> Architecture:
     """
     name, options = grammar.split(text)
     try:
-        if name.endswith(".py") or name in backbones.dropped_in():
-            return grammar.configure(backbones.load(name), options, f"backbone {name}")
+        if plugin.is_file(name) or name in backbones.dropped_in():
+            return grammar.configure(_architecture_class(name), options, f"backbone {name}")
         for key, value in options.items():
             if value not in ("true", "false"):
                 raise UserError(f"option {key}={value} of {text} must be true or false.")
         return backbones.architecture(name, **{key: value == "true" for key, value in options.items()})
     except (ValueError, TypeError) as error:
         raise UserError(f"backbone {text}: {error}") from None
+
+
+def _architecture_class(name: str) -> type[Architecture]:
+    """The class in a backbone file, which stands in `backbones/` or anywhere."""
+    from backbones.base import Architecture
+
+    if not plugin.is_file(name):
+        return backbones.load(name)
+    found = plugin.load(name, Architecture, "backbone")
+    found.source, found.family = name, backbones.family(name)
+    return found
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method of `methods/`, or of the path of a Python file.
+
+    Raises UserError for an unknown name, and for a file that is no method.
+    """
+    from methods.base import Method
+
+    if plugin.is_file(name):
+        return plugin.load(name, Method, "method")
+    if methods.shown(name) not in methods.names():
+        raise unknown("method", name, methods.names())
+    return plugin.load(f"methods.{name.replace('-', '_')}", Method, "method")
 
 
 def method(text: str) -> Method:
@@ -63,14 +87,8 @@ def method(text: str) -> Method:
 def _single_method(text: str) -> tuple[str, Method]:
     """Its name as shown, or the name of its file; and the method."""
     name, options = grammar.split(text)
-    if not methods.is_file(name) and methods.shown(name) not in methods.names():
-        raise unknown("method", name, methods.names())
-    try:
-        found = methods.load(name)
-    except ValueError as error:
-        raise UserError(f"{error}.") from None
     shown = methods.shown(Path(name).name)
-    return shown, grammar.configure(found, options, f"method {name}")
+    return shown, grammar.configure(method_class(name), options, f"method {name}")
 
 
 def process(text: str) -> Process:
@@ -85,49 +103,29 @@ def process(text: str) -> Process:
 
 
 def method_source(text: str) -> str:
-    """8 hex digits of a method file outside the `methods` folder, so that editing it makes another run."""
-    names = [grammar.split(summand)[0] for summand in grammar.summands(text)]
-    return "".join(_source(Path(name).expanduser()) for name in names if methods.is_file(name))
+    """8 hex digits for each Python file in a method's name, itself or in an option, such as an encoder.
+
+    Files of `methods/` are not among them: their `version` says when they change.
+    """
+    return "".join(plugin.source(Path(name).expanduser()) for name in _files(text))
+
+
+def _files(text: str) -> Iterator[str]:
+    for summand in grammar.summands(text):
+        name, options = grammar.split(summand)
+        if plugin.is_file(name):
+            yield name
+        for value in options.values():
+            if ".py" in value.lower():
+                yield from _files(value)
 
 
 def backbone_source(text: str) -> str:
-    """8 hex digits of the file of a backbone that does not come with the package."""
+    """8 hex digits of the file of a backbone that does not come with the package; "" for others."""
     name, _ = grammar.split(text)
     if name in backbones.dropped_in():
-        return _source(Path(backbones.__file__).parent / f"{name}.py")
-    return _source(Path(name).expanduser()) if name.endswith(".py") else ""
-
-
-def _source(path: Path) -> str:
-    """8 hex digits of a Python file and of those in its folder that it imports, directly or not."""
-    files: dict[Path, str] = {}
-    waiting = [path]
-    while waiting:
-        file = waiting.pop()
-        try:
-            files[file] = sha256(file)
-            tree = ast.parse(file.read_bytes())
-        except OSError as error:
-            raise UserError(f"{file} cannot be read: {error.strerror}.") from None
-        except (SyntaxError, ValueError) as error:
-            raise UserError(f"{file} is no Python: {error}.") from None
-        for top in _imported(tree) - {"bench", "methods", "backbones"}:
-            neighbours = [path.parent / f"{top}.py", *(path.parent / top).glob("**/*.py")]
-            waiting += [other for other in neighbours if other.is_file() and other not in files]
-    if len(files) == 1:
-        return files[path][:8]
-    return json_hash({str(file.relative_to(path.parent)): digest for file, digest in files.items()})
-
-
-def _imported(tree: ast.Module) -> set[str]:
-    """The top-level modules and packages that a file imports."""
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.append(node.module)
-    return {name.partition(".")[0] for name in names}
+        return plugin.source(Path(backbones.__file__).parent / f"{name}.py")
+    return plugin.source(Path(name).expanduser()) if plugin.is_file(name) else ""
 
 
 def _names(method_text: str, backbone: Architecture, process_text: str) -> dict[str, Any]:
@@ -150,12 +148,32 @@ def _names(method_text: str, backbone: Architecture, process_text: str) -> dict[
 
 def _protocol(settings: dict[str, Any]) -> Protocol:
     """Nets that are named twice count once; samplers are looked up."""
-    from bench.diffusion import samplers
-
     nets = settings["feature_nets"]
     found = Protocol.model_validate(settings | {"feature_nets": tuple(dict.fromkeys(nets))})
-    both = (samplers.resolved(found.sampler_flow), samplers.resolved(found.sampler_ddpm))
-    return with_checksums(found.model_copy(update={"resolved_samplers": both}))
+    return with_checksums(found.model_copy(update=_resolved(found)))
+
+
+def _resolved(protocol: Protocol) -> dict[str, tuple[str, ...]]:
+    from bench.diffusion import samplers
+    from bench.metrics import custom
+
+    custom.load(protocol.metrics)  # refuses names that are taken
+    return {
+        "resolved_samplers": (
+            samplers.resolved(protocol.sampler_flow),
+            samplers.resolved(protocol.sampler_ddpm),
+        ),
+        "resolved_metrics": tuple(
+            plugin.identity(text, custom.CustomMetric, "metric") for text in protocol.metrics
+        ),
+    }
+
+
+def refuse_changed_files(protocol: Protocol) -> None:
+    """Raises UserError if a Python file of the protocol, a sampler or metric, is not as it was recorded."""
+    files = [*filter(plugin.is_file, (protocol.sampler_flow, protocol.sampler_ddpm)), *protocol.metrics]
+    if files and protocol.model_copy(update=_resolved(protocol)) != protocol:
+        raise UserError(f"{' or '.join(files)} was changed since the run was started: restore it.")
 
 
 def with_checksums(protocol: Protocol) -> Protocol:

@@ -103,6 +103,8 @@ class Protocol(_Data):
     )
     weights: Literal["ema", "model"] = Field("ema", description="weights to sample from")
     neighbours: int = Field(3, gt=0, description="k of precision and recall")
+    metrics: tuple[str, ...] = Field((), description="Python files of additional metrics")
+    resolved_metrics: tuple[str, ...] = Field((), description="these, with their content and every option")
 
     @model_validator(mode="before")
     @classmethod
@@ -216,9 +218,11 @@ def _decisive_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
     if protocol["identity"] == 1:
         earlier = {old: protocol[new] for old, new in _RENAMED.items()}
         return _of_identity_1("Protocol", dict(protocol) | earlier)
-    decisive = {key: value for key, value in protocol.items() if key not in _RENAMED.values()}
-    if not protocol.get("checksums"):  # as it was written before they were recorded
-        decisive.pop("checksums", None)
+    as_typed = {*_RENAMED.values(), "metrics"}
+    decisive = {key: value for key, value in protocol.items() if key not in as_typed}
+    for later in ("checksums", "resolved_metrics"):  # empty as if never recorded, as in earlier versions
+        if not protocol.get(later):
+            decisive.pop(later, None)
     return decisive
 
 

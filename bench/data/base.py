@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, dataclass_transform
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -54,3 +57,28 @@ class Records(Protocol):
     def reference(self) -> tuple[Tensor, Tensor]:
         """Images [N, C', R, R] uint8 and labels [N] that samples are compared with; never trained on."""
         ...
+
+
+@dataclass_transform(frozen_default=True)
+class CustomDataset(ABC):
+    """Base class of a data set in a Python file, `--data path/to/my_data.py[option=value]`.
+
+    Subclasses declare options as annotated fields with defaults. Making an instance must be cheap; images are
+    read or made in `open`.
+    """
+
+    # As in the TOML files of `presets/`: `teacher`, `reward_net`, `prompts`, and the tables `training` and
+    # `protocol`, of which all have defaults.
+    preset: ClassVar[Mapping[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
+
+    @property
+    @abstractmethod
+    def shape(self) -> Shape:
+        """Number of classes, channels, and rows and columns of x0."""
+
+    @abstractmethod
+    def open(self) -> Records:
+        """The training records and reference images, such as `bench.data.in_memory.InMemory`."""

@@ -2,7 +2,8 @@
 
 If the preset has a table `[store]`, the images lie in a store that `python -m bench.prepare` makes: in
 `stores/NAME`, in `$ALIGNMENT_BENCH_STORES/NAME`, or where the name says, `folder[path=stores/mine]`. Other
-data sets are opened by the module of their name in this package.
+data sets are opened by the module of their name in this package, or are a Python file of the user's,
+`path/to/my_data.py`.
 
 Samples are compared with images of the data set, or with a file that the name brings along, as in
 `imagenet256[reference=VIRTUAL_imagenet256_labeled.npz]`; then no store is needed to score a network.
@@ -20,14 +21,20 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.core import grammar
+from bench.core import grammar, plugin
 from bench.core.errors import UserError, unknown
 from bench.core.files import sha256
-from bench.data.base import Records, Shape
+from bench.data.base import CustomDataset, Records, Shape
 from bench.data.containers import is_npz, open_container
 from bench.data.shards import MANIFEST, Manifest, read_manifest
 
 _PRESETS = Path(__file__).parent / "presets"
+_CUSTOM: dict[str, Any] = {  # what the preset of a `CustomDataset` may leave out
+    "teacher": "dinov2-b",
+    "reward_net": "none",
+    "training": {},
+    "protocol": {"reference": "the data set's own", "feature_nets": ("random-conv", "pixels")},
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Dataset:
     preset: Mapping[str, Any]
     folder: Path | None  # of its store; None: the data set comes with the package
     reference_file: Path | None  # that the name brings along for samples to be compared with
+    custom: CustomDataset | None = None  # from a file of the user's
 
     def __str__(self) -> str:
         return grammar.join(self.name, self.options)
@@ -104,7 +112,9 @@ class Dataset:
 
     @property
     def identity(self) -> str:
-        """The name, and of a store the identity of its content: the same wherever it lies."""
+        """The name, with the content of its store or its file: the same wherever they lie."""
+        if self.custom:
+            return plugin.identity(str(self), CustomDataset, "data set")
         return f"{self.name}@{self.manifest.identity}" if self.manifest else self.name
 
     @property
@@ -126,6 +136,8 @@ class Dataset:
 
         Of a data set that has a reference file and no store here, samples can be decoded, and nothing else.
         """
+        if self.custom:
+            return self.custom.open()
         if self.folder is None:
             return importlib.import_module(f"bench.data.{self.name}").load()
         if self.reference_file and not self.available and "shape" in self.preset:
@@ -153,8 +165,16 @@ def names() -> tuple[str, ...]:
 
 
 def get(text: str) -> Dataset:
-    """`"imagenet256[reference=F.npz]"` -> the data set. Raises UserError for an unknown name or option."""
+    """The data set of a name with options, `imagenet256[reference=F.npz]`, or of a file, `my_data.py[n=9]`.
+
+    Raises UserError for an unknown name or option, and for a file that defines no data set.
+    """
     name, options = grammar.split(text)
+    if plugin.is_file(name):
+        custom = plugin.configured(text, CustomDataset, "data set")
+        preset = _CUSTOM | {"shape": custom.shape._asdict()} | dict(custom.preset)
+        preset["protocol"] = _CUSTOM["protocol"] | preset["protocol"]
+        return Dataset(name, options, preset, None, None, custom)
     if name not in names():
         raise unknown("data set", name, names())
     preset = _preset(name)

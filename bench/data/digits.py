@@ -10,46 +10,19 @@ from __future__ import annotations
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Generator, Tensor
 
-from bench.data.base import ALL, Batch
+from bench.data.in_memory import InMemory
 
 REFERENCE_IMAGES = 600
 
 
-class Digits:
-    """Pixels in [-1, 1], [1, 8, 8]."""
-
-    classes = 10
-    channels = 1
-    size = image_size = 8
-
-    def __init__(self) -> None:
-        scans, classes = load_digits(return_X_y=True)
-        # The scans hold 0..16; the images are their nearest levels of 0..255.
-        images = torch.from_numpy(scans / 16 * 255).round().to(torch.uint8).view(-1, 1, 8, 8)
-        labels = torch.from_numpy(classes).long()
-        train, reference = train_test_split(
-            range(len(labels)), test_size=REFERENCE_IMAGES, stratify=labels, random_state=0
-        )
-        self.images, self.labels = images[train], labels[train]
-        self._reference = images[reference], labels[reference]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
-        indices = indices[rows]
-        image = self.images[indices]
-        return Batch(image.float() / 127.5 - 1, self.labels[indices], image, indices)
-
-    def to_pixels(self, x0: Tensor) -> Tensor:
-        return x0
-
-    def reference(self) -> tuple[Tensor, Tensor]:
-        return self._reference
-
-
-def load() -> Digits:
-    """The data set; nothing to download."""
-    return Digits()
+def load() -> InMemory:
+    """Pixels in [-1, 1], [1, 8, 8]; nothing to download."""
+    scans, classes = load_digits(return_X_y=True)
+    # The scans hold 0..16; the images are their nearest levels of 0..255.
+    images = torch.from_numpy(scans / 16 * 255).round().to(torch.uint8).view(-1, 1, 8, 8)
+    labels = torch.from_numpy(classes).long()
+    train, reference = train_test_split(
+        range(len(labels)), test_size=REFERENCE_IMAGES, stratify=labels, random_state=0
+    )
+    return InMemory(images[train], labels[train], (images[reference], labels[reference]), classes=10)

@@ -7,7 +7,7 @@ are said for each; papers count them, code bases often count grid points.
 
 from __future__ import annotations
 
-from bench.core import grammar
+from bench.core import grammar, plugin
 from bench.core.errors import unknown
 from bench.diffusion.ancestral import DDIM, Ancestral
 from bench.diffusion.sampler_base import Sampler
@@ -49,10 +49,13 @@ PRESETS: dict[str, str] = {
 
 
 def get(text: str) -> Sampler:
-    """The sampler `text` names; bracket options of a preset replace its own.
+    """The sampler `text` names: of this table, or `path/to/my_sampler.py[option=value]`.
 
-    Raises UserError for an unknown name or option and for values that cannot be used.
+    Options in brackets replace those of a preset. Raises UserError for an unknown name or option and for
+    values that cannot be used.
     """
+    if plugin.is_file(text):
+        return plugin.configured(text, Sampler, "sampler")
     name, options = grammar.split(text)
     if name in PRESETS:
         preset, preset_options = grammar.split(PRESETS[name])
@@ -64,5 +67,7 @@ def get(text: str) -> Sampler:
 
 def resolved(text: str) -> str:
     """The same sampler without presets and defaults: its class's name and every option. Raises like `get`."""
+    if plugin.is_file(text):
+        return plugin.identity(text, Sampler, "sampler")
     name, _ = grammar.split(text)
     return grammar.resolved(grammar.split(PRESETS.get(name, name))[0], get(text))

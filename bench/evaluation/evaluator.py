@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from backbones.base import Backbone
+from bench.config import resolve
 from bench.config.grid import refuse_idle_guidance
 from bench.config.spec import Protocol, RunSpec
 from bench.core import distributed
@@ -23,7 +24,8 @@ from bench.data.image_files import writing
 from bench.diffusion.objectives import Process
 from bench.evaluation import sampling
 from bench.evaluation.reference import reference_of_data
-from bench.evaluation.scorer import Scorer
+from bench.evaluation.scorer import MetricOptions, Scorer
+from bench.metrics import custom
 from bench.nets.metric_nets import feature_nets, refuse_others
 from bench.runs import loading, networks, sample_grid
 from bench.runs.folder import RunFolder
@@ -162,8 +164,10 @@ class Evaluator:
             spec = self.run.spec
             nets = feature_nets(spec.protocol.feature_nets, self.device)
             refuse_others(spec.protocol.checksums)
+            resolve.refuse_changed_files(spec.protocol)
             reference = reference_of_data(spec.data, self.data, nets)
-            self._scorer = Scorer(nets, reference, neighbours=spec.protocol.neighbours)
+            options = MetricOptions(spec.protocol.neighbours, custom=custom.load(spec.protocol.metrics))
+            self._scorer = Scorer(nets, reference, options=options)
         self._scorer.reset()
         return self._scorer
 

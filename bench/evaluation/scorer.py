@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from bench.core.errors import UserError
 from bench.evaluation.accumulator import FeatureAccumulator, extract
 from bench.evaluation.reference import Reference, reference_of
 from bench.metrics import names
+from bench.metrics.custom import CustomMetric
 from bench.metrics.frechet import frechet_distance, self_test
 from bench.metrics.kid import kernel_distance
 from bench.metrics.precision_recall import Arithmetic, precision_recall
@@ -37,6 +38,7 @@ class MetricOptions:
     kid: bool = False  # kernel distance: kid[NET]
     fid_infinity: bool = False  # Frechet distance extrapolated to endless samples: fid_infinity[NET]
     bootstrap: int = 0  # resamples of the samples for the distance's spread: fid_std[NET]
+    custom: Mapping[str, CustomMetric] = field(default_factory=dict)  # from files, by name
 
 
 class Scorer:
@@ -128,6 +130,7 @@ def compute_metrics(
         results["precision"], results["recall"] = shares
         if options.kid:
             results["kid"] = kernel_distance(features, known)
+        results |= {name: float(metric(features, known)) for name, metric in options.custom.items()}
     if samples.judged:
         results["accuracy"] = samples.agreed / samples.judged
     if options.fid_infinity:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, dataclass_transform
 
 import torch
 from torch import Tensor
@@ -53,6 +54,33 @@ class Encoder(Protocol):
         Raises UserError for `layers` that the encoder does not have.
         """
         ...
+
+
+@dataclass_transform(frozen_default=True)
+class CustomEncoder(ABC):
+    """Base class of an encoder in a Python file, `repa[encoder=path/to/my_encoder.py]`.
+
+    Subclasses declare options as annotated fields with defaults.
+    """
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
+
+    @abstractmethod
+    def describe(self, image_size: int, grid: tuple[int, int]) -> EncoderInfo:
+        """Width, grid and layers for images [C, image_size, image_size], without loading weights.
+
+        `grid`: rows and columns of the backbone's tokens; REPA and most methods refuse any other.
+        """
+
+    @abstractmethod
+    def load(
+        self, image_size: int, grid: tuple[int, int], device: torch.device
+    ) -> Callable[[Tensor, EncoderLayers], Features]:
+        """A function of images [B, C, R, R] uint8 that returns float32 features, without gradient.
+
+        Layers are asked for only if `describe` gives their number. Raises UserError for absent weights.
+        """
 
 
 @dataclass(frozen=True)

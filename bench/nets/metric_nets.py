@@ -117,7 +117,11 @@ def refuse_others(recorded: Iterable[str]) -> None:
 def _library(name: str) -> table.Library:
     library = table.network(name, "feature network", names()).library
     if library == "torchvision":
-        raise UserError(f"{name} is a reward, no feature network; there are {', '.join(names())}.")
+        raise UserError(f"{name} is a reward network, not a feature network; there are {', '.join(names())}.")
+    if library == "file":
+        raise UserError(
+            f"the Python file {name} cannot be a feature network; there are {', '.join(names())}."
+        )
     return library
 
 

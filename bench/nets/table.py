@@ -10,18 +10,21 @@ that a method was trained against a network that scores it.
     inception   the Inception of 2015-12-05: inception.py
     torchvision the networks under LPIPS
     fixed       no weights, or random ones that never change: metric_nets.py
+    file        an encoder in a Python file of the user's
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from bench.core import plugin
 from bench.core.errors import unknown
 from bench.nets.recipes import RECIPES
 
-Library = Literal["local", "timm", "open_clip", "inception", "torchvision", "fixed"]
+Library = Literal["local", "timm", "open_clip", "inception", "torchvision", "fixed", "file"]
 PREFIXES: dict[str, Library] = {"timm:": "timm", "clip:": "open_clip"}
 
 
@@ -123,6 +126,8 @@ def network(name: str, kind: str = "network", known: tuple[str, ...] = ()) -> Ne
     """
     if name in NETWORKS:
         return NETWORKS[name]
+    if plugin.is_file(name):
+        return Network("file", name)
     for prefix, library in PREFIXES.items():
         if name.startswith(prefix):
             return Network(library, name.removeprefix(prefix))
@@ -137,6 +142,8 @@ def identity(name: str) -> str:
     found = network(name)
     if found.same_as or found.url:
         return found.same_as or found.url
+    if found.library == "file":
+        return plugin.source(Path(name).expanduser())
     if found.library == "timm":
         return _canonical(timm_repository(found.model) or name)
     if found.library == "open_clip":

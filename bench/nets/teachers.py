@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.core import grammar
+from bench.core import grammar, plugin
 from bench.core.errors import UserError
 from bench.nets import layers as inside
 from bench.nets import open_clip, table, timm, weights
-from bench.nets.base import NO_LAYERS, Encoder, EncoderOptions, with_channels
+from bench.nets.base import NO_LAYERS, CustomEncoder, Encoder, EncoderOptions, with_channels
 from bench.nets.local import LocalNet, local_net
 from bench.nets.open_clip import OpenClipEncoder
 from bench.nets.recipes import RECIPES, ConvolutionalRecipe, TransformerRecipe
@@ -90,6 +90,28 @@ class TransformerEncoder:
         return timm.tokens(transformer, x, layers, self.info, transformer.forward_features)
 
 
+class EncoderFromFile:
+    """An encoder in a Python file of the user's."""
+
+    cache = False
+
+    def __init__(
+        self, text: str, encoder: CustomEncoder, image_size: int, grid: tuple[int, int], device: torch.device
+    ) -> None:
+        self.text, self.device = text, device
+        self.info = encoder.describe(image_size, grid)._replace(name=text)
+        self.encode = encoder.load(image_size, grid, device)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"encoder": plugin.identity(self.text, CustomEncoder, "encoder")}
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
+        inside.refuse(self.info, layers)
+        return self.encode(images.to(self.device), layers)
+
+
 def describe_local(name: str, image_size: int, grid: tuple[int, int] | None = None) -> EncoderInfo:
     """What a method may know of a local encoder, without its weights; `grid` as in `load`."""
     recipe = RECIPES[name]
@@ -109,7 +131,7 @@ def _local_key(name: str, net: LocalNet) -> dict[str, Any]:
 
 
 def names() -> tuple[str, ...]:
-    """The encoders of the table; besides, there are `timm:MODEL` and `clip:ARCHITECTURE/TAG`."""
+    """The encoders of the table; there are also `timm:MODEL`, `clip:ARCHITECTURE/TAG` and Python files."""
     return table.names("local", "timm", "open_clip")
 
 
@@ -129,6 +151,8 @@ def load(
     Raises UserError for an unknown name or option, and for weights that are absent.
     """
     name, options = _parsed(text)
+    if isinstance(options, CustomEncoder):
+        return EncoderFromFile(text, options, image_size, grid or _usual_grid(image_size), device)
     if isinstance(options, LocalOptions):
         vit = isinstance(RECIPES[name], TransformerRecipe)
         made = TransformerEncoder if vit else ConvolutionalEncoder
@@ -140,6 +164,8 @@ def load(
 def describe(text: str, image_size: int, grid: tuple[int, int] | None = None) -> EncoderInfo:
     """The `info` of the encoder that `load` would give, without its weights. Raises UserError as `load`."""
     name, options = _parsed(text)
+    if isinstance(options, CustomEncoder):
+        return options.describe(image_size, grid or _usual_grid(image_size))._replace(name=text)
     if isinstance(options, LocalOptions):
         return describe_local(name, image_size, grid)
     library = timm if table.network(name).library == "timm" else open_clip
@@ -157,8 +183,10 @@ def require(text: str) -> None:
         weights.find(name, options.weights, f"or name a file: {name}[weights=PATH]")
 
 
-def _parsed(text: str) -> tuple[str, LocalOptions | EncoderOptions]:
+def _parsed(text: str) -> tuple[str, LocalOptions | EncoderOptions | CustomEncoder]:
     name, options = grammar.split(text)
+    if plugin.is_file(name):
+        return name, plugin.configured(text, CustomEncoder, "encoder")
     library = table.network(name, "encoder", names()).library
     if library == "local":
         return name, grammar.configure(LocalOptions, options, f"encoder {name}")

@@ -6,12 +6,15 @@ backbone's grid of tokens; their mean is the reward of the image. They are liste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol, dataclass_transform
 
 import torch
 from torch import Tensor
 
+from bench.core import plugin
 from methods.base import EncoderInfo
 
 
@@ -45,3 +48,41 @@ class RewardContext(NamedTuple):
     teacher: Callable[[], EncoderInfo]  # loads the teacher that "latent" is distilled from
     prompts: Sequence[str]  # a sentence per class, for "clip-text"
     device: torch.device
+
+
+@dataclass_transform()
+class CustomReward(ABC):
+    """Base class of a reward in a Python file, `vrpo[semantic_reward=path/to/my_reward.py]`.
+
+    Subclasses declare options as annotated fields with defaults.
+    """
+
+    # Frozen network that it computes with, a name of bench/nets/table.py; "": none. Metrics computed with the
+    # same network are marked leaky.
+    network: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(eq=False)(cls)
+
+    def load(self, context: RewardContext) -> None:  # noqa: B027 (optional)
+        """Prepare for a run, for example load a network. Called once."""
+
+    @abstractmethod
+    def bind(self, batch: RewardBatch) -> Callable[[Tensor], Tensor]:
+        """The reward of estimates of this batch, [G, B, C, H, W] -> [G, B], or [G, B, h, w] per patch.
+
+        Higher is better; differentiable in the estimate, in float32.
+        """
+
+
+class CustomRewards:
+    """The rewards of one or several files of the user's."""
+
+    def __init__(self, names: Collection[str], context: RewardContext) -> None:
+        self.rewards = {name: plugin.configured(name, CustomReward, "reward") for name in names}
+        for reward in self.rewards.values():
+            reward.load(context)
+
+    def bind(self, batch: RewardBatch) -> RewardFn:
+        functions = {name: reward.bind(batch) for name, reward in self.rewards.items()}
+        return lambda estimate: {name: function(estimate) for name, function in functions.items()}

@@ -23,10 +23,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bench.core import plugin
 from bench.core.errors import unknown
 from bench.nets.local import local_net
 from bench.rewards import clip
-from bench.rewards.base import Reward, RewardBatch, RewardContext
+from bench.rewards.base import CustomReward, CustomRewards, Reward, RewardBatch, RewardContext
 from bench.rewards.fidelity import Errors
 from bench.rewards.local import NetRewards
 from bench.rewards.lpips import LPIPS
@@ -79,7 +80,9 @@ REWARDS = {
 
 
 def entry(name: str) -> Entry:
-    """Raises UserError for an unknown reward."""
+    """The reward of that name, or of a Python file. Raises UserError for an unknown one."""
+    if plugin.is_file(name):
+        return Entry(CustomRewards, plugin.configured(name, CustomReward, "reward").network)
     if name not in REWARDS:
         raise unknown("reward", name, REWARDS)
     return REWARDS[name]

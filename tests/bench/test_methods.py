@@ -10,6 +10,7 @@ import pytest
 import methods
 from bench import methods as command
 from bench.benchmark.simulated_runs import write_run
+from bench.config import resolve
 from bench.core.errors import UserError
 from bench.report import Report, write
 from bench.reporting.tables.published import load as published_rows
@@ -23,7 +24,7 @@ def test_every_method_has_a_card_that_agrees_with_it():
     assert tuple(sorted(found)) == methods.names() and len(found) >= 18
     names = set(published_rows()["method"])
     for card in found.values():
-        options = {option.name for option in fields(methods.load(card.name))}
+        options = {option.name for option in fields(resolve.method_class(card.name))}
         assert set(card.released) <= options, card.name
         assert set(card.published) <= names, card.name
 
@@ -79,7 +80,7 @@ def test_a_report_cites_the_methods_it_compares_joined_ones_too(tmp_path):
 @pytest.mark.parametrize("like", [None, "repa", "va-repa"])
 def test_a_new_method_trains_and_passes_its_test(tmp_path, like):
     method, test = command.start(tmp_path / "my_method.py", like)
-    assert methods.load(str(method)).__name__ == "MyMethod"
+    assert resolve.method_class(str(method)).__name__ == "MyMethod"
     namespace: dict = {"__file__": str(test), "__name__": "started"}
     exec(compile(test.read_text(), test, "exec"), namespace)
     namespace["test_it_trains"]()

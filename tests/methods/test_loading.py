@@ -2,7 +2,6 @@
 
 import pytest
 
-import methods
 from bench.config import resolve
 from bench.core.errors import UserError
 
@@ -29,7 +28,11 @@ def test_a_method_file_imports_its_neighbours(method_file):
         path.write_text("from terms import VALUE\n" + METHOD.replace("0.5", "VALUE"))
         (path.parent / "terms.py").write_text("from deeper import VALUE\n")
         (path.parent / "deeper.py").write_text(f"VALUE = {value}\n")
-    assert [methods.load(str(path))().weight for path in (method_file, other, method_file)] == [1, 2, 1]
+    assert [resolve.method_class(str(path))().weight for path in (method_file, other, method_file)] == [
+        1,
+        2,
+        1,
+    ]
 
 
 def test_an_edited_neighbour_makes_another_run(method_file):
