@@ -1,7 +1,7 @@
-"""The networks that are trained: DiT (arXiv 2212.09748), SiT (arXiv 2401.08740), and those of your own.
+"""Backbones, the networks that are trained: DiT (arXiv 2212.09748), SiT (arXiv 2401.08740) and custom ones.
 
-`sit-xl/2` is family SiT, size XL, patch 2. A file dropped into this folder is found by its name. This module
-is the register: it knows names and sizes, and imports no torch until an architecture is asked for.
+`sit-xl/2` is family SiT, size XL, patch 2. A file added to this folder is found by its name. This module is
+the registry of names and sizes; torch is imported only when an architecture is built.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from backbones.transformer import TransformerArchitecture
 
 FAMILIES = ("sit", "dit")
-# Size -> blocks, width, heads: table 1 of the DiT paper. The first three are ours: `ti` is small enough that
-# a laptop's two cores train it on 8x8 images at tens of steps a second, deep enough to have an early and a
-# late half; the two below it are for scaling curves on the same machine.
+# Size -> blocks, width, heads: table 1 of the DiT paper. The first three are ours: two laptop cores train
+# `ti` on 8x8 images at tens of steps per second, and it is deep enough to have early and late blocks; the
+# two smaller ones are for scaling curves on the same machine.
 SIZES = {
     "pico": (2, 32, 2),
     "nano": (3, 64, 4),
@@ -31,8 +31,8 @@ SIZES = {
 }
 PATCHES = (1, 2, 4, 8)
 DEFAULT_PATCH = 2
-DEFAULT = "sit-ti"  # where no backbone is named
-Release = Literal["sit", "repa", "dit"]  # whose code wrote an official checkpoint
+DEFAULT = "sit-ti"  # if no backbone is given
+Release = Literal["sit", "repa", "dit"]  # code base that wrote an official checkpoint
 
 _FOLDER = Path(__file__).parent
 _PARTS = (
@@ -52,37 +52,42 @@ _PARTS = (
 
 
 def names() -> tuple[str, ...]:
-    """All backbones, without patch; imports nothing."""
+    """The names of all backbones, without patch; imports nothing."""
     return (*(f"{family}-{size}" for family in FAMILIES for size in SIZES), *dropped_in())
 
 
 def dropped_in() -> tuple[str, ...]:
-    """The backbones of files that were added to this folder."""
+    """The names of backbones in files that were added to this folder."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem not in _PARTS))
 
 
 def family(name: str) -> str:
-    """The group of a backbone's name, `"sit-xl/2[rope=true]"` -> `"sit"`; a file is a family of its own."""
+    """The family of a backbone, `"sit-xl/2[rope=true]"` -> `"sit"`; a file is its own family."""
     base = name.partition("[")[0]
     first = base.partition("-")[0]
     return first if first in FAMILIES else Path(base).stem
 
 
 def process_of(family: str) -> str:
-    """What the networks of a family are trained on by default: "ddpm" for DiT, else "flow"."""
+    """The default diffusion process of a family: "ddpm" for DiT, else "flow"."""
     return "ddpm" if family == "dit" else "flow"
 
 
 def by_family(name: str) -> tuple[int, str]:
-    """Sorting key that groups names by family, those of the papers first."""
+    """Sorting key of names: by family, DiT and SiT before custom ones."""
     group = family(name)
     return (FAMILIES.index(group), group) if group in FAMILIES else (len(FAMILIES), group)
 
 
 def architecture(name: str, **options: bool) -> TransformerArchitecture:
-    """`architecture("sit-xl/4", qk_norm=True)`; the patch is 2 if none is given.
+    """The architecture of a DiT or SiT, for example `architecture("sit-xl/4", qk_norm=True)`.
 
-    Raises ValueError for an unknown name, patch or option, with the known ones.
+    Args:
+        name: `FAMILY-SIZE/PATCH`; the default patch is 2.
+        options: names in `backbones.transformer.OPTIONS`.
+
+    Raises:
+        ValueError: unknown name, patch or option; the message lists the known ones.
     """
     from backbones.transformer import OPTIONS, DiTArchitecture, SiTArchitecture
 
@@ -104,9 +109,10 @@ def architecture(name: str, **options: bool) -> TransformerArchitecture:
 
 
 def load(name: str) -> type[Architecture]:
-    """The architecture of a file that was added to this folder, by its name.
+    """The architecture class of a file that was added to this folder, by its name.
 
-    Raises ValueError if there is no such file, or it does not define exactly one.
+    Raises:
+        ValueError: there is no such file, or it does not define exactly one architecture.
     """
     from backbones.base import Architecture
 
@@ -134,9 +140,17 @@ def build(
     num_classes: int,
     extras: tuple[Extra, ...] = (),
 ) -> Backbone:
-    """A freshly initialised network for images [channels, input_size, input_size] and extra state.
+    """A newly initialised network for images [channels, input_size, input_size].
 
-    Raises ValueError if it cannot take such images or extras.
+    Args:
+        architecture: options and sizes of the network.
+        input_size: rows and columns of the image or latent.
+        channels: channels of the image or latent.
+        num_classes: number of classes, without the null class.
+        extras: additional parts of the state.
+
+    Raises:
+        ValueError: the network does not support such images or extras.
     """
     network = architecture.build(input_size=input_size, channels=channels, num_classes=num_classes)
     if extras:

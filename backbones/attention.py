@@ -1,7 +1,7 @@
-"""Attention that shows its logits, keys and values, or takes others, with the weights of timm's layer.
+"""Attention with access to its logits, keys and values, for the weights of timm's layer.
 
-In blocks from which nothing is asked, the layer itself is called; here the same products run in the same
-order, so looking changes no bit of the output on a CPU (on a GPU a mask may choose another kernel).
+Blocks without a request call timm's layer itself. Here the same products are computed in the same order, so a
+request leaves the output on a CPU unchanged bit for bit (on a GPU a mask may select another kernel).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AttentionRequest:
-    """What is asked of one block's attention; N counts image tokens, which follow the extra tokens."""
+    """Request to the attention of a block; N is the number of image tokens, which follow the extra tokens."""
 
     logits: bool = False
     keys_values: bool = False
@@ -27,7 +27,7 @@ class AttentionRequest:
 
 
 class Seen(NamedTuple):
-    """What was asked for, of image tokens alone: the block's own, keys after their norm and rotation."""
+    """The requested tensors of the block, for image tokens; keys after normalisation and rotary embedding."""
 
     logits: Tensor | None  # [B, heads, N, N], scaled, before softmax
     keys_values: tuple[Tensor, Tensor] | None  # [B, heads, N, D / heads] each
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 def attend(
     attention: AttentionRope, x: Tensor, rope: Tensor | None, request: AttentionRequest
 ) -> tuple[Tensor, Seen]:
-    """`attention(x, rope)` for tokens [B, E + N, D], E of them extra, with what is asked for."""
+    """`attention(x, rope)` for tokens [B, E + N, D], E of them extra, and the requested tensors."""
     batch, tokens, _ = x.shape
     extra = attention.num_prefix_tokens
     assert attention.qkv is not None
@@ -56,7 +56,7 @@ def attend(
             for part, other in zip((keys, values), request.replace, strict=True)
         )
     mask = request.mask
-    if mask is not None:  # extra tokens attend to all and are attended by all
+    if mask is not None:  # extra tokens attend to all tokens, and all attend to them
         mask = F.pad(mask, (extra, 0, extra, 0), value=True)[:, None] if extra else mask[:, None]
     if attention.fused_attn:
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
@@ -70,5 +70,5 @@ def attend(
 
 
 def _rotated(part: Tensor, rope: Tensor, extra: int) -> Tensor:
-    """Extra tokens have no place in the image and are not rotated."""
+    """Rotary embedding of image tokens; extra tokens have no position."""
     return torch.cat([part[:, :, :extra], apply_rot_embed_cat(part[:, :, extra:], rope)], dim=2)

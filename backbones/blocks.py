@@ -1,12 +1,12 @@
-"""What DiT and SiT are built of, under the parameter names of the official releases.
+"""Modules of DiT and SiT, with the parameter names of the official releases.
 
-Tokens x [B, N, D] pass blocks that are steered by a condition c [B, D] = time + label (adaLN-zero):
+Tokens x [B, N, D] pass through blocks that are modulated by a condition c [B, D] = time + label (adaLN-zero):
 
     shift, scale, gate (twice) = Linear(SiLU(c))
     x <- x + gate_1 * attention(norm(x) * (1 + scale_1) + shift_1)
     x <- x + gate_2 * mlp(norm(x) * (1 + scale_2) + shift_2)
 
-with gates that start at zero, so that every block starts as the identity (arXiv 2212.09748, section 3.2).
+with gates initialised to zero, so that every block starts as the identity (arXiv 2212.09748, section 3.2).
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from backbones.extras import Extra, ExtraState
 if TYPE_CHECKING:
     from backbones.transformer import TransformerArchitecture
 
-FREQUENCIES = 256  # of the time embedding, half cosines, half sines
+FREQUENCIES = 256  # of the time embedding: half cosines, half sines
 MAX_PERIOD = 10_000
 NORM_EPS = 1e-6
 
 
 def norm(architecture: TransformerArchitecture) -> nn.Module:
-    """Normalisation over the width without parameters."""
+    """Normalisation over the width, without parameters."""
     kind = nn.RMSNorm if architecture.rms_norm else nn.LayerNorm
     return kind(architecture.width, eps=NORM_EPS, elementwise_affine=False)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B, N, D] scaled and shifted by [B, 1, D] each."""
+    """Scale and shift x [B, N, D] by [B, 1, D] each."""
     return x * (1 + scale) + shift
 
 
 def per_token(steering: Tensor, group: Tensor | None) -> Tensor:
-    """Steering [B, D] -> [B, 1, D] for all tokens; [B, G, D] -> [B, N, D] by each token's group [B, N]."""
+    """Modulation per token: [B, D] -> [B, 1, D]; or [B, G, D] -> [B, N, D] by the token's group [B, N]."""
     if group is None:
         return steering.unsqueeze(1)
     return steering.gather(1, group[..., None].expand(-1, -1, steering.shape[-1]))
@@ -60,7 +60,7 @@ class Block(nn.Module):
         super().__init__()
         width, hidden = architecture.width, 4 * architecture.width
         self.norm1 = norm(architecture)
-        # timm's attention; without `rope` at the call it is the plain one of the official networks.
+        # timm's attention; without rotary embedding it is that of the official networks.
         self.attn = AttentionRope(
             width,
             num_heads=architecture.heads,
@@ -71,7 +71,7 @@ class Block(nn.Module):
         )
         self.norm2 = norm(architecture)
         self.mlp = (
-            SwiGLU(width, 2 * hidden // 3)  # three matrices of two thirds: as many parameters as two
+            SwiGLU(width, 2 * hidden // 3)  # three matrices of 2/3 the size: as many parameters as two
             if architecture.swiglu
             else Mlp(width, hidden, act_layer=GELUTanh)
         )
@@ -85,9 +85,9 @@ class Block(nn.Module):
         group: Tensor | None = None,
         request: AttentionRequest | None = None,
     ) -> tuple[Tensor, Seen | None]:
-        """Tokens [B, N, D] -> tokens [B, N, D], and what `request` asks of the attention.
+        """Tokens [B, N, D] -> tokens [B, N, D], and the requested tensors of the attention.
 
-        The condition is [B, D], or [B, G, D] of which token n takes number `group`[:, n].
+        The condition c is [B, D], or [B, G, D] with token n conditioned on number `group`[:, n].
         """
         steering = per_token(self.adaLN_modulation(c), group).chunk(6, dim=-1)
         shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = steering
@@ -101,7 +101,7 @@ class Block(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """A time in the network's own unit [B] -> [B, D]: cosines, then sines, then an MLP."""
+    """Embedding of the time in the unit of the network, [B] -> [B, D]: cosines and sines, then an MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class TimestepEmbedder(nn.Module):
 
 
 def sinusoids(time: Tensor) -> Tensor:
-    """[B] -> [B, 256]: cos(w_i t) for 128 frequencies w_i = 10000^(-i/128), then sin(w_i t)."""
+    """Time features [B] -> [B, 256]: cos(w_i t) for 128 frequencies w_i = 10000^(-i/128), then sin(w_i t)."""
     time = time.to(torch.promote_types(time.dtype, torch.float32))
     half = FREQUENCIES // 2
     exponents = torch.arange(half, dtype=time.dtype, device=time.device) / half
@@ -121,7 +121,7 @@ def sinusoids(time: Tensor) -> Tensor:
 
 
 class LabelEmbedder(nn.Module):
-    """A class [B] -> [B, D]; the last row is the null class, for guidance."""
+    """Embedding of the class, [B] -> [B, D]; the last row is the null class, for guidance."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class LabelEmbedder(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Steered norm, and a linear map from each token to its patch, [B, N, D] -> [B, N, p*p*C]."""
+    """Modulated normalisation and a linear map from tokens to patches, [B, N, D] -> [B, N, p*p*C]."""
 
     def __init__(self, architecture: TransformerArchitecture, out_channels: int) -> None:
         super().__init__()
@@ -145,24 +145,24 @@ class FinalLayer(nn.Module):
         return self.linear(self.steered(x, c))
 
     def steered(self, x: Tensor, c: Tensor, group: Tensor | None = None) -> Tensor:
-        """The tokens that `linear` maps to patches, [B, N, D]; `group` as for a block."""
+        """The modulated tokens that `linear` maps to patches, [B, N, D]; `group` as for a block."""
         shift, scale = per_token(self.adaLN_modulation(c), group).chunk(2, dim=-1)
         return modulate(self.norm_final(x), shift, scale)
 
 
 class Transformer(Backbone):
-    """The network that DiT and SiT share; they differ in the unit of time and in what they predict."""
+    """The common network of DiT and SiT, which differ in the unit of time and in what they predict."""
 
     architecture: TransformerArchitecture
 
     def __init__(
         self, architecture: TransformerArchitecture, *, input_size: int, channels: int, num_classes: int
     ) -> None:
-        """Official initialisation. Raises ValueError if the patch does not divide the image."""
+        """Initialised as the official networks. Raises ValueError if the patch does not divide the image."""
         super().__init__(architecture, input_size=input_size, channels=channels, num_classes=num_classes)
         if input_size % architecture.patch:
             raise ValueError(f"patch /{architecture.patch} does not divide an input of size {input_size}")
-        self.side = input_size // architecture.patch  # tokens a row
+        self.side = input_size // architecture.patch  # tokens per row
         width = architecture.width
         self.x_embedder = PatchEmbed(input_size, architecture.patch, channels, width)
         self.t_embedder = TimestepEmbedder(width)
@@ -176,10 +176,10 @@ class Transformer(Backbone):
         self.initialise()
 
     def initialise(self) -> None:
-        """Xavier-uniform linear maps, N(0, 0.02) for time and label, zero for steering and output."""
+        """Xavier-uniform linear maps, N(0, 0.02) for time and label, zero for modulation and output."""
         for name, parameter in self.named_parameters():
             if name == "pos_embed" or "_norm.weight" in name:
-                continue  # made where they are
+                continue  # initialised on construction
             if name.endswith("bias") or "adaLN_modulation" in name or name == "final_layer.linear.weight":
                 nn.init.zeros_(parameter)
             elif name.startswith(("t_embedder", "y_embedder")):
@@ -188,18 +188,18 @@ class Transformer(Backbone):
                 nn.init.xavier_uniform_(parameter.view(len(parameter), -1))
 
     def network_time(self, t: Tensor) -> Tensor:
-        """t in [0, 1] (0 data, 1 noise) in the unit that this network embeds."""
+        """t in [0, 1] (0 data, 1 noise) converted to the unit that this network embeds."""
         return t
 
     def attach_extras(self, extras: tuple[Extra, ...]) -> None:
-        """Further tokens or maps: `backbones/extras.py`. Raises ValueError for unusable names."""
+        """Add extra tokens or maps (`backbones/extras.py`). Raises ValueError for invalid names."""
         if not extras:
             return
         self.extras = extras
         self.extra_state = ExtraState(extras, self.architecture.width, self.architecture.patch)
         for module in self.blocks.modules():
             if isinstance(module, AttentionRope):
-                module.num_prefix_tokens = len(self.extra_state.tokens)  # these are not rotated
+                module.num_prefix_tokens = len(self.extra_state.tokens)  # no rotary embedding for these
 
     def forward(
         self,
@@ -215,22 +215,30 @@ class Transformer(Backbone):
         mask: Tensor | None = None,
         extras: Mapping[str, Tensor] | None = None,
     ) -> Output:
-        """Predict from x_t [B, C, H, W] at t [B] in [0, 1], 1 = noise, for label [B] (null: num_classes).
+        """Predict velocity or noise, and a variance if the architecture has one.
 
-        `hidden_depths`, `attention_depths` and `keys_values_depths` ask for tokens after these blocks, for
-        attention logits and for keys and values in them; counted from 1. What is not asked for costs nothing.
+        Args:
+            x_t: [B, C, H, W], noisy images.
+            t: [B] in [0, 1], 0 is data and 1 is noise; [B, G] with `group`.
+            label: [B] int64; num_classes is the null class.
+            hidden_depths: return the tokens after these blocks, counted from 1.
+            group: [B, N] int64, index in t of the time of each token. Extra tokens are conditioned on the
+                mean over image tokens.
+            attention_depths: return the attention logits of these blocks.
+            keys_values_depths: return the keys and values of these blocks.
+            replace: block -> (keys, values), [B, heads, N, D / heads] each, used instead of its own.
+            mask: [B, N, N] bool, whether image token i (row) attends to image token j (column).
+            extras: name -> noised value, for all attached extras.
 
-        t may be [B, G] with `group` [B, N]: token n has time number `group`[:, n]. `replace` gives blocks
-        other keys and values, [B, heads, N, D / heads] each; `mask` [B, N, N] says which token (row) attends
-        to which (column). `extras` are the noised values of the attached extras, by name. An extra token is
-        conditioned on the mean over image tokens.
+        Raises:
+            ValueError: the value of an attached extra is missing.
         """
         x = self.x_embedder(x_t) + self.pos_embed  # [B, N, D]
-        first = 0  # image token; extra tokens stand in front
+        first = 0  # index of the first image token; extra tokens precede them
         if self.extra_state is not None:
             if extras is None or set(extras) != {extra.name for extra in self.extras}:
                 names = ", ".join(extra.name for extra in self.extras)
-                raise ValueError(f"the state has the extras {names}: give a value of each")
+                raise ValueError(f"the state has the extras {names}: a value of each is required")
             x, first = self.extra_state.embedded(extras, x), len(self.extra_state.tokens)
         c, group = self._condition(t, label, group, first)
         rope = self.rope.get_embed() if self.rope is not None else None
@@ -249,7 +257,7 @@ class Transformer(Backbone):
                 )
             x, seen = block(x, c, rope, group, request)
             if depth in hidden_depths:
-                # Copies: FSDP2 forbids that a wrapped network returns views.
+                # Copies, since networks wrapped by FSDP2 must not return views.
                 hidden[depth] = x[:, first:].contiguous() if first else x
                 if first:
                     extra_hidden[depth] = x[:, :first].contiguous()
@@ -268,7 +276,7 @@ class Transformer(Backbone):
     def _condition(
         self, t: Tensor, label: Tensor, group: Tensor | None, extra_tokens: int
     ) -> tuple[Tensor, Tensor | None]:
-        """(condition [B, D], None), or ([B, G, D], each token's place in it [B, N]) for a time per token."""
+        """The condition: ([B, D], None), or ([B, G, D], group [B, N]) for a time per token."""
         if group is None:
             return self.t_embedder(self.network_time(t)) + self.y_embedder(label), None
         times = self.t_embedder(self.network_time(t.flatten())).unflatten(0, t.shape)
@@ -280,7 +288,7 @@ class Transformer(Backbone):
         return torch.cat([c, mean], dim=1), torch.cat([places, group], dim=1)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """[B, N, p*p*C] -> [B, C, H, W]."""
+        """Patches to image, [B, N, p*p*C] -> [B, C, H, W]."""
         side, patch = self.side, self.architecture.patch
         patches = patches.view(-1, side, side, patch, patch, patches.shape[-1] // patch**2)
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, patches.shape[-1], side * patch, side * patch)
@@ -289,7 +297,7 @@ class Transformer(Backbone):
 def position_table(width: int, side: int) -> Tensor:
     """Fixed 2-D sine-cosine positions [1, side*side, width], in the official order.
 
-    The first half of the channels codes the column and the second the row, each as sines then cosines.
+    The first half of the channels encodes the column, the second the row, each as sines then cosines.
     """
     omega = 1 / MAX_PERIOD ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(side, dtype=torch.float64)[:, None] * omega

@@ -1,6 +1,6 @@
-"""Weights from files: official DiT, SiT and REPA checkpoints (`.pt`) in, our own (`.safetensors`) in and out.
+"""Weight files: official DiT, SiT and REPA checkpoints (`.pt`, read) and our own (`.safetensors`).
 
-All that leaves this module follows the suite: t = 0 is data, t = 1 is noise.
+All returned networks follow the convention of the suite: t = 0 is data, t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ HEADER = "alignment-bench"  # our entry in the header of a safetensors file
 
 
 def weights(path: str | Path, family: str | None = None) -> Weights:
-    """What a file holds: `.safetensors` is ours, `.pt` and `.pth` are official files of a `family`.
+    """Read a file of weights: `.safetensors` is ours, `.pt` and `.pth` are official.
 
-    Raises ValueError, one line, for a file that is missing, of another kind, or refused by its reader.
+    Args:
+        path: the file.
+        family: "sit", "repa" or "dit", the code that wrote an official file; None: read from the file.
+
+    Raises:
+        ValueError: one line, for a file that is missing, of another kind, or refused by its reader.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -39,10 +44,15 @@ def weights(path: str | Path, family: str | None = None) -> Weights:
 
 
 def save(path: str | Path, network: Backbone, process: str = "") -> None:
-    """Write a network as safetensors, with what it takes to build it in the header; whole or not at all.
+    """Write a network as safetensors, with its architecture in the header; atomic.
 
-    `process` is what it was trained on, in the naming grammar; "" leaves it open.
-    Raises OSError.
+    Args:
+        path: the file.
+        network: the network.
+        process: the diffusion process it was trained on, such as "flow[path=gvp]"; "": unknown.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     path = Path(path)
     description: dict[str, Any] = {
@@ -67,20 +77,20 @@ def save(path: str | Path, network: Backbone, process: str = "") -> None:
 
 
 def load(path: str | Path) -> Backbone:
-    """The network that `save` wrote. Raises ValueError for a damaged file and for another program's."""
+    """The network in a file of `save`. Raises ValueError if it is damaged or of another program."""
     return _read_ours(Path(path)).build()
 
 
 def stored_extras(path: str | Path) -> tuple[Extra, ...]:
-    """Parts of the state beside the image, of the network that `save` wrote.
+    """The extra parts of the state of the network in a file of `save`.
 
-    Raises ValueError for a damaged file and for another program's.
+    Raises ValueError if it is damaged or of another program.
     """
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})[HEADER])
         return tuple(Extra(**extra) for extra in description.get("extras", ()))
-    except Exception as error:  # whatever a damaged header makes safetensors, json or a dataclass raise
+    except Exception as error:  # safetensors, json and dataclasses raise many kinds for a damaged header
         raise ValueError(f"{path} cannot be read as this suite's weights: {error}.") from None
 
 
@@ -102,9 +112,9 @@ def _read_ours(path: Path) -> Weights:
         described, process = sizes.pop("architecture"), sizes.pop("process", "")
         source = described.pop("source", "")
         sizes["extras"] = tuple(Extra(**extra) for extra in sizes.get("extras", ()))
-    except Exception:  # whatever a header may say that describes no network
+    except Exception:  # any malformed header
         raise ValueError(f"{path} was not written by this suite: no network in its header.") from None
-    if source.endswith(".py"):  # a file of weights must not decide which code is run
+    if source.endswith(".py"):  # a weight file must not decide which code is executed
         raise ValueError(
             f"{path} is of the backbone file {source}: move that file into backbones/ and train it by its "
             "name, so that its weights can be read."
@@ -112,7 +122,7 @@ def _read_ours(path: Path) -> Weights:
     try:
         architecture = _architecture(described, source)
         expected = expected_shapes(architecture, **sizes)
-    except Exception:  # likewise
+    except Exception:  # any malformed header
         raise ValueError(f"{path} was not written by this suite: no network in its header.") from None
     refuse_differences(path, architecture, expected, state)
     found = f"{architecture.name}, saved by this suite"

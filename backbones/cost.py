@@ -1,7 +1,7 @@
-"""Parameters and FLOPs of a backbone: in closed form for DiT and SiT, counted for any other.
+"""Parameters and FLOPs of backbones: in closed form for DiT and SiT, counted for others.
 
-A FLOP is an addition or a multiplication: a product of [a, b] and [b, c] costs 2abc. Norms, activations and
-residual sums are left out, as is customary; attention's two products are in.
+An addition or a multiplication is one FLOP: a product of [a, b] and [b, c] costs 2abc. Normalisation,
+activations and residual sums are neglected, as usual; the two products of the attention are included.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TIME_FEATURES = 256
 
 
 def _linear(inputs: int, outputs: int) -> tuple[int, int]:
-    """(parameters, FLOPs for one row) of a linear layer with bias."""
+    """(parameters, FLOPs per row) of a linear layer with bias."""
     return (inputs + 1) * outputs, 2 * inputs * outputs
 
 
@@ -35,7 +35,7 @@ def _mlp(architecture: TransformerArchitecture) -> tuple[int, int]:
 def _parts(
     architecture: TransformerArchitecture, input_size: int, channels: int
 ) -> dict[str, tuple[int, int, int]]:
-    """Part -> (parameters, rows it sees for one image, FLOPs a row), over the whole depth."""
+    """Module -> (parameters, rows per image, FLOPs per row), summed over all blocks."""
     width, depth, patch = architecture.width, architecture.depth, architecture.patch
     tokens = (input_size // patch) ** 2
     outputs = patch**2 * channels * (2 if architecture.learned_variance else 1)
@@ -56,7 +56,7 @@ def _parts(
 def parameters(
     architecture: TransformerArchitecture, input_size: int, channels: int, num_classes: int
 ) -> int:
-    """All parameters, the fixed position table included, as in the papers' tables."""
+    """Number of parameters including the fixed position table, as in the tables of the papers."""
     width, head = architecture.width, architecture.width // architecture.heads
     tables = (num_classes + 1 + (input_size // architecture.patch) ** 2) * width
     per_norm = head if architecture.rms_norm else 2 * head
@@ -65,7 +65,7 @@ def parameters(
 
 
 def flops(architecture: TransformerArchitecture, input_size: int, channels: int) -> int:
-    """FLOPs of one forward pass for one image; a backward pass costs about twice as many."""
+    """FLOPs of a forward pass for one image; a backward pass costs about twice as many."""
     tokens = (input_size // architecture.patch) ** 2
     attention = 4 * tokens**2 * architecture.width * architecture.depth  # queries x keys, weights x values
     parts = _parts(architecture, input_size, channels).values()
@@ -73,7 +73,7 @@ def flops(architecture: TransformerArchitecture, input_size: int, channels: int)
 
 
 def counted_parameters(architecture: Architecture, input_size: int, channels: int, num_classes: int) -> int:
-    """All parameters of the network, which is built without memory for them."""
+    """Number of parameters of the network, built without memory."""
     import torch
 
     with torch.device("meta"):
@@ -82,7 +82,7 @@ def counted_parameters(architecture: Architecture, input_size: int, channels: in
 
 
 def counted_flops(architecture: Architecture, input_size: int, channels: int) -> int:
-    """FLOPs of one forward pass for one image, counted on tensors without values."""
+    """FLOPs of a forward pass for one image, counted on tensors without memory."""
     import torch
 
     with torch.device("meta"), torch.no_grad(), counter() as counted:
@@ -93,9 +93,9 @@ def counted_flops(architecture: Architecture, input_size: int, channels: int) ->
 
 
 def counter() -> FlopCounterMode:
-    """torch's counter of what is executed inside `with`, by the same rules.
+    """torch's FLOP counter, a context manager, with the same conventions.
 
-    It is taught the fused attention of CPUs, which newer versions of torch take for free.
+    It includes the fused attention of CPUs, which newer versions of torch do not count.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count

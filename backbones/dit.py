@@ -1,4 +1,4 @@
-"""DiT (arXiv 2212.09748): the transformer that predicts the noise of DDPM, and its variance."""
+"""DiT (arXiv 2212.09748): a transformer that predicts the noise and the variance of DDPM."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ class DiT(Transformer):
         return (TIMESTEPS * t).round() - 1
 
     def attach_extras(self, extras: tuple[Extra, ...]) -> None:
-        """DiT's samplers and its variance are made for the image alone: raises ValueError."""
+        """Raises ValueError: samplers and variance of DiT do not support extras."""
         return Backbone.attach_extras(self, extras)

@@ -1,11 +1,11 @@
-"""Extra parts of a backbone's state: tokens or maps, noised and predicted beside the image.
+"""Extra parts of the state of a backbone: tokens or maps that are noised and predicted with the image.
 
-Each has a linear map into the tokens and one out of the final layer's modulated tokens, which starts at zero:
+Each has a linear map to tokens, and one from the modulated tokens of the final layer, initialised to zero:
 
-    token   [B, w]         Linear, LayerNorm -> a token in front of the image's, without a position
-    map     [B, w, H, W]   patches, Linear -> added to the image's tokens, as if it were further channels
+    token   [B, w]         Linear, LayerNorm -> a token before the image tokens, without position
+    map     [B, w, H, W]   patches, Linear -> added to the image tokens, as if it were more channels
 
-The maps are a part of the backbone under names of their own, so that official names stay as they are.
+Their parameters have names of their own, so that those of the official networks do not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Extra:
-    """A part of the state beside the image, with the image's t.
+    """An additional part of the state, with the same t as the image.
 
     It is stored with the backbone, so that sampling needs neither the method nor an encoder.
     """
@@ -29,19 +29,19 @@ class Extra:
     name: str
     width: int  # channels
     kind: Literal["token", "map"] = "token"  # [B, width], or [B, width, H, W] at the latent's resolution
-    weight: float = 1.0  # of its denoising term, "denoise NAME"
-    guided: bool = False  # whether classifier-free guidance acts on it; else its conditional prediction holds
+    weight: float = 1.0  # of its loss term, "denoise NAME"
+    guided: bool = False  # whether classifier-free guidance acts on it
 
     def shape(self, size: int) -> tuple[int, ...]:
-        """Of one sample, for latents of `size` rows and columns."""
+        """Shape of one sample, for latents of `size` rows and columns."""
         return (self.width,) if self.kind == "token" else (self.width, size, size)
 
 
 class ExtraState(nn.Module):
-    """The linear maps of the extras of a backbone."""
+    """The linear maps of all extras of a backbone."""
 
     def __init__(self, extras: tuple[Extra, ...], width: int, patch: int) -> None:
-        """Raises ValueError for names that are not distinct words."""
+        """Raises ValueError unless all names are distinct identifiers."""
         super().__init__()
         names = [extra.name for extra in extras]
         if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
@@ -61,7 +61,7 @@ class ExtraState(nn.Module):
             self.predict[extra.name] = out
 
     def embedded(self, values: Mapping[str, Tensor], image: Tensor) -> Tensor:
-        """Image tokens [B, N, D] with the noised extras: [B, E + N, D], E of them tokens."""
+        """Add noised extras to image tokens, [B, N, D] -> [B, E + N, D] with E extra tokens in front."""
         for extra in self.maps:
             patches = F.pixel_unshuffle(values[extra.name], self.patch).flatten(2).transpose(1, 2)
             image = image + self.embed[extra.name](patches)
@@ -69,7 +69,7 @@ class ExtraState(nn.Module):
         return torch.cat([*front, image], dim=1) if front else image
 
     def predicted(self, tokens: Tensor, side: int) -> dict[str, Tensor]:
-        """The prediction of every extra from modulated tokens [B, E + N, D], N = side * side."""
+        """Predictions of all extras from modulated tokens [B, E + N, D], N = side * side."""
         found = {}
         for place, extra in enumerate(self.tokens):
             found[extra.name] = self.predict[extra.name](tokens[:, place])

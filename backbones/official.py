@@ -1,11 +1,11 @@
-"""Official DiT, SiT and REPA checkpoints, read as networks that follow the conventions of this suite.
+"""Reader of official DiT, SiT and REPA checkpoints, converted to the conventions of this suite.
 
-Official SiT runs time the other way, t = 1 is data, and its velocity f points at the data, so that
+In official SiT t = 1 is data and the velocity f points towards the data, so that
 
     v(x, t) = -f(x, 1 - t).
 
-This is put into the weights once, on reading. The sign goes into the last layer. The time features of 1 - t
-are a linear map of those of t, which goes into the layer that reads them:
+The weights are converted once, on reading. The sign is absorbed in the last layer. The time features of 1 - t
+are a linear map of those of t, which is absorbed in the layer that follows them:
 
     cos w(1 - t) = cos w · cos wt + sin w · sin wt
     sin w(1 - t) = sin w · cos wt - cos w · sin wt
@@ -33,18 +33,23 @@ from backbones.transformer import TransformerArchitecture
 from backbones.weights import NAMED, State, Weights, expected_shapes, refuse_differences
 
 OFFICIAL = {"sit": "SiT's official code", "repa": "REPA's code or a fork", "dit": "DiT's official code"}
-# Parameters that tell an official network's sizes, and their dimensions.
+# Parameters from which sizes are read, and their number of dimensions.
 TELLING = {
     "x_embedder.proj.weight": 4,
     "pos_embed": 3,
     "y_embedder.embedding_table.weight": 2,
     "final_layer.linear.weight": 2,
 }
-# Parts of names that compilation, data parallelism, FSDP and activation checkpointing put in.
+# Parts of names added by compilation, data parallelism, FSDP and activation checkpointing.
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-PATHS = {"linear": "linear", "gvp": "gvp", "cosine": "gvp", "vp": "vp"}  # as the files' arguments say it
+PATHS = {
+    "linear": "linear",
+    "gvp": "gvp",
+    "cosine": "gvp",
+    "vp": "vp",
+}  # as written in the arguments of files
 PREDICTIONS = {"velocity": "velocity", "v": "velocity", "noise": "noise", "eps": "noise", "epsilon": "noise"}
-NESTED = 4  # levels of dictionaries that are searched
+NESTED = 4  # depth of nested dictionaries that is searched
 
 
 class Found(NamedTuple):
@@ -60,16 +65,21 @@ class Found(NamedTuple):
 
 @torch.no_grad()
 def read_official(path: str | Path, *, family: str | None = None) -> Weights:
-    """Weights from SiT's, REPA's or DiT's code, made to follow the conventions of this suite.
+    """Weights written by the code of SiT, REPA or DiT, converted to the conventions of this suite.
 
-    The parameters may lie anywhere in the file; of several sets the EMA is taken. Sizes are read off the
-    shapes, path and prediction off the training arguments in the file. The family ("sit", "repa", "dit") must
-    be told unless projectors or arguments tell it, since all three give the same names and shapes. A SiT's
-    variance channels, which nothing reads, are dropped. Nothing in the file is executed.
+    The parameters may be anywhere in the file; if there are several sets, the EMA is used. Sizes are inferred
+    from shapes, path and prediction from the training arguments in the file. The unused variance channels of
+    SiT are dropped. Nothing in the file is executed. Warns if the file does not record the path of a SiT or
+    REPA network.
 
-    Raises ValueError if the file cannot be read, if its family is not known or is contradicted by the file,
-    and if its parameters are not exactly those of one network, naming the first differences. Warns if nothing
-    in the file says on which path a SiT or a REPA network was trained.
+    Args:
+        path: the file, `.pt` or `.pth`.
+        family: "sit", "repa" or "dit". Names and shapes are the same for all three, so it is required unless
+            projectors or arguments in the file determine it.
+
+    Raises:
+        ValueError: the file cannot be read, its family is unknown or contradicted by the file, or its
+            parameters are not exactly those of one network; the message names the first differences.
     """
     path = Path(path)
     if family not in (None, *OFFICIAL):
@@ -117,13 +127,13 @@ def read_official(path: str | Path, *, family: str | None = None) -> Weights:
 
 def _unpickled(path: Path) -> dict[str, Any]:
     try:
-        # Training scripts store their arguments beside the weights. Big files are mapped, not read: of model,
-        # EMA and optimiser only one is looked at.
+        # Training scripts store their arguments with the weights. Files are memory-mapped, since only one of
+        # model, EMA and optimiser is used.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
-    except Exception as error:  # damaged files fail in many ways
+    except Exception as error:  # damaged files raise many kinds of errors
         reason = "it is damaged, or another kind of file"
         if foreign := re.search(r"GLOBAL (\S+)", str(error)):
             reason = f"it needs {foreign[1]}, and only weights are read: save the parameters alone"
@@ -134,7 +144,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
 
 
 def _parameters(path: Path, content: dict[str, Any]) -> tuple[str, State]:
-    """(where in the file, parameters by their official names), the EMA's if there are several sets."""
+    """(place in the file, parameters by official name), of the EMA if there are several sets."""
     found = list(_states(content))
     if not found:
         raise ValueError(f"{path} holds no parameters of a DiT or SiT; it has {_listing(content)}.")
@@ -163,8 +173,8 @@ def _states(content: Mapping[Any, Any], place: str = "", level: int = 0) -> Iter
 
 
 def _shadow_states(content: Mapping[Any, Any], model: State) -> Iterator[Found]:
-    """Averages kept as a list, `shadow_params`, in the order of the model beside them."""
-    # Some averages leave out what is not trained, which is the table of positions.
+    """Averages stored as a list, `shadow_params`, in the order of the parameters of the model."""
+    # Some averages omit the position table, which is not trained.
     for names in (list(model), [name for name in model if name != "pos_embed"]):
         for shadow in _values(content, "shadow_params"):
             shapes = [getattr(value, "shape", None) for value in shadow] if isinstance(shadow, list) else []
@@ -173,7 +183,7 @@ def _shadow_states(content: Mapping[Any, Any], model: State) -> Iterator[Found]:
 
 
 def _listing(content: Mapping[Any, Any]) -> str:
-    """The first keys of a file, with those inside them, for a refusal."""
+    """The first keys of a file and of its dictionaries, for an error message."""
     if not content:
         return "no entries"
     shown = []
@@ -185,7 +195,7 @@ def _listing(content: Mapping[Any, Any]) -> str:
 
 
 def _arguments(content: Any, level: int = 0) -> Iterator[Mapping[str, Any]]:
-    """Every record of settings in a file: namespaces and dictionaries, nested ones too."""
+    """All namespaces and dictionaries in a file, nested ones included."""
     if isinstance(content, argparse.Namespace):
         content = vars(content)
     if not isinstance(content, Mapping) or level > NESTED:
@@ -196,7 +206,7 @@ def _arguments(content: Any, level: int = 0) -> Iterator[Mapping[str, Any]]:
 
 
 def _values(content: Any, *keys: str) -> list[Any]:
-    """What any record of settings has under one of these keys; `path-type` is `path_type`."""
+    """All values in a file under one of these keys; `path-type` is read as `path_type`."""
     records = content if isinstance(content, list) else _arguments(content)
     return [
         value for record in records for key, value in record.items() if str(key).replace("-", "_") in keys
@@ -204,13 +214,15 @@ def _values(content: Any, *keys: str) -> list[Any]:
 
 
 def _told_family(arguments: list[Mapping[str, Any]]) -> str | None:
-    """The family that the training arguments belong to; None if they leave it open."""
+    """The family that the training arguments imply; None if they do not determine it."""
     if _values(arguments, "enc_type", "proj_coeff", "encoder_depth"):
         return "repa"
     models = [value for value in _values(arguments, "model") if isinstance(value, str)]
     if any(model.lower().startswith("dit") for model in models):
         return "dit"
-    own = _values(arguments, "train_eps", "sample_eps")  # SiT's; forks of REPA name their models SiT, too
+    own = _values(
+        arguments, "train_eps", "sample_eps"
+    )  # only in SiT; forks of REPA also call their models SiT
     return "sit" if own and any(model.lower().startswith("sit") for model in models) else None
 
 
@@ -227,7 +239,7 @@ def _agreed_family(path: Path, family: str | None, told: str | None) -> str:
 
 
 def _process(path: Path, family: str, arguments: list[Mapping[str, Any]]) -> tuple[str, str]:
-    """(the process in the naming grammar, what the network predicts); "" for the one of DiT."""
+    """(process as typed, "" for that of DiT; prediction of the network)."""
     if family == "dit":
         return "", "noise"
     kind = _told(path, arguments, "path_type", PATHS)
@@ -259,7 +271,7 @@ def _depth(state: State) -> int:
 
 
 def _renumbered(state: State) -> State:
-    """REPA's first files count the blocks after the aligned one anew, as `decoder_blocks`."""
+    """Early REPA files number the blocks after the aligned one from 0, as `decoder_blocks`."""
     aligned = _depth(state)
 
     def number(match: re.Match[str]) -> str:
@@ -269,7 +281,7 @@ def _renumbered(state: State) -> State:
 
 
 def _read_off(path: Path, family: str, state: State) -> tuple[TransformerArchitecture, dict[str, int]]:
-    """The architecture that the shapes speak of, and the arguments that `backbones.build` takes beside it."""
+    """The architecture inferred from the shapes, and the other arguments of `backbones.build`."""
     lacking = [key for key, rank in TELLING.items() if key not in state or state[key].ndim != rank]
     if lacking:
         held = ", ".join(list(state)[:NAMED])
@@ -290,7 +302,7 @@ def _read_off(path: Path, family: str, state: State) -> tuple[TransformerArchite
 
 
 def _without_variance(state: State, patch: int, channels: int) -> State:
-    """Half the outputs: for each pixel of a patch first `channels` of velocity, then as many of variance."""
+    """Drop half of the outputs: a pixel of a patch has `channels` of velocity, then as many of variance."""
     last = {key: value for key, value in state.items() if key.startswith("final_layer.linear.")}
     return state | {
         key: value.unflatten(0, (patch**2, 2, channels))[:, 0].flatten(0, 1) for key, value in last.items()
@@ -298,10 +310,7 @@ def _without_variance(state: State, patch: int, channels: int) -> State:
 
 
 def _turned(state: State, *, opposite: bool) -> State:
-    """v(x, t) = -f(x, 1 - t) in the weights, see above; without the sign unless `opposite`.
-
-    In float64, rounded once.
-    """
+    """Weights of v(x, t) = -f(x, 1 - t), see above; the sign only if `opposite`. Computed in float64."""
     cos, sin = sinusoids(torch.ones(1, dtype=torch.float64)).chunk(2, dim=1)
     first = state["t_embedder.mlp.0.weight"]
     of_cos, of_sin = first.double().chunk(2, dim=1)

@@ -1,4 +1,4 @@
-"""Sizes and options that DiT and SiT share."""
+"""Architectures of DiT and SiT: sizes and options."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ OPTIONS = ("learned_variance", "qk_norm", "rms_norm", "rope", "swiglu")
 
 
 class TransformerArchitecture(Architecture):
-    """A size of the DiT paper's table, or one of ours; tokens are patches of the image.
+    """Common options of DiT and SiT; tokens are patches of the image.
 
-    The last four options are departures from the published networks; their names are part of the backbone's.
+    The last four options depart from the published networks, and are part of the name of the backbone.
     """
 
-    # A second set of output channels: DiT's variance. Official SiT files have them too, unused.
+    # Output channels for the variance of DiT; official SiT files have them, too, unused.
     learned_variance: bool = False
     qk_norm: bool = False  # normalise queries and keys (arXiv 2302.05442)
     rms_norm: bool = False  # RMSNorm for LayerNorm
-    rope: bool = False  # rotary positions in addition to the table (arXiv 2104.09864), by row and column
+    rope: bool = False  # rotary embedding by row and column, in addition to the table (arXiv 2104.09864)
     swiglu: bool = False  # gated MLP of the same parameter count (arXiv 2002.05202)
 
     @property
     def name(self) -> str:
-        """As it is typed: `sit-xl/2[qk_norm=true]`, with the options that depart from the family's usual."""
+        """As typed, `sit-xl/2[qk_norm=true]`, with all options that differ from the default of the family."""
         usual = type(self)()
         changed = [option for option in OPTIONS if getattr(self, option) != getattr(usual, option)]
         departures = [f"{option}={str(getattr(self, option)).lower()}" for option in changed]
@@ -36,13 +36,13 @@ class TransformerArchitecture(Architecture):
         return f"{name}[{','.join(departures)}]" if departures else name
 
     def parameters(self, input_size: int, channels: int, num_classes: int) -> int:
-        """In closed form, the fixed position table included, as in the papers' tables."""
+        """Number of parameters including the fixed position table, as in the papers; in closed form."""
         from backbones import cost
 
         return cost.parameters(self, input_size, channels, num_classes)
 
     def flops(self, input_size: int, channels: int) -> int:
-        """In closed form, for one forward pass of one image."""
+        """FLOPs of a forward pass for one image; in closed form."""
         from backbones import cost
 
         return cost.flops(self, input_size, channels)
@@ -57,8 +57,8 @@ class DiTArchitecture(TransformerArchitecture):
     learned_variance: bool = True
 
     def build(self, *, input_size: int, channels: int, num_classes: int) -> DiT:
-        """Officially initialised. Raises ValueError if the patch does not divide the image."""
-        from backbones.dit import DiT  # takes seconds to import, which a plan need not wait for
+        """Initialised as the official network. Raises ValueError if the patch does not divide the image."""
+        from backbones.dit import DiT  # timm takes seconds to import; plans do not need it
 
         return DiT(self, input_size=input_size, channels=channels, num_classes=num_classes)
 
@@ -70,7 +70,7 @@ class SiTArchitecture(TransformerArchitecture):
     process = "flow"
 
     def build(self, *, input_size: int, channels: int, num_classes: int) -> SiT:
-        """Officially initialised. Raises ValueError if the patch does not divide the image."""
+        """Initialised as the official network. Raises ValueError if the patch does not divide the image."""
         from backbones.sit import SiT
 
         return SiT(self, input_size=input_size, channels=channels, num_classes=num_classes)

@@ -1,4 +1,4 @@
-"""The weights of one network, read from a file of any kind, and the check that they are all of them."""
+"""Weights of a network read from a file, and the check that they are complete."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import backbones
 from backbones.base import Architecture, Backbone
 from backbones.extras import Extra
 
-NAMED = 3  # names of each kind in a refusal
+NAMED = 3  # names of each kind in an error message
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A network's weights and what they fit."""
+    """Weights of a network, and its architecture."""
 
     architecture: Architecture
     input_size: int
     channels: int
     num_classes: int  # without the null class
     state: State
-    found: str  # what the file held, in words
-    process: str = ""  # that they were trained on, e.g. "flow[path=gvp]"; "" if the file does not say
-    extras: tuple[Extra, ...] = ()  # parts of the state beside the image
-    projectors: State = field(default_factory=dict)  # REPA's: "1.2.weight" is encoder 1, layer 2
+    found: str  # description of the file
+    process: str = ""  # that it was trained with, e.g. "flow[path=gvp]"; "": not recorded
+    extras: tuple[Extra, ...] = ()  # additional parts of the state
+    projectors: State = field(default_factory=dict)  # of REPA; "1.2.weight" is encoder 1, layer 2
 
     def build(self) -> Backbone:
         """The network with these weights."""
@@ -46,6 +46,7 @@ class Weights:
 
 
 def expected_shapes(architecture: Architecture, **sizes: Any) -> dict[str, torch.Size]:
+    """Name -> shape of all parameters and buffers of a network; `sizes`: the arguments of `build`."""
     with torch.device("meta"):
         network = backbones.build(architecture, **sizes)
     return {key: value.shape for key, value in network.state_dict().items()}
@@ -54,7 +55,7 @@ def expected_shapes(architecture: Architecture, **sizes: Any) -> dict[str, torch
 def refuse_differences(
     path: Path, architecture: Architecture, expected: dict[str, torch.Size], state: State
 ) -> None:
-    """Raises ValueError unless the file has the network's names and shapes, all of them and no others."""
+    """Raises ValueError unless names and shapes in the file are exactly those of the network."""
     differences = {
         "missing": [key for key in expected if key not in state],
         "unexpected": [key for key in state if key not in expected],

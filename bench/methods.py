@@ -1,6 +1,6 @@
-"""What methods there are: python -m bench.methods; one in detail: python -m bench.methods repa
+"""List the methods: python -m bench.methods; describe one: python -m bench.methods repa
 
-The list comes from the cards beside the methods. With --new a method file of yours is started, with a test:
+The list is made from the methods' cards, methods/NAME.toml. --new writes a new method and its test:
 python -m bench.methods --new my_method.py --like repa
 """
 

@@ -1,9 +1,9 @@
-"""What a trained backbone knows, by depth and noise level: python -m bench.probe results/quickstart/RUN
+"""Probe the hidden states of a run by depth and noise level: python -m bench.probe results/quickstart/RUN
 
 Hidden states after every block, at several times t (0 data, 1 noise), are compared with a frozen encoder's
-features of the clean images. The class is withheld, so the linear probe cannot read it off. Images are
-training records; classifiers and linear maps are judged on those they were not fitted on.
-Writes probe.jsonl, probe.png and probe.pdf (heat maps) into the run's folder.
+features of the clean images. The network is given the null class, so that a linear probe cannot read the
+label off its input. Images are training records; probes are evaluated on images held out from their fit.
+Writes probe.jsonl, probe.png and probe.pdf (heat maps) to the run's folder.
 """
 
 from __future__ import annotations

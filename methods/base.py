@@ -1,11 +1,11 @@
-"""What a method may ask for and give: the contract between a strategy and the training loop.
+"""Interface between an alignment method and the training loop.
 
-A method is one class in one file of this folder (or in a file of yours, named by its path). Its annotated
-fields are its options, `repa[weight=1.0]` on the command line. Every default below does nothing, so the
-empty method *is* the baseline. It sees tensors only: never a loader, a file or a launcher.
+A method is one class in one file, in this folder or anywhere and named by its path. Its annotated fields are
+its options, `repa[weight=1.0]` on the command line. The base class does nothing, which is the baseline. A
+method only sees tensors: never a data loader, a file or a launcher.
 
-Time runs from data t = 0 to noise t = 1. Depth is 1-based: "after block d". In a step the trainer asks, in
-this order: `needs`, `steer` (before the network), `losses` (after it), `after_backward`.
+Time runs from data t = 0 to noise t = 1. Depth is 1-based: "after block d". In each step the trainer calls
+`needs`, `steer` (before the network), `losses` (after it) and `after_backward`, in this order.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from backbones.extras import Extra
 if TYPE_CHECKING:
     from backbones.base import Output
 
-TEACHER = "teacher"  # the encoder that the data set recommends
-REWARD_NET = "default"  # the reward net that the data set recommends
+TEACHER = "teacher"  # the encoder recommended for the data set
+REWARD_NET = "default"  # the reward network recommended for the data set
 
 
 @dataclass(frozen=True)
 class EncoderLayers:
-    """What to look at inside a frozen encoder, by layer: 1 is the first, -1 the last."""
+    """Activations of a frozen encoder to capture, by layer: 1 is the first, -1 the last."""
 
     hidden: tuple[int, ...] = ()  # patch tokens after these layers
     attention: tuple[int, ...] = ()  # attention logits of these layers
@@ -38,9 +38,10 @@ class EncoderLayers:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method needs at a step. Nothing is loaded, captured or computed unless asked for here.
+    """Inputs that a method needs at a step. Nothing else is loaded, captured or computed.
 
-    Raises ValueError if `encoder_layers` names an encoder that `encoders` does not.
+    Raises:
+        ValueError: `encoder_layers` names an encoder that `encoders` does not.
     """
 
     hidden_depths: tuple[int, ...] = ()  # hidden states after these blocks, 1-based
@@ -49,13 +50,13 @@ class Needs:
     encoders: tuple[str, ...] = ()  # frozen image encoders, by name
     encoder_layers: Mapping[str, EncoderLayers] = field(default_factory=dict)  # encoder name -> its layers
     ema: bool = False  # losses call `Context.ema`
-    rewards: tuple[str, ...] = ()  # rewards of a clean-image estimate, by name; step 0 names all of a run
-    reward_net: str = REWARD_NET  # the net of the rewards "features" and "tokens"
-    whole_batch: bool = False  # losses compare samples through `Share.gather`: no micro-batches
+    rewards: tuple[str, ...] = ()  # rewards, by name; step 0 names all rewards of a run
+    reward_net: str = REWARD_NET  # network of the rewards "features" and "tokens"
+    whole_batch: bool = False  # losses use `Share.gather` to compare samples: no micro-batches
 
     def __post_init__(self) -> None:
         if absent := set(self.encoder_layers) - set(self.encoders):
-            raise ValueError(f"encoder_layers of {', '.join(sorted(absent))}, which encoders does not name")
+            raise ValueError(f"encoder_layers names {', '.join(sorted(absent))}, encoders does not")
 
 
 def joined(names: str) -> tuple[str, ...]:
@@ -64,7 +65,7 @@ def joined(names: str) -> tuple[str, ...]:
 
 
 class BackboneInfo(NamedTuple):
-    """What a method may know of the backbone when it builds its own parts."""
+    """Properties of the backbone, for `Method.build`."""
 
     family: str  # "sit" or "dit"
     depth: int  # number of blocks
@@ -73,7 +74,7 @@ class BackboneInfo(NamedTuple):
     heads: int = 1  # of a block's attention
     patch: int = 1  # rows and columns of the latent in one token
     channels: int = 1  # C of the latent
-    classes: int = 1  # the null class, of dropped labels, has this number
+    classes: int = 1  # number of classes; also the index of the null class
 
 
 def _no_records(count: int, layers: EncoderLayers = EncoderLayers()) -> Iterator[Features]:
@@ -81,26 +82,26 @@ def _no_records(count: int, layers: EncoderLayers = EncoderLayers()) -> Iterator
 
 
 class EncoderInfo(NamedTuple):
-    """What a method may know of an encoder."""
+    """Properties of a frozen encoder, for `Method.build`."""
 
     name: str
     width: int  # channels of a patch token
     grid: tuple[int, int]
-    layers: int = 0  # number of transformer layers; 0: none can be looked into
-    heads: int = 0  # of a layer's attention; 0: it gives no attention, keys or values
-    class_token: bool = True  # False: its `cls_token` is a mean over patch tokens
-    # sample(n) or sample(n, layers): features of the first n training records, batch by batch in their order;
-    # for statistics that `build` stores in buffers
+    layers: int = 0  # number of transformer layers; 0: none can be captured
+    heads: int = 0  # attention heads per layer; 0: no attention, keys or values
+    class_token: bool = True  # False: `cls_token` is the mean of the patch tokens
+    # sample(n) or sample(n, layers): features of the first n training records, in batches, for statistics
+    # that `build` stores in buffers
     sample: Callable[..., Iterator[Features]] = _no_records
 
 
 @dataclass
 class Features:
-    """What a frozen encoder says about a batch of clean images. Class and register tokens are left out."""
+    """Features of a batch of clean images. Patch tokens do not include class and register tokens."""
 
     patch_tokens: Tensor  # [B, N, D]
     cls_token: Tensor  # [B, D]
-    # Each by layer, under the number by which it was asked for.
+    # Keyed by the layer as requested, for example -1.
     hidden: Mapping[int, Tensor] = field(default_factory=dict)  # [B, N, D]
     attention: Mapping[int, Tensor] = field(default_factory=dict)  # [B, heads, N, N], scaled, before softmax
     keys_values: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # each [B, N, D]
@@ -116,12 +117,12 @@ class Features:
         )
 
     def rows(self, rows: slice) -> Features:
-        """The features of some samples."""
+        """The features of a slice of the samples."""
         return self.map(lambda x: x[rows])
 
     @staticmethod
     def cat(parts: Sequence[Features]) -> Features:
-        """Features of consecutive parts of a batch as those of the whole."""
+        """Concatenation along the batch, [B1, ...], [B2, ...] -> [B1 + B2, ...]."""
         if len(parts) == 1:
             return parts[0]
         first = parts[0]
@@ -154,42 +155,42 @@ class TokenTimes(NamedTuple):
 
 @dataclass
 class Share:
-    """How a step's batch is shared among processes and micro-batches. A simple method never looks at it.
+    """The part of a step's batch that this process and micro-batch holds. Simple methods do not need it.
 
-    Random draws are for the whole batch, of which each share keeps its rows: `share.randn(D)` is [B, D] for
-    the B samples here. Then no number depends on how the batch is shared.
+    Random numbers are drawn for the whole batch, of which each share keeps its rows: `share.randn(D)` is
+    [B, D] for the B samples here. So no number depends on the number of processes or micro-batches.
     """
 
-    batch_size: int  # samples of the whole step
-    rows: slice  # of these, the ones here
-    generator: torch.Generator  # the stream that `rand` and `randn` draw from, on the CPU
+    batch_size: int  # samples of the whole batch
+    rows: slice  # indices of the samples here
+    generator: torch.Generator  # source of `rand` and `randn`, on the CPU
     device: torch.device
-    noise_level: Tensor  # [batch_size], `Context.noise_level` of the whole step's samples
-    processes: int = 1  # that share the step; gradients are averaged over them
-    logging: bool = False  # whether this step's logs are kept; must change nothing but the logs
-    # gather(values, gradient=False): [B, ...] of the samples here -> [batch_size, ...]; needs
-    # `Needs.whole_batch`. With gradient, a loss that every process computes from all values has the gradient
-    # that one process would give it.
+    noise_level: Tensor  # [batch_size], `Context.noise_level` of the whole batch
+    processes: int = 1  # number of processes; gradients are averaged over them
+    logging: bool = False  # whether the logs of this step are kept; must not affect anything else
+    # gather(values, gradient=False): [B, ...] of the samples here -> [batch_size, ...] of the whole batch;
+    # requires `Needs.whole_batch`. With gradient=True, a loss that every process computes from all values has
+    # the same gradient as on a single process.
     gather: Callable[..., Tensor] = lambda values, gradient=False: values
 
     def randn(self, *shape: int) -> Tensor:
-        """Standard normal draws [B, *shape]."""
+        """Standard normal numbers [B, *shape]."""
         drawn = torch.randn((self.batch_size, *shape), generator=self.generator)
         return drawn[self.rows].to(self.device)
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform draws in [0, 1), [B, *shape]."""
+        """Uniform numbers in [0, 1), [B, *shape]."""
         drawn = torch.rand((self.batch_size, *shape), generator=self.generator)
         return drawn[self.rows].to(self.device)
 
     @property
     def mean_over(self) -> float:
-        """What is differentiated here is the sum of the samples' losses over this number."""
+        """Divisor of the sum of per-sample losses in the loss that is differentiated on this process."""
         return self.batch_size / self.processes
 
 
 class Loss(NamedTuple):
-    """One named loss term of a method, before it is averaged over the batch."""
+    """A loss term of a method, before averaging over the batch."""
 
     value: Tensor  # [B], raw
     weight: float | Tensor = 1.0  # scalar, or [B]
@@ -197,7 +198,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """A micro-batch before the network sees it. B, N as in `Context`; images are in model space."""
+    """A micro-batch before the forward pass. B, N as in `Context`; images are in model space."""
 
     x0: Tensor  # [B, C, H, W], clean
     noise: Tensor  # [B, C, H, W]
@@ -206,42 +207,42 @@ class Draw:
     features: Mapping[str, Features]  # encoder name -> features
     step: int  # steps done before this one
     steps: int  # steps of the whole run
-    share: Share  # with a random stream of its own, another than that of `losses`
-    # uniform draws in [0, 1) -> times distributed as t is
+    share: Share  # with its own random stream, independent of that of `losses`
+    # maps uniform numbers in [0, 1) to times with the distribution of t
     draw_t: Callable[[Tensor], Tensor] = lambda uniform: uniform
 
 
 @dataclass(frozen=True)
 class Steering:
-    """How the network is called in a step; every default leaves the call as it is. Gradient may flow."""
+    """Changes to the forward pass of a step; by default none. May carry gradients."""
 
-    t: Tensor | TokenTimes | None = None  # [B] or per token: of the image's noise and of the conditioning
-    # block -> keys and values [B, heads, N, D / heads] each, in the place of the block's own
+    t: Tensor | TokenTimes | None = None  # [B] or per token; time of the noise and of the conditioning
+    # block -> (keys, values), [B, heads, N, D / heads] each, used instead of the block's own
     replace: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     mask: Tensor | None = None  # [B, N, N] bool: whether token i (row) attends to token j (column)
-    extras: Mapping[str, Tensor] = field(default_factory=dict)  # clean values of the declared extras, by name
-    memo: object = None  # handed to `losses` as `Context.memo`
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # name -> clean value of a declared extra
+    memo: object = None  # passed to `losses` as `Context.memo`
 
 
 @dataclass
 class Context:
-    """One training step as a method sees it, after the network. Images are in model space: [B, C, H, W].
+    """A training step after the forward pass. Images are in model space, [B, C, H, W].
 
-    If several processes or micro-batches share a step, B counts the samples of one share: see `Share`.
+    With several processes or micro-batches, B is the number of samples of one of them: see `Share`.
     """
 
     x0: Tensor  # clean
     noise: Tensor
-    t: Tensor  # [B] in [0, 1], as drawn; what `steer` puts in its place changes x_t and x0_hat only
+    t: Tensor  # [B] in [0, 1], as drawn; `Steering.t` only affects x_t and x0_hat
     x_t: Tensor
-    target: Tensor  # what the backbone should predict: velocity (SiT) or noise (DiT)
-    prediction: Tensor  # what it predicted, with gradient
-    x0_hat: Tensor  # the clean image that the prediction implies, with gradient
+    target: Tensor  # of the prediction: velocity (SiT) or noise (DiT)
+    prediction: Tensor  # of the backbone, with gradient
+    x0_hat: Tensor  # estimate of the clean image implied by the prediction, with gradient
     x0_hat_scale: Tensor  # [B], |d x0_hat / d prediction|: t for linear velocity
     label: Tensor  # [B], after label dropout (null class = number of classes)
     step: int  # steps done before this one
     steps: int  # steps of the whole run
-    generator: torch.Generator  # the method's own random stream, on the CPU, fresh each step
+    generator: torch.Generator  # random stream of the method, on the CPU, new in each step
     hidden: Mapping[int, Tensor] = field(default_factory=dict)  # depth -> [B, N, D], with gradient
     extra_hidden: Mapping[int, Tensor] = field(default_factory=dict)  # depth -> extra tokens [B, E, D]
     # depth -> [B, heads, N, N], scaled, before softmax, of image tokens alone
@@ -249,20 +250,20 @@ class Context:
     # depth -> the block's own keys and values, each [B, heads, N, D / heads], of image tokens alone
     keys_values: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     features: Mapping[str, Features] = field(default_factory=dict)  # encoder name -> features
-    # The loss terms of the diffusion process, by name, each [B]: "denoise", "bound" (DiT), "denoise NAME" of
-    # an extra. A term that `losses` returns under one of these names takes its place.
+    # Loss terms of the diffusion process, each [B]: "denoise", "bound" (DiT), "denoise NAME" of an extra. A
+    # term that `losses` returns under one of these names replaces it.
     denoising: Mapping[str, Tensor] = field(default_factory=dict)
-    # ema(t, hidden_depths, mask=None): the weight average on the same noise, labels and extras at another t
-    # ([B] or TokenTimes), without gradient; needs `Needs.ema`
+    # ema(t, hidden_depths, mask=None): output of the weight average for the same noise, labels and extras at
+    # time t ([B] or TokenTimes), without gradient; requires `Needs.ema`
     ema: Callable[..., Output] | None = None
-    # (estimates [..., n, C, H, W] of x0[index], index [n]) -> reward name -> [..., n], or [..., n, h, w] for
-    # a reward of patches; higher is better, differentiable; nothing is computed for other samples
+    # rewards(estimates [..., n, C, H, W] of x0[index], index [n]): reward name -> [..., n], or [..., n, h, w]
+    # for rewards per patch; higher is better, differentiable
     rewards: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None
-    # [B] noise / (signal + noise), comparable over processes; left out: t, as on the linear path
+    # [B] noise / (signal + noise), comparable between diffusion processes; default: t, as on the linear path
     noise_level: Tensor = field(default=None)  # type: ignore[assignment]
-    share: Share = field(default=None)  # type: ignore[assignment]  # left out: the whole batch is here
-    memo: object = None  # what `steer` put aside
-    # A method's own diagnostics for the step's row: name -> scalar.
+    share: Share = field(default=None)  # type: ignore[assignment]  # default: the whole batch
+    memo: object = None  # `Steering.memo`
+    # Diagnostics of the method for the row of the step: name -> scalar.
     logs: dict[str, float | Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -276,15 +277,15 @@ class Context:
 
 @dataclass_transform(eq_default=False)
 class Method(nn.Module):
-    """Base class of all methods and, with nothing overridden, the baseline: no alignment.
+    """Base class of all methods; without overrides it is the baseline, no alignment.
 
-    Subclasses declare options as annotated fields with defaults. Parameters and buffers they create in
-    `build` are trained, checkpointed and resumed with the run, apart from the backbone.
+    Subclasses declare options as annotated fields with defaults. Parameters and buffers created in `build`
+    are trained, saved and resumed with the run, separately from the backbone.
     """
 
-    version: ClassVar[int] = 1  # raised when the method's mathematics changes, so that runs differ
-    # What can be done by one method of a run alone: terms of the process replaced by `losses`, and fields of
-    # `Steering` other than extras that `steer` sets.
+    version: ClassVar[int] = 1  # increased when the mathematics change; part of the identity of runs
+    # Loss terms of the process that `losses` replaces, and fields of `Steering` (except extras) that `steer`
+    # sets. Only one of several combined methods may have each.
     replaces: ClassVar[tuple[str, ...]] = ()
     steers: ClassVar[tuple[str, ...]] = ()
 
@@ -298,29 +299,34 @@ class Method(nn.Module):
         return self
 
     def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
-        """Create trainable parts; `encoder(name)` loads a frozen encoder and describes it. Called once.
+        """Create trainable modules. Called once.
 
-        Raises ValueError where an option does not fit this backbone or encoder.
+        Args:
+            backbone: properties of the backbone.
+            encoder: `encoder(name)` loads a frozen encoder and returns its properties.
+
+        Raises:
+            ValueError: an option does not fit the backbone or the encoder.
         """
 
     def needs(self, step: int, steps: int) -> Needs:
-        """What this method needs at `step` of `steps`; may change with the step, so costs can end."""
+        """Inputs needed at `step` (from 0) of `steps`. They may change during training, to save cost."""
         return Needs()
 
     def extras(self) -> tuple[Extra, ...]:
-        """Extra parts of the state, attached to the backbone. Asked once, after `build`."""
+        """Extra parts of the state, attached to the backbone. Called once, after `build`."""
         return ()
 
     def steer(self, draw: Draw) -> Steering:
-        """How the network is to be called on this micro-batch, before x_t is made."""
+        """Changes to the forward pass of a micro-batch. Called before x_t is computed."""
         return Steering()
 
     def losses(self, context: Context) -> dict[str, Loss]:
-        """Named loss terms, to be added to the denoising loss: sum over terms of mean(weight * value).
+        """Loss terms by name, added to the denoising loss: the sum of mean(weight * value) over all terms.
 
-        A term under a name of `context.denoising` replaces the process's own.
+        A term with a name of `context.denoising` replaces that term of the diffusion process.
         """
         return {}
 
     def after_backward(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Called once a step when all its gradients are there; `total` sums a tensor over processes."""
+        """Called once per step after the backward pass; `total` sums a tensor over processes."""

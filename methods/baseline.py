@@ -4,4 +4,4 @@ from methods.base import Method
 
 
 class Baseline(Method):
-    """The empty method. It loads no encoder and captures nothing."""
+    """No loss terms, no encoder, no captured hidden states."""

@@ -1,4 +1,4 @@
-"""The card of each method, a small TOML file beside its Python file: what it is, its source and its cost.
+"""Cards of the methods: description, source and cost, in a small TOML file next to each Python file.
 
 Cards are read by `python -m bench.methods`, by reports (`bibliography`) and by the README's table. Nothing
 here imports torch.
@@ -20,7 +20,7 @@ Kind = Literal["none", "loss", "hooks", "state"]
 
 @dataclass(frozen=True)
 class Paper:
-    """What is cited."""
+    """The paper to cite."""
 
     title: str
     year: int
@@ -41,23 +41,23 @@ class PublishedFID:
 
 @dataclass(frozen=True)
 class Card:
-    """What a person wants to know of a method before running it."""
+    """Description of a method."""
 
     name: str  # as shown
     line: str
     kind: Kind
     needs: str
     equation: str
-    cost: str  # of training, beside the baseline
+    cost: str  # additional cost of training, compared with the baseline
     paper: Paper
     fid: PublishedFID | None = None
     deviations: tuple[str, ...] = ()
-    published: tuple[str, ...] = ()  # its names in the table of published numbers
+    published: tuple[str, ...] = ()  # names in the table of published numbers
     released: Mapping[str, Any] = field(default_factory=dict)  # defaults of the released code that differ
 
     @property
     def bibtex(self) -> str:
-        """Its entry of a BibTeX file."""
+        """Its BibTeX entry."""
         paper = self.paper
         fields = {"title": f"{{{paper.title}}}", "author": paper.authors, "year": str(paper.year)}
         if paper.arxiv:
@@ -67,8 +67,10 @@ class Card:
 
 
 def load(name: str) -> Card | None:
-    """The card of a method by name; None if it has none, as a file of one's own. Raises ValueError for a card
-    that cannot be read."""
+    """The card of a method; None if it has none, such as a file of the user.
+
+    Raises ValueError if the card cannot be read.
+    """
     path = Path(__file__).parent / f"{name.replace('-', '_')}.toml"
     if not path.is_file():
         return None
@@ -82,14 +84,14 @@ def load(name: str) -> Card | None:
 
 
 def every() -> list[Card]:
-    """All cards: the baseline, then losses, hooks and state, by name."""
+    """All cards: the baseline, then losses, hooks and state, each by year and name."""
     cards = [card for name in methods.names() if (card := load(name))]
     kinds = ("none", "loss", "hooks", "state")
     return sorted(cards, key=lambda card: (kinds.index(card.kind), card.paper.year, card.name))
 
 
 def bibliography(texts: Iterable[str]) -> str:
-    """The BibTeX file of exactly the methods in names such as `repa[weight=1.0]+layersync`."""
+    """The BibTeX entries of the methods in names such as `repa[weight=1.0]+layersync`."""
     names = {methods.shown(name) for text in texts for name in _names(text)}
     return "\n\n".join(card.bibtex for card in every() if card.name in names) + "\n"
 
@@ -106,7 +108,7 @@ def markdown_table() -> str:
 
 
 def _names(text: str) -> list[str]:
-    """The names in a name with options: what stands outside all brackets, at each "+"."""
+    """The names of methods in a name with options: the text outside brackets, split at "+"."""
     while "[" in text:
         shorter = re.sub(r"\[[^\[\]]*\]", "", text)
         if shorter == text:

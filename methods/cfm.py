@@ -4,9 +4,9 @@ The prediction of a sample is pushed away from the target of another sample j of
 
     L_i = |v_i - u_i|^2 - weight * |v_i - u_j|^2,        j != i uniform, means over entries
 
-u_j is made of sample j's own image and noise and carries no gradient. The default weight is the paper's
-0.05; the released trainer's is 1.0, for which the loss has no lower bound, so weights of 1 and more are
-refused.
+u_j is the target of sample j, from its own image and noise, without gradient. The default weight is the
+paper's 0.05; the released trainer's is 1.0, for which the loss has no lower bound, so weights of 1 and more
+are refused.
 
 In the released code j is another sample of the same device; here it is one of the step's whole batch, so
 that the number of devices does not matter. The released sampler also subtracts a stored mean velocity when
@@ -29,10 +29,10 @@ class CFM(Method):
     """Flow matching with a negative target from another sample.
 
     Options:
-        weight: lambda, in [0, 1).
-        negatives: "other" takes any other sample, "other-class" one of another label if there is any.
-        skip_null: samples with the null label (dropped, for guidance) get no negative, and the others' are
-            weighted up to the same mean; an option of the released code.
+        weight: of the negative term, lambda in [0, 1).
+        negatives: "other" draws from all other samples, "other-class" from those of another label if any.
+        skip_null: samples with the null label (dropped, for guidance) get no negative, and the terms of the
+            others are scaled to the same mean; an option of the released code.
     """
 
     weight: float = 0.05
@@ -65,7 +65,7 @@ class CFM(Method):
         return {"contrastive": Loss(value, weight)}
 
     def partners(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """For each sample of the step, [B], the number of another one, drawn uniformly."""
+        """Index of a uniformly drawn other sample for each sample of the step, labels [B] -> [B]."""
         allowed = ~torch.eye(len(labels), dtype=torch.bool)
         if self.negatives == "other-class":
             others = (labels[:, None] != labels).cpu()

@@ -1,7 +1,7 @@
-"""Several methods in one run, `repa+layersync`: one sum of losses, with state and random draws kept apart.
+"""Several methods in one run, `repa+layersync`: losses are summed; state and random streams are separate.
 
-Contradictions are refused: two methods that replace the same loss, steer the same field of the network's
-call, or declare an extra of the same name. A method with `ride_on` (VRPO) acts on all the others.
+Conflicts are refused: two methods that replace the same loss, set the same field of `Steering`, or declare
+extras of the same name. A method with `ride_on` (VRPO) acts on all others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from methods.base import (
 
 
 def compose(parts: Mapping[str, Method]) -> Method:
-    """One method out of several, by name in their order. Raises ValueError for a contradiction."""
+    """The combination of several methods, given by name in order.
+
+    Raises ValueError if they conflict.
+    """
     riders = [name for name, part in parts.items() if hasattr(part, "ride_on")]
     ridden = {name: part for name, part in parts.items() if name not in riders}
     if not riders or not ridden:
@@ -44,7 +47,7 @@ def compose(parts: Mapping[str, Method]) -> Method:
 
 
 class Composition(Method):
-    """The sum of its parts. The first draws as it does alone, each other from streams of its own."""
+    """The sum of several methods. The first uses the random stream of a single method, others their own."""
 
     def __init__(self, parts: Mapping[str, Method]) -> None:
         self.names = tuple(parts)
@@ -108,7 +111,7 @@ class Composition(Method):
 
 
 def united(first: Needs, second: Needs) -> Needs:
-    """What either asks for. Raises ValueError if both ask for rewards of different nets."""
+    """The union of two needs. Raises ValueError if they need rewards of different networks."""
     both: dict[str, Any] = {}
     for field in fields(Needs):
         ours, theirs = getattr(first, field.name), getattr(second, field.name)
@@ -125,12 +128,12 @@ def united(first: Needs, second: Needs) -> Needs:
         layers[name] = EncoderLayers(**{kind: tuple(dict.fromkeys(found)) for kind, found in kinds.items()})
     nets = {needs.reward_net for needs in (first, second) if needs.rewards}
     if len(nets) > 1:
-        raise ValueError(f"rewards of two nets, {' and '.join(sorted(nets))}")
+        raise ValueError(f"rewards of two networks, {' and '.join(sorted(nets))}")
     return Needs(**both, encoder_layers=layers, reward_net=nets.pop() if nets else REWARD_NET)
 
 
 def with_own_stream(context: Context, place: int) -> Context:
-    """The context with random draws of its own for the method at that place; the first keeps the step's."""
+    """The context with its own random stream for the method at `place`; the first keeps the given one."""
     if place == 0:
         return context
     share = own_stream(context.share, place)
@@ -138,7 +141,7 @@ def with_own_stream(context: Context, place: int) -> Context:
 
 
 def own_stream(share: Share, place: int) -> Share:
-    """The share with random draws of its own."""
+    """The share with its own random stream for the method at `place`."""
     if place == 0:
         return share
     seed = _seed(share.generator.initial_seed(), place)

@@ -2,13 +2,13 @@
 
     L = log( (1 / B^2) sum_ij exp(-|z_i - z_j|^2 / (D tau)) )
 
-over the pairs of a group of B samples, i = j included; z is the hidden state after one block with all its
-tokens in one vector of D numbers. No encoder and no parameters. Defaults are the paper's and its JAX
+over all pairs of a group of B samples, including i = j; z is the hidden state after one block, all its
+tokens flattened to a vector of D numbers. No encoder and no parameters. Defaults are the paper's and its JAX
 code's: weight 0.5, tau 0.5, the block at a quarter of the network. Its PyTorch code: weight 0.25, tau 1,
 the last block.
 
-In both releases a group is what one device holds (16 in the JAX run), so that the number of devices changes
-the method. Here a group is the step's whole batch, or `group` consecutive samples of it on any machine.
+In both releases a group is the batch of one device (16 samples in the JAX run), so the loss depends on the
+number of devices. Here a group is the whole batch, or `group` consecutive samples of it on any machine.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from methods.parts.distances import at_least_float32
 
 
 class Dispersive(Method):
-    """Repulsion of the samples of a batch at one block.
+    """Repulsion between the samples of a batch at one block.
 
     Options:
         weight: of the loss.
         tau: temperature.
-        depth: the block, 1-based; 0 takes the one at a quarter of the network, -1 the last.
-        group: samples that repel each other; 0 takes the whole batch. Must divide the batch size.
+        depth: the block, 1-based; 0: a quarter of the network; -1: the last.
+        group: samples per group; 0: the whole batch. Must divide the batch size.
     """
 
     weight: float = 0.5
@@ -63,7 +63,7 @@ class Dispersive(Method):
 def repulsion(vectors: Tensor, tau: float) -> Tensor:
     """The loss of each group, [G, B, D] -> [G]."""
     centred = at_least_float32(vectors)
-    centred = centred - centred.mean(dim=1, keepdim=True)  # changes no distance, loses fewer digits
+    centred = centred - centred.mean(dim=1, keepdim=True)  # leaves distances unchanged, improves precision
     squares = centred.square().sum(dim=2)
     distances = squares[:, :, None] + squares[:, None] - 2 * centred @ centred.transpose(1, 2)
     apart = ~torch.eye(vectors.shape[1], dtype=torch.bool, device=vectors.device)

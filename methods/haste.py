@@ -1,17 +1,17 @@
 """HASTE: align features and attention early, then stop (arXiv 2505.16792).
 
-Until tau, REPA after block 8 and the cross-entropy of attention maps of pairs of a student's block and a
-teacher's layer; afterwards the denoising loss alone:
+Until tau, REPA after block 8 and the cross-entropy between attention maps of student blocks and teacher
+layers; afterwards the denoising loss alone:
 
     weight * REPA + attention_weight * A,
     A = mean over pairs, heads, rows of  -sum_k softmax(T)_k log softmax(S)_k
 
-with S, T the scaled products of queries and keys over image tokens; the rows of the class token are taken
-off before the softmax. Defaults are the paper's: weights 0.5, blocks 5 to 8 with layers 9 to 12 of 12, tau
+with S, T the attention logits over image tokens; rows and columns of the class token are removed before the
+softmax. Defaults are the paper's: weights 0.5, blocks 5 to 8 with layers 9 to 12 of 12, tau
 100K of 400K steps for 12 blocks and 250K for 24 or 28.
 
-A's least value is the teacher's entropy, which differs between teachers; it is logged. The student's heads
-beyond the teacher's are free. The released code takes the logarithm of a softmax, which can underflow.
+The minimum of A is the teacher's entropy, which differs between teachers and is logged. Student heads beyond
+the number of teacher heads are not aligned. The released code computes log(softmax), which can underflow.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from methods.repa import REPA
 class HASTE(REPA):
     """REPA with alignment of attention, both ended early.
 
-    Options, beside those of REPA:
-        align_until: part of training after which nothing is aligned; 0 takes the paper's.
-        attention_weight: of A.
-        blocks: of the student, joined by ":"; () takes 5:6:7:8, in networks of fewer than 12 blocks the last
-            four up to the alignment depth.
-        layers: of the encoder, as many; () takes its last ones.
+    Options, in addition to those of REPA:
+        align_until: fraction of training after which alignment ends; 0: the paper's.
+        attention_weight: weight of A.
+        blocks: student blocks, joined by ":"; (): 5:6:7:8, or for networks of fewer than 12 blocks the four
+            up to the alignment depth.
+        layers: encoder layers, as many as blocks; (): the last ones.
     """
 
     align_until: float = 0.0
@@ -94,8 +94,10 @@ class HASTE(REPA):
 
 
 def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    """Of attention logits [B, heads, N, N], mean over heads and rows, [B]; heads that only one has are left
-    out."""
+    """Cross-entropy of attention maps, logits [B, heads, N, N] each -> [B], mean over heads and rows.
+
+    Heads that only one of the two has are ignored.
+    """
     heads = min(student.shape[1], teacher.shape[1])
     predicted = at_least_float32(student[:, :heads]).log_softmax(dim=-1)
     wanted = at_least_float32(teacher[:, :heads]).softmax(dim=-1)

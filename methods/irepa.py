@@ -1,4 +1,4 @@
-"""iREPA: spatial structure is what matters in the teacher (arXiv 2512.10794).
+"""iREPA: alignment with the spatial structure of the teacher (arXiv 2512.10794).
 
 REPA with two changes. The projector is a convolution over the grid of tokens, and the teacher's tokens are
 normalised over space, per sample and channel:
@@ -8,7 +8,7 @@ normalised over space, per sample and channel:
 with the unbiased standard deviation. Defaults are the paper's kernel of 3 and the weight 1.0 and gamma 0.6 of
 the released configuration for latent diffusion (its JiT configuration: weight 0.5, gamma 0.8).
 
-The released trainer builds a kernel of 1, a linear map, unless told otherwise: `kernel=1` is that run.
+The default of the released trainer is a kernel of 1, a linear map: `kernel=1`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from methods.parts.projectors import TokenConvolution
 class IREPA(EncoderAlignment):
     """Cosine alignment through a convolution with a spatially normalised teacher.
 
-    Options, beside those of EncoderAlignment:
-        gamma: how much of the mean over tokens is taken off the teacher.
-        kernel: rows and columns of the convolution, odd.
+    Options, in addition to those of EncoderAlignment:
+        gamma: fraction of the mean over tokens that is subtracted from the teacher's tokens.
+        kernel: size of the convolution, odd.
     """
 
     weight: float = 1.0

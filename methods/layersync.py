@@ -3,10 +3,10 @@
     L = -(1/N) sum_n cos(h^k_n, stop_gradient(h^m_n)),        k < m
 
 No encoder, no projector, no parameters. Defaults are the paper's weight 0.2 and the blocks 8 -> 16 of 28 and
-8 -> 18 of 24; other sizes take a third and two thirds of the network, which is 4 -> 8 of 12.
+8 -> 18 of 24; other depths use a third and two thirds of the network, which is 4 -> 8 of 12.
 
-The released trainer's own default for m is k, a constant loss; its variant with several pairs keeps the last
-pair alone. One pair with k < m is what is offered here.
+In the released trainer m defaults to k, which makes the loss constant, and its variant with several pairs
+only uses the last one. This implementation has one pair with k < m.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class LayerSync(Method):
 
     Options:
         weight: of the alignment loss.
-        depth: the early block k, 1-based; 0 takes the default.
-        target_depth: the late block m, 1-based; 0 takes the default.
+        depth: the early block k, 1-based; 0: the default.
+        target_depth: the late block m, 1-based; 0: the default.
     """
 
     weight: float = 0.2

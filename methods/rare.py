@@ -1,16 +1,16 @@
-"""RARE: what a generator needs from its teacher, token by token, and no longer ("What visual generators need
-from teachers", 2026).
+"""RARE: per-token weights of the alignment, and its release ("What visual generators need from teachers",
+2026).
 
-iREPA on a teacher's layer that is whitened to its first 128 axes by fixed statistics of 20K training
-images, with more weight on tokens that are still far off, released once the alignment stops improving:
+iREPA on a teacher layer that is whitened to its first 128 principal axes with fixed statistics of 20K
+training images. Tokens that are poorly aligned weigh more, and the alignment ends once it stops improving:
 
     L = -lambda (1/N) sum_k w_k cos_k,      w_k = clip(eta_k / mean eta, 1/4, 4), divided by its mean,
     eta = (1 - cos) / 2 without gradient
 
-lambda is 1 until the release, then falls to 0 on half a cosine over an eighth of training. The release
-comes when fast and slow averages of mean eta (0.999 and 0.99995 at 400K steps, corrected for their start)
-agree, (slow - fast) / slow < 2%, after an eighth of training, at the latest at 250K of 400K steps. After
-the last division w may leave [1/4, 4].
+lambda is 1 until the release, then decays to 0 along a half cosine over an eighth of training. The release
+happens when a fast and a slow moving average of mean eta (0.999 and 0.99995 at 400K steps, bias-corrected)
+agree, (slow - fast) / slow < 2%, not before an eighth of training and at the latest at 250K of 400K steps.
+After the last division w may exceed [1/4, 4].
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from methods.parts.distances import at_least_float32, spatial_norm
 from methods.parts.projectors import TokenConvolution
 from methods.parts.statistics import PrincipalAxes
 
-WINDOWS = (1 / 400, 1 / 20)  # of the fast and the slow average, in parts of training: 1,000 and 20,000 steps
+WINDOWS = (1 / 400, 1 / 20)  # of the averages, as fractions of training: 1,000 and 20,000 of 400K steps
 RAMP, LATEST, TOLERANCE = 1 / 8, 0.625, 0.02
 
 
 class RARE(IREPA):
     """iREPA with a whitened teacher, token weights and a release.
 
-    Options, beside those of iREPA:
-        layer: of the encoder, 1 the first, -1 the last; 0 takes its patch tokens as they are.
-        components: axes of the whitened teacher; 0 leaves the teacher as it is.
-        records: training images for the statistics.
-        clip: token weights lie in [1 / clip, clip] before they are divided by their mean; 1 leaves them out.
-        release: end the alignment as described; else it lasts until `align_until`.
+    Options, in addition to those of iREPA:
+        layer: encoder layer, 1 the first, -1 the last; 0: its patch tokens.
+        components: principal axes of the whitened teacher; 0: no whitening.
+        records: training images used for the statistics.
+        clip: token weights are clipped to [1 / clip, clip] and divided by their mean; 1: no weights.
+        release: end the alignment as described; false: at `align_until`.
     """
 
     layer: int = 0
@@ -57,10 +57,10 @@ class RARE(IREPA):
         super().build(backbone, encoder)
         if len(self.encoders) > 1:
             raise ValueError(f"encoder={self.encoder}: rare aligns with one encoder")
-        # Averages of eta, fast and slow; how many steps they hold; the step of the release, -1 before it.
+        # Fast and slow average of eta; number of averaged steps; step of the release, -1 before it.
         self.averages = nn.Buffer(torch.zeros(2, dtype=torch.float64))
         self.seen, self.released = (nn.Buffer(torch.tensor(value)) for value in (0, -1))
-        self._eta: list[Tensor] = []  # of this step so far: its sum over samples, and their number
+        self._eta: list[Tensor] = []  # (sum over samples, number of samples) of the step's micro-batches
 
     def projector(self, backbone: BackboneInfo, encoder: EncoderInfo) -> nn.Module:
         width = min(self.components, encoder.width) or encoder.width
@@ -79,7 +79,7 @@ class RARE(IREPA):
         return spatial_norm(self.whitening(tokens) if self.components else tokens, self.gamma)
 
     def strength(self, step: int, steps: int) -> float:
-        """lambda in [0, 1]."""
+        """lambda at `step` of `steps`, in [0, 1]."""
         released = int(self.released) if self.weight else -1
         if released < 0 or step < released:
             return 1.0
@@ -103,7 +103,7 @@ class RARE(IREPA):
         return {"rare": Loss(value, self.weight * strength)}
 
     def after_backward(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Update the averages by the step's mean eta, and release if they agree."""
+        """Update the averages with the mean eta of the step; release the alignment if they agree."""
         if not self._eta or not self.release:
             self._eta.clear()
             return
@@ -120,11 +120,11 @@ class RARE(IREPA):
 
 
 def token_cosines(tokens: Tensor, target: Tensor) -> Tensor:
-    """[B, N, D] x [B, N, D] -> [B, N]."""
+    """Cosine similarity of each token, [B, N, D] x [B, N, D] -> [B, N]."""
     return F.cosine_similarity(at_least_float32(tokens), at_least_float32(target), dim=-1)
 
 
 def token_weights(eta: Tensor, clip: float) -> Tensor:
-    """w of each token, of mean 1 over a sample, [B, N] -> [B, N]."""
+    """Weight of each token, with mean 1 over a sample, [B, N] -> [B, N]."""
     clipped = (eta / eta.mean(dim=1, keepdim=True).clamp(min=1e-12)).clamp(1 / clip, clip)
     return clipped / clipped.mean(dim=1, keepdim=True)

@@ -1,19 +1,19 @@
 """ReDi, joint diffusion of latent and representation (arXiv 2504.16064).
 
-The first 8 principal components of the encoder's patch tokens are further channels of the state, noised
-with the image's t, predicted, and sampled with it:
+The first 8 principal components of the encoder's patch tokens are additional channels of the state: noised
+with the t of the image, predicted, and sampled with it:
 
     z = upsample(PCA_8((y - mean) / std)),        denoising + weight |v_z - (eps_z - z)|^2
 
-Mean and (biased) deviation of each channel and the axes are those of the data, fixed before step 0; the map
-is brought bilinearly to the latent's resolution, corners not aligned. Weight 1 and 8 components are the
-paper's; the components keep the data's variance, so that this term starts well above the image's.
-`whiten=true` divides them by their deviation (the released switch of that name has no effect on training).
-The released code takes the statistics from about 300 batches. With REPA, as in the paper:
+Mean, (biased) standard deviation and axes are computed from the data before step 0. The map is upsampled
+bilinearly to the resolution of the latent, corners not aligned. Weight 1 and 8 components are the paper's;
+the components keep their variance in the data, so this term starts well above that of the image.
+`whiten=true` divides them by their standard deviation (the released switch of that name has no effect on
+training). The released code estimates the statistics from about 300 batches. With REPA, as in the paper:
 `redi+repa[depth=8]`.
 
-`drop` zeroes the components of a whole batch, with their loss, in that part of the steps: 0.2 enables
-representation guidance in the released sampler. Guidance acts on the image alone, as published.
+`drop` is the fraction of steps in which the components of the whole batch, and their loss, are zeroed: 0.2
+enables representation guidance in the released sampler. Guidance acts on the image alone, as published.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class ReDi(Method):
     """Principal components of the teacher as channels of the state.
 
     Options:
-        weight: of the components' denoising loss.
-        components: channels of the map.
+        weight: of the denoising loss of the components.
+        components: number of channels.
         whiten: give every component unit variance.
-        drop: part of the steps that leave the components out.
-        encoder: name of the frozen encoder; "teacher" takes the one the data set recommends.
-        records: training images for the statistics.
+        drop: fraction of steps without the components.
+        encoder: name of the frozen encoder; "teacher": the one recommended for the data set.
+        records: training images used for the statistics.
     """
 
     weight: float = 1.0

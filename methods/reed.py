@@ -1,17 +1,17 @@
 """REED, two teachers and a curriculum (arXiv 2507.08980).
 
-REPA after one block, a pooled alignment with one vector e per image after a deeper one, and a denoising
-loss that is faded in over a warm-up of W steps:
+REPA after one block, alignment of the pooled tokens of a deeper block with one vector e per image, and a
+denoising loss whose weight rises over a warm-up of W steps:
 
     weight w(t) REPA - pooled_weight w(t) cos(phi(mean_n h_n), e) + min(1, step / W) denoising
 
 Defaults are the released command's on XL: blocks 8 and 16, effective weights 0.5 and 0.25, W = 50K of 400K
-steps, w = 1; other sizes take REPA's block and twice that. w may be linear, cosine (tau = 1), sigmoid (tau
+steps, w = 1; other depths use REPA's block and twice that. w may be linear, cosine (tau = 1), sigmoid (tau
 = 0.5, k = 10) or cutoff (tau = 0.5) of `methods/parts/schedules.py`. The mean over tokens comes before phi.
 
-In the released code shapes broadcast so that every sample gets the *mean* weight of the batch:
-`batch_mean_weight=true`, here by the mean over the whole step. Deviation: e is the class token of an image
-encoder; the paper's is a stored embedding of a vision-language model.
+In the released code broadcasting gives every sample the *mean* weight of the batch:
+`batch_mean_weight=true`, here with the mean over the whole step. Deviation: e is the class token of an image
+encoder; in the paper it is a stored embedding of a vision-language model.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from methods.repa import REPA
 class REED(REPA):
     """REPA with a pooled teacher and a warm-up of the denoising loss.
 
-    Options, beside those of REPA:
-        pooled_weight: of the pooled alignment; 0 leaves it out.
-        pooled_depth: its block, 1-based; 0 takes twice REPA's.
-        pooled_encoder: whose class token is e.
-        warm_up: part of training over which the denoising loss grows from 0 to its full weight.
-        schedule: w(t).
-        batch_mean_weight: every sample gets the mean of w over the batch, as released.
+    Options, in addition to those of REPA:
+        pooled_weight: of the pooled alignment; 0: none.
+        pooled_depth: its block, 1-based; 0: twice REPA's.
+        pooled_encoder: the encoder whose class token is e.
+        warm_up: fraction of training over which the denoising loss rises from 0 to its full weight.
+        schedule: of w(t).
+        batch_mean_weight: use the mean of w over the batch for every sample, as released.
     """
 
     pooled_weight: float = 0.25
@@ -86,6 +86,6 @@ class REED(REPA):
         return losses
 
     def timestep_weight(self, t: Tensor) -> Tensor:
-        """w of noise levels in [0, 1], of the same shape."""
+        """The weight w of noise levels in [0, 1], in the same shape."""
         tau = 1.0 if self.schedule == "cosine" else 0.5
         return timestep_weight(self.schedule, t, tau, k=10)

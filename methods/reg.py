@@ -1,17 +1,17 @@
 """REG, representation entanglement (arXiv 2507.01467).
 
-The encoder's class token c is part of the state: one more token of the network, with the image's t, its own
-noise and its own denoising loss, so that it guides sampling without an encoder:
+The encoder's class token c is part of the state: an additional token of the network with the t of the image,
+its own noise and its own denoising loss. At sampling it is generated with the image, without an encoder:
 
     c_t = (1 - t) c + t eps_c,      denoising + cls_weight |v_c - (eps_c - c)|^2 + weight REPA([c; y])
 
 REPA runs over N + 1 tokens, the student's class token first. Defaults are the paper's: cls_weight 0.03 on
-the mean over channels, and REPA's 0.5 and depth. c is the encoder's class token as it is. Guidance acts on
-the token as on the image; the released sampler has a scale of its own for it, the same in the published
-command.
+the mean over channels, and REPA's 0.5 and depth. c is not normalised. Guidance acts on
+the token as on the image; the released sampler has a separate scale for it, which is the same in the
+published command.
 
-The released training script breaks off after a comment in the middle of its command and loses all flags
-behind it; with the cosine path the released target broadcasts wrongly. Neither is copied.
+A comment inside the released training command disables all flags after it, and with the cosine path the
+released target broadcasts wrongly. Neither is reproduced.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ TOKEN = "cls"
 
 
 class REG(REPA):
-    """REPA with the encoder's class token as a part of the state.
+    """REPA with the encoder's class token as part of the state.
 
-    Options, beside those of REPA:
+    Options, in addition to those of REPA:
         cls_weight: of the class token's denoising loss.
         guided: whether classifier-free guidance acts on the class token.
     """

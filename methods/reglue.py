@@ -1,12 +1,12 @@
 """REGLUE: class token and feature map in one state (arXiv 2512.16636).
 
-REG and ReDi together: the encoder's class token is an extra token, components of its patch tokens are extra
-channels, both with the image's t, and REPA runs over N + 1 tokens. Defaults are the paper's: class token
+REG and ReDi combined: the encoder's class token is an extra token, components of its patch tokens are extra
+channels, both with the t of the image, and REPA runs over N + 1 tokens. Defaults are the paper's: class token
 0.03, REPA 0.5, 16 channels.
 
 Deviation: the paper's 16 channels are a convolutional compression of four layers of DINOv2 (8 to 11),
-learnt beforehand; here they are principal components of the patch tokens. Its released sampler has the
-guidance scale w + 1 in one branch.
+trained beforehand; here they are principal components of the patch tokens. One branch of the released
+sampler uses the guidance scale w + 1.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from methods.reg import REG
 
 
 class REGLUE(REG):
-    """REG with principal components as channels of the state.
+    """REG with principal components of the teacher as channels of the state.
 
-    Options, beside those of REG:
-        map_weight: of the channels' denoising loss.
-        components: channels.
+    Options, in addition to those of REG:
+        map_weight: of the denoising loss of the channels.
+        components: number of channels.
         whiten: give every channel unit variance.
-        records: training images for the statistics.
+        records: training images used for the statistics.
     """
 
     map_weight: float = 1.0

@@ -1,6 +1,6 @@
 """REPA, representation alignment (arXiv 2410.06940).
 
-Pulls one early hidden state h of the backbone towards the patch tokens y of a frozen image encoder:
+Aligns an early hidden state h of the backbone with the patch tokens y of a frozen image encoder:
 
     L_REPA = -(1/N) sum_n cos(y_n, phi(h_n)),        total = denoising loss + weight * L_REPA
 
@@ -23,8 +23,8 @@ PAPER_PROJECTOR_WIDTH = 2048
 class REPA(EncoderAlignment):
     """Cosine alignment of one hidden state with a frozen encoder's patch tokens.
 
-    Options, beside those of EncoderAlignment:
-        projector_width: hidden width of phi; 0 takes the paper's 2048, or twice the width below 384.
+    Options, in addition to those of EncoderAlignment:
+        projector_width: hidden width of phi; 0: the paper's 2048, for widths below 384 twice the width.
     """
 
     projector_width: int = 0

@@ -1,17 +1,17 @@
-"""REPI: the network borrows the encoder's keys and values, then makes them its own (2026; no public code).
+"""REPI: keys and values of the encoder, first used, then distilled (2026; no public code).
 
-While step < s, the keys and values of one block are replaced by two linear maps of those of the encoder's
-last attention layer, K' = W_K k and V' = W_V v, which the denoising loss trains (the scaffold). Afterwards
-the block uses its own again, which are pulled to where the maps are:
+While step < s, the keys and values of one block are replaced by linear maps of those of the encoder's last
+attention layer, K' = W_K k and V' = W_V v, trained by the denoising loss (the scaffold). Afterwards the block
+uses its own keys and values, which are regressed on the mapped ones:
 
     L = mean (K - stop_gradient(K'))^2 + mean (V - stop_gradient(V'))^2
 
 Defaults are the paper's: s = 20K of 400K steps, weight 2, block 6 of 12 and 8 of 24 or 28; with REPA they
 are `repi+repa[depth=4,weight=0.25]`. The encoder's class token is left out, so that tokens pair up. Keys
-are compared as the attention uses them, after their norm and rotation if there are any.
+are compared as used by the attention, after normalisation and rotary embedding if there are any.
 
-A new term appears at the end of the scaffold, so the total loss jumps. In the scaffold the block's own keys
-and values get gradient zero: their first update afterwards is about three times the learning rate.
+The total loss jumps at the end of the scaffold, since a term is added. During the scaffold the gradient of
+the block's own keys and values is zero, so their first Adam update is about three times the learning rate.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ LAYER = -1  # of the encoder, the last
 
 
 class REPI(Method):
-    """Keys and values of one block from the encoder, first replaced, then supervised.
+    """Keys and values of one block, first replaced by those of the encoder, then supervised by them.
 
     Options:
         weight: of the loss after the scaffold.
-        scaffold: part of training in which keys and values are replaced.
-        depth: the block, 1-based; 0 takes the paper's, or for other sizes the one at half of the network.
-        encoder: name of the frozen encoder, a vision transformer; "teacher" takes the data set's.
+        scaffold: fraction of training in which keys and values are replaced.
+        depth: the block, 1-based; 0: the paper's, for other depths half of the network.
+        encoder: name of the frozen encoder, a vision transformer; "teacher": the data set's.
     """
 
     weight: float = 2.0
@@ -98,7 +98,7 @@ class REPI(Method):
         return {"internalise": Loss(value, self.weight)}
 
     def mapped(self, features: Features) -> tuple[Tensor, Tensor]:
-        """K' and V', [B, heads, N, D / heads] each."""
+        """The mapped keys and values K' and V', [B, heads, N, D / heads] each."""
         keys, values = features.keys_values[LAYER]
         both = self.key(keys), self.value(values)
         key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in both)

@@ -4,14 +4,15 @@ Three terms between the projected hidden state z and the teacher's tokens y:
 
     weight * REPA,   structure * |G(z) - G(y)|^2,   adversarial * softplus(-J(z))
 
-G(a) is the N x N matrix of cosines between the tokens of a sample, J a discriminator that learns beside it
-by softplus(-J(y)) + softplus(J(z)). All gradients come out of one backward pass: J's own term sees z
-detached, the term that fools it uses J with its weights detached.
+G(a) is the N x N matrix of cosines between the tokens of a sample, J a discriminator trained jointly with
+softplus(-J(y)) + softplus(J(z)). One backward pass gives all gradients: z is detached in the loss of J, and
+the weights of J are detached in the adversarial term.
 
-The equations and the weights 0.5, 0.5, 0.05 are those of a third party's code; the paper's was not public.
-That code sums the structure over N^2 entries (65,536 of 256 tokens), which is `summed=true`; here they are
-averaged. Deviation: J is a map of each token with one hidden layer, under the run's optimiser; that code
-has a small ResNet with its own learning rate 2e-4, trained every fifth step after a warm-up of 500.
+The equations and the weights 0.5, 0.5, 0.05 are those of a third-party implementation; the authors' code was
+not public. It sums the structural term over N^2 entries (65,536 for 256 tokens), which is `summed=true`; here
+they are averaged. Deviation: J is an MLP per token with one hidden layer, trained by the optimiser of the
+run; the third-party J is a small ResNet with its own learning rate 2e-4, trained every fifth step after a
+warm-up of 500.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from methods.repa import REPA
 class SARA(REPA):
     """REPA with a structural and an adversarial term.
 
-    Options, beside those of REPA:
-        structure: weight of the structural term; 0 leaves it out.
-        adversarial: weight of the adversarial term; 0 leaves it and the discriminator out.
-        summed: sum the structural term over pairs of tokens instead of averaging.
+    Options, in addition to those of REPA:
+        structure: weight of the structural term; 0: none.
+        adversarial: weight of the adversarial term; 0: neither it nor the discriminator.
+        summed: sum the structural term over pairs of tokens instead of averaging it.
     """
 
     structure: float = 0.5

@@ -1,18 +1,18 @@
-"""Self-Flow: two noise levels in one image, aligned with the network's own average (arXiv 2603.06507).
+"""Self-Flow: two noise levels per image, and alignment with the weight average (arXiv 2603.06507).
 
-Each sample gets a second time s of the same distribution as t, and a random part of its tokens has s in the
-place of t, in noise and in conditioning. All tokens are denoised as usual, and an early block follows a
-later one of the weight average (EMA), which sees all tokens at the lower of the two:
+For each sample a second time s is drawn from the distribution of t. A random subset of its tokens uses s
+instead of t, in noise and in conditioning. All tokens are denoised as usual, and an early block is aligned
+with a later block of the weight average (EMA), which sees all tokens at the lower of the two times:
 
     L = -(1/N) sum_n cos(phi(h^l)_n, stop_gradient(h_EMA^k(x_min(t, s), min(t, s)))_n)
 
-The official repository holds inference only. Its blocks l, k are 0.3 and 0.7 of the depth, and phi is
-SRA's; ratio 0.25 and weight 0.8 are a third party's. Tokens of group 1 number ratio * N, rounded to the
-nearest.
+The official repository only contains inference. Its blocks l, k are at 0.3 and 0.7 of the depth, and phi is
+that of SRA; ratio 0.25 and weight 0.8 are from a third-party implementation. round(ratio * N) tokens have
+the second time.
 
-`sra-dts-as` (arXiv 2607.02508) is this with other options: tokens attend to their own group alone, and the
-average sees both groups, each at a lower time. Ablations: `separate_attention` and `teacher_time` on their
-own, `weight=0` (two noise levels without alignment), `ratio=0` (SRA-like, one level).
+`sra-dts-as` (arXiv 2607.02508) is this method with other options: tokens attend to their own group only,
+and the average sees both groups, each at a lower time. Ablations: `separate_attention` and `teacher_time`
+alone, `weight=0` (two noise levels without alignment), `ratio=0` (SRA-like, one level).
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from methods.parts.projectors import mlp
 
 
 class Drawn(NamedTuple):
-    """What `steer` hands to `losses`."""
+    """Passed from `steer` to `losses`."""
 
     tokens: TokenTimes | None  # None: one time per sample
     mask: Tensor | None
 
 
 class SelfFlow(Method):
-    """Noise levels per token, and alignment with the average.
+    """Two noise levels per image, and alignment with the weight average.
 
     Options:
-        weight: of the alignment; 0 leaves it out.
-        ratio: part of the tokens that have the second time.
-        depth, target_depth: blocks l and k, 1-based; 0 takes 0.3 and 0.7 of the network, rounded.
-        separate_attention: tokens attend to tokens of their own time alone, in the average as well.
-        teacher_time: of the average: "min" of the two, "below" (each group's own, less up to 0.2 at random,
-            as in SRA) or "same".
-        distance: "cosine" over the channels of a token, or "cosine-over-tokens" of a channel.
+        weight: of the alignment; 0: none.
+        ratio: fraction of tokens with the second time.
+        depth, target_depth: blocks l and k, 1-based; 0: 0.3 and 0.7 of the depth, rounded.
+        separate_attention: tokens only attend to tokens of the same time, also in the average.
+        teacher_time: time of the average: "min" of the two, "below" (the time of each group minus up to 0.2,
+            drawn at random as in SRA) or "same".
+        distance: "cosine" over the channels of each token, or "cosine-over-tokens" of each channel.
     """
 
     weight: float = 0.8

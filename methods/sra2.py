@@ -1,11 +1,11 @@
 """SRA 2: an early block predicts the clean latent (arXiv 2601.17830; no public code).
 
-    L = smooth_L1(phi(h_n), patch_n(x0)),        mean over tokens n and the p^2 C numbers of a patch
+    L = smooth_L1(phi(h_n), patch_n(x0)),        mean over tokens n and the p^2 C values of a patch
 
-at all noise levels, with no encoder: the clean latent itself is the target. Weight 1 and the blocks 2 of 12
-and 8 of 24 or 28 are the paper's. The widths D, D/2, D/4, D/8, D/8, p^2 C of phi, with SiLU between, and
-beta = 0.05 are a third party's. The numbers of a patch are ordered row, column, channel, as in the
-backbone's output.
+at all noise levels, without an encoder: the target is the clean latent itself. Weight 1 and the blocks 2 of
+12 and 8 of 24 or 28 are the paper's. The widths D, D/2, D/4, D/8, D/8, p^2 C of phi, with SiLU between, and
+beta = 0.05 are from a third-party implementation. Values of a patch are ordered row, column, channel, as in
+the output of the backbone.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PAPER_DEPTHS = {12: 2, 24: 8, 28: 8}  # blocks -> depth
 
 
 class SRA2(Method):
-    """Prediction of the clean latent's patches from one hidden state.
+    """Prediction of the patches of the clean latent from one hidden state.
 
     Options:
         weight: of the loss.
-        depth: the block, 1-based; 0 takes the paper's, or for other sizes the one at a third of the network.
-        beta: where the smooth-L1 distance turns from square to linear.
+        depth: the block, 1-based; 0: the paper's, for other depths a third of the network.
+        beta: difference at which smooth L1 changes from quadratic to linear.
     """
 
     weight: float = 1.0
@@ -55,6 +55,6 @@ class SRA2(Method):
 
 
 def patches(image: Tensor, size: int) -> Tensor:
-    """[B, C, H, W] -> [B, N, size * size * C], row by row."""
+    """Patches of an image, [B, C, H, W] -> [B, N, size * size * C], row by row."""
     rows = image.unfold(2, size, size).unfold(3, size, size)  # [B, C, h, w, size, size]
     return rows.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)

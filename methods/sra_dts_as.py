@@ -1,13 +1,13 @@
 """SRA-DTS-AS: dual timesteps with separated attention (arXiv 2607.02508).
 
-Self-Flow with three differences: tokens attend to tokens of their own noise level alone; the average (EMA)
-sees both groups, each up to 0.2 lower than its own level; the cosine runs over the tokens of a channel, as
-SRA's. Defaults are those of the released script: blocks 3 -> 8 of 12, ratio 0.25, weight 0.5; other sizes
-take SRA's.
+Self-Flow with three differences: tokens only attend to tokens of the same noise level; the average (EMA)
+sees both groups, each up to 0.2 below its own level; the cosine runs over the tokens of a channel, as in SRA.
+Defaults are those of the released script: blocks 3 -> 8 of 12, ratio 0.25, weight 0.5; other depths use the
+blocks of SRA.
 
-Two quirks of the released code are not copied: in its variant "self_flow with teacher mask" the other group
-is embedded from the clean latent, and its average gets labels before dropout where the network gets them
-after.
+Two details of the released code are not reproduced: in its variant "self_flow with teacher mask" the other
+group is embedded from the clean latent, and the average is given labels before dropout, the network labels
+after it.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""StableVM, a denoising target of less variance: part of Stable Velocity (arXiv 2602.05435).
+"""StableVM, a denoising target of lower variance: part of Stable Velocity (arXiv 2602.05435).
 
-At noise levels t >= xi the target of a sample is replaced by an estimate of its mean over clean images x_j
-of the sample's label (after label dropout), weighted by how likely they are given x_t:
+At noise levels t >= xi the target of a sample is replaced by an estimate of its posterior mean over clean
+images x_j with the same label (after label dropout), weighted by their likelihood given x_t:
 
     u* = sum_j w_j (x_t - x_j) / t,        w = softmax_j(-|x_t - (1 - t) x_j|^2 / (2 t^2))
 
-on the linear path, and in general u* = u - (sum_j w_j x_j - x0) / |d x0_hat / d u|. Below xi, and if the
-only x_j is x0 itself, it is the usual target u. Defaults are the paper's: xi = 0.5 and 256 latents per
+on the linear path, and in general u* = u - (sum_j w_j x_j - x0) / |d x0_hat / d u|. Below xi, and if x0 is
+the only x_j, it is the usual target u. Defaults are the paper's: xi = 0.5 and 256 latents per
 class.
 
-The x_j are the step's samples of that label and a bank of the latest ones, saved with the run (2.1 GB for
-ImageNet latents); for the null label, the step's samples and a bank of all labels. Deviation: in the
-released code the training images themselves are drawn from the bank, so the order of the data differs from
-other methods'; here it does not. It needs velocity prediction (SiT).
+The x_j are the samples of the batch with that label and a bank of the most recent ones, saved with the run
+(2.1 GB for ImageNet latents); for the null label, all samples of the batch and a bank of all labels.
+Deviation: in the released code the training images themselves are drawn from the bank, so that the order of
+the data differs from other methods; here it does not. Requires velocity prediction (SiT).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from methods.parts.distances import at_least_float32, mean_square
 
 
 class StableVM(Method):
-    """Flow matching towards a mean over likely clean images.
+    """Flow matching with a target averaged over likely clean images.
 
     Options:
-        xi: noise level from which on the target is replaced.
-        bank: latents kept per label; 0 uses the step's samples alone.
+        xi: noise level from which the target is replaced.
+        bank: latents kept per label; 0: only the samples of the batch.
     """
 
     xi: float = 0.5
@@ -45,8 +45,8 @@ class StableVM(Method):
             raise ValueError(f"bank={self.bank} must not be negative")
         self.null, side = backbone.classes, [tokens * backbone.patch for tokens in backbone.grid]
         shape = (self.null + 1, self.bank, backbone.channels, *side)
-        self.latents = nn.Buffer(torch.zeros(shape, dtype=torch.float16))  # the last row is of all labels
-        self.kept = nn.Buffer(torch.zeros(self.null + 1, dtype=torch.long))  # how many were ever put in
+        self.latents = nn.Buffer(torch.zeros(shape, dtype=torch.float16))  # the last row: all labels
+        self.kept = nn.Buffer(torch.zeros(self.null + 1, dtype=torch.long))  # number ever stored, per row
 
     def needs(self, step: int, steps: int) -> Needs:
         return Needs(whole_batch=True)
@@ -65,7 +65,7 @@ class StableVM(Method):
 
     @torch.no_grad()
     def remember(self, images: Tensor, labels: Tensor) -> None:
-        """Put a step's images [B, C, H, W] into the bank, in the place of the oldest."""
+        """Store the images of a batch [B, C, H, W] in the bank, replacing the oldest."""
         if not self.bank:
             return
         for image, label in zip(images, labels.tolist(), strict=True):

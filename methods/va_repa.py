@@ -1,18 +1,18 @@
-"""VA-REPA, alignment where the noise is low: part of Stable Velocity (arXiv 2602.05435).
+"""VA-REPA, alignment at low noise levels: part of Stable Velocity (arXiv 2602.05435).
 
-    L = sum_i w(t_i) l_i / sum_i w(t_i),        l_i REPA's loss of sample i, sums over the whole step
+    L = sum_i w(t_i) l_i / sum_i w(t_i),        l_i the REPA loss of sample i, sums over the whole batch
 
 with w one of sigmoid, hard, hard-high (the reverse, a control), cosine and snr:
 `methods/parts/schedules.py`.
 
-Defaults are the paper's: sigmoid, k = 20, tau = 0.7, REPA's weight and depth. The released trainer's
-default is `hard`, its `cosine` has a tau of its own, 0.85, and its `--use-irepa` normalises the teacher
-with gamma = 0.6.
+Defaults are the paper's: sigmoid, k = 20, tau = 0.7, REPA's weight and depth. The released trainer
+defaults to `hard`, uses tau = 0.85 for `cosine`, and normalises the teacher with gamma = 0.6 if given
+`--use-irepa`.
 
-The released sums run over the samples of one device, so that the number of devices changes the loss; here
-they run over the step's whole batch. Like the released code, a step whose weights sum to less than 1e-8
-does not align. t is noise / (signal + noise), so that all paths mean the same by it. The logged raw value
-is REPA's.
+In the released code the sums run over the samples of one device, so the loss depends on the number of
+devices; here they run over the whole batch. As in the released code, a step whose weights sum to less than
+1e-8 has no alignment. t is noise / (signal + noise), which is comparable between paths. The logged raw value
+is that of REPA.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Schedule = Literal["sigmoid", "hard", "hard-high", "cosine", "snr"]
 class VAREPA(REPA):
     """REPA whose samples are weighted by their noise level.
 
-    Options, beside those of REPA:
-        schedule: w(t), see the module.
-        tau: in (0, 1), where the weight falls; 0 takes 0.7, for cosine 0.85.
-        sharpness: k of sigmoid.
-        gamma: of iREPA's spatial normalisation of the teacher; 0 leaves it out.
+    Options, in addition to those of REPA:
+        schedule: of w(t), see the module.
+        tau: noise level in (0, 1) at which the weight falls; 0: 0.7, for cosine 0.85.
+        sharpness: k of the sigmoid.
+        gamma: of iREPA's spatial normalisation of the teacher; 0: none.
     """
 
     schedule: Schedule = "sigmoid"
@@ -63,6 +63,6 @@ class VAREPA(REPA):
         return {"va-repa": Loss(value, self.weight * mean_one)}
 
     def timestep_weight(self, t: Tensor) -> Tensor:
-        """w of noise levels in [0, 1], of the same shape."""
+        """The weight w of noise levels in [0, 1], in the same shape."""
         tau = self.tau or (0.85 if self.schedule == "cosine" else 0.7)
         return timestep_weight(self.schedule, t, tau, self.sharpness)

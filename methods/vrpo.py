@@ -1,36 +1,37 @@
 """VRPO, reward-guided alignment (after arXiv 2606.00583, of which only the abstract is public).
 
-The formulation is ours. The state is (x_t, t, c); the action is a clean-image estimate x^ and a
+The formulation is our own. The state is (x_t, t, c); the action is a clean-image estimate x^ and a
 representation z; the policy is a Gaussian around the backbone's estimate x0_hat, of standard deviation
 s_t = s |d x0_hat / d prediction|, times von Mises-Fisher factors around the projected hidden tokens mu. The
-reference policy sits at the data x0 and the teacher's tokens y. With u the target of the prediction v,
+reference policy is centred at the data x0 and the teacher's tokens y. With u the target of the prediction v,
 
     KL(policy || reference) = |v - u|^2 / (2 s^2) + kappa A(kappa) sum_n (1 - mu_n . y_n)
 
-which is flow matching + REPA (constants go into the weights), so that maximising
+which is flow matching + REPA, up to constants that are absorbed in the weights. Maximising
 
-    E[sum_k w_k r_k(x^)] - KL      is to minimise      denoising + weight * REPA + strength * L_reward.
+    E[sum_k w_k r_k(x^)] - KL      means minimising      denoising + weight * REPA + strength * L_reward.
 
-All reward weights 0 is REPA of the same options, and with REPA's weight 0 the baseline, to the last bit.
-Joined to other methods, `irepa+vrpo`, it acts on their alignment in the place of REPA's, and with all reward
-weights 0 is that alignment to the last bit.
+With all reward weights 0 it is REPA with the same options, and with weight 0 as well the baseline, bit for
+bit. Combined with other methods, `irepa+vrpo`, it acts on their alignment instead of REPA, and with all
+reward weights 0 it is that alignment, bit for bit.
 
 Estimators, with F a force on x0_hat (`vrpo_terms/forces.py`) and P the number of values of an image:
 
     pathwise        L = -<F, x0_hat> / (|d x0_hat / d prediction| sqrt(P)),
-                    F = sum_k w_k grad r_k / |grad r_k|; one forward of the reward net, one
-                    backward a reward
-    score           the same L with F from a group of G draws of x^ around x0_hat of the same state (GRPO);
-                    G forwards of the reward net, no backward, no further pass of the backbone
+                    F = sum_k w_k grad r_k / |grad r_k|; one forward pass of the reward network,
+                    one backward pass per reward
+    score           the same L, with F from G samples of x^ around the x0_hat of one state (GRPO);
+                    G forward passes of the reward network, no backward, no further pass of the backbone
     pathwise-raw    L = -<F, x0_hat>,  F = sum_k w_k grad r_k: a plain perceptual loss; cost of pathwise
-    likelihood      L = -A cos(y, mu),  A the rewards at x0_hat standardised among samples of similar noise
-                    (`vrpo_terms/weighting.py`); one forward of the reward net
-    counterfactual  REPA's weight, times how much following the teacher lowers the denoising loss; read off
-                    the step's own backward, no reward net. pathwise+counterfactual does both.
+    likelihood      L = -A cos(y, mu),  A the rewards at x0_hat, standardised over samples of similar noise
+                    level (`vrpo_terms/weighting.py`); one forward pass of the reward network
+    counterfactual  REPA's weight is multiplied by a gate that measures whether following the teacher lowers
+                    the denoising loss, from the gradients of the step, without a reward network.
+                    pathwise+counterfactual does both.
 
-Each reward is normalised on its own, then weighted. With pathwise and score the force on the prediction is
-flat in t, for velocity (SiT) and noise (DiT) alike. A reward on x0_hat moves the optimum towards modes, most
-at high noise: it acts for noise levels below t_max only, and is annealed to zero over the end of training.
+Rewards are normalised separately, then weighted. With pathwise and score the force on the prediction does not
+depend on t, for velocity (SiT) and noise (DiT) prediction. A reward on x0_hat shifts the optimum towards
+modes, most at high noise levels: it only acts below t_max, and is annealed to zero at the end of training.
 """
 
 from __future__ import annotations
@@ -67,25 +68,25 @@ Estimator = Literal[
 class VRPO(REPA):
     """REPA, plus a reward-guided term on the clean-image estimate.
 
-    Options, beside those of REPA, whose `weight` and `align_until` have other defaults here:
-        fidelity, perceptual, semantic: reward weights w_k; 0 switches a reward off. All 0 is REPA.
+    Options, in addition to those of REPA, whose `weight` and `align_until` have different defaults here:
+        fidelity, perceptual, semantic: reward weights w_k; 0: off. All 0: REPA.
         fidelity_reward: "x0" or "velocity"; they differ for pathwise-raw only.
         perceptual_reward: "features", "lpips-alex", "lpips-vgg" or "lpips-squeeze".
         semantic_reward: "tokens", "latent", "clip-image" or "clip-text".
-        reward_net: the net of "features" and "tokens"; "default" takes the one the data set recommends.
-        strength: of the reward term against the denoising loss.
+        reward_net: network of "features" and "tokens"; "default": the one recommended for the data set.
+        strength: weight of the reward term relative to the denoising loss.
         estimator: see the module.
-        group_size: draws G of score, peers of likelihood.
-        spread: s, the policy's standard deviation in units of the prediction.
-        per_patch: normalise rewards of patches per patch instead of per image (credit in space).
-        t_max: rewards act on samples with a noise level below this; nothing is computed for others.
-        share: of those samples, the part whose rewards are computed; its force grows by the inverse.
-        warm_up: the reward term grows linearly from zero over this part of training.
-        anneal_from: the reward term falls linearly to zero from this part of training to its end.
+        group_size: number of samples G of score, of peers of likelihood.
+        spread: s, standard deviation of the policy in units of the prediction.
+        per_patch: normalise map rewards per patch instead of per image (spatial credit assignment).
+        t_max: rewards act on samples below this noise level; they are not computed for others.
+        share: fraction of these samples whose rewards are computed; the force is scaled by its inverse.
+        warm_up: fraction of training over which the reward term rises linearly from zero.
+        anneal_from: fraction of training from which the reward term decays linearly to zero.
         gate_gain: k of the counterfactual gate clip(1 + k D, 0.25, 4).
-        shuffle: control; advantages (pathwise: forces) go to other samples of the batch.
-        angular: control; REPA's loss is the angle instead of the cosine (a force of unit length).
-        align_below: control; tau of the alignment's weight sigmoid(10 (tau - t)), 0 for none (VA-REPA).
+        shuffle: control; advantages (pathwise: forces) are permuted over the samples of the batch.
+        angular: control; REPA with the angle instead of the cosine (gradient of unit length).
+        align_below: control; tau of the alignment weight sigmoid(10 (tau - t)) of VA-REPA; 0: none.
     """
 
     weight: float = 4.0
@@ -112,20 +113,20 @@ class VRPO(REPA):
     align_below: float = 0.0
 
     def ride_on(self, alignment: Method) -> None:
-        """Act on the terms of another method in the place of REPA's: `irepa+vrpo`.
+        """Act on the terms of another method instead of REPA: `irepa+vrpo`.
 
-        Raises ValueError if an option of VRPO's own REPA was set, which would do nothing.
+        Raises ValueError if an option of VRPO's own REPA is set, since it would have no effect.
         """
         own = ("weight", "depth", "encoder", "align_until", "projector_width", "angular")
         if changed := [name for name in own if getattr(self, name) != getattr(type(self), name)]:
             raise ValueError(
-                f"{changed[0]} is of vrpo's own REPA: give it to the method that vrpo is joined to"
+                f"{changed[0]} is an option of vrpo's own REPA: set it on the method that vrpo joins"
             )
         self.alignment = alignment
 
     @property
     def rides(self) -> bool:
-        """Whether it acts on another method's terms."""
+        """Whether it acts on the terms of another method."""
         return "alignment" in self._modules
 
     def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
@@ -149,11 +150,11 @@ class VRPO(REPA):
 
     @property
     def gated(self) -> bool:
-        """Whether the counterfactual gate weighs REPA."""
+        """Whether the counterfactual gate multiplies the weight of the alignment."""
         return self.estimator.endswith("counterfactual")
 
     def reward_weights(self) -> dict[str, float]:
-        """The rewards in use, by the name of their function, and their weights."""
+        """Names and weights of the rewards in use."""
         if self.strength == 0 or self.estimator == "counterfactual":
             return {}
         weights = {
@@ -164,7 +165,7 @@ class VRPO(REPA):
         return {name: weight for name, weight in weights.items() if weight != 0}
 
     def schedule(self, step: int, steps: int) -> float:
-        """Share of the reward term's strength: up from 0 over `warm_up`, down to 0 from `anneal_from`."""
+        """Factor in [0, 1] of `strength`: rises from 0 over `warm_up`, decays to 0 from `anneal_from`."""
         rise = (step + 1) / (self.warm_up * steps) if self.warm_up else 1.0
         fall = (1 - step / steps) / (1 - self.anneal_from) if self.anneal_from < 1 else 1.0
         return max(0.0, min(1.0, rise, fall))
@@ -205,7 +206,7 @@ class VRPO(REPA):
             self.gate.update(total)
 
     def _reward_force(self, context: Context, weights: Mapping[str, float], noise_level: Tensor) -> Loss:
-        """The reward term of score and pathwise: minus the projection of x0_hat on the force."""
+        """The reward term of score and pathwise: minus the projection of x0_hat onto the force."""
         acting = (context.share.noise_level < self.t_max).nonzero()[:, 0]
         acting = acting[: round(self.share * len(acting))]
         _, own = forces.local_rows(context, acting)
@@ -239,14 +240,14 @@ class VRPO(REPA):
         return Loss(value, weight)
 
     def _reward_weight(self, context: Context) -> float:
-        """Strength and schedule."""
+        """Strength times schedule."""
         schedule = self.schedule(context.step, context.steps)
         if context.share.logging:
             context.logs["reward/schedule"] = schedule
         return self.strength * schedule
 
     def _alignment(self, context: Context, noise_level: Tensor) -> dict[str, Loss]:
-        """The alignment's terms; the counterfactual gate and the controls change their values or weights."""
+        """The loss terms of the alignment, with the counterfactual gate and the controls applied."""
         context = self._watched(context, noise_level)
         if self.rides:
             terms = self.alignment.losses(context)
@@ -268,8 +269,10 @@ class VRPO(REPA):
         return terms
 
     def _watched(self, context: Context, noise_level: Tensor) -> Context:
-        """The context with a hidden state whose gradient by the alignment is told from that by all else: the
-        first that the alignment needs."""
+        """The context, with the first hidden state of the alignment prepared to separate its gradients.
+
+        That of the alignment is compared with that of all other terms.
+        """
         depths = self.needs(context.step, context.steps).hidden_depths
         if not depths or not (self.gated or context.share.logging):
             return context
@@ -288,7 +291,7 @@ class VRPO(REPA):
     def _likelihood(
         self, context: Context, weights: Mapping[str, float], noise_level: Tensor, misalignment: Tensor
     ) -> Loss:
-        """The reward term of likelihood: the teacher's tokens matter more where the estimate is good."""
+        """The reward term of likelihood: alignment weighted by the advantage of the estimate."""
         assert context.rewards is not None
         everyone = torch.arange(len(noise_level), device=noise_level.device)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What every test run shares: one thread per worker, workers for the whole suite, nothing left behind."""
+"""Set-up of all tests: one thread per worker, the number of workers, and an end to leftover processes."""
 
 import os
 

@@ -1,1 +1,1 @@
-"""What a run is: its specification, the suites that ask for runs, and how names become runs."""
+"""Configuration of runs: specifications, suites, and the resolution of names."""

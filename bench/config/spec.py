@@ -1,11 +1,11 @@
-"""What a run is: typed, printable, hashable data.
+"""Specification of a run: typed, printable, hashable data.
 
-A `RunSpec` says everything that decides a run's numbers, and its hash names the run's folder. The part of
-it that decides how samples are made and scored is the `Protocol`; every evaluation row carries its hash,
-and only rows of one hash may share a table.
+A `RunSpec` holds everything that determines the numbers of a run; its hash is part of the name of the run's
+folder. Its `Protocol` determines how samples are drawn and scored. Every evaluation row carries the hash of
+its protocol, and a table only contains rows with the same hash.
 
-Names in a spec stand twice: as they were typed, for people, and resolved, with every option and its value,
-for the hash. So a default that changes changes the hash, and two spellings of one thing share theirs.
+Names are stored twice: as typed, and resolved to every option and its value. Hashes are computed from the
+resolved names, so a changed default changes the hash, and two spellings of the same thing share it.
 """
 
 from __future__ import annotations

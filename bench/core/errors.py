@@ -1,4 +1,4 @@
-"""What a user did or has that cannot work: one clear line, no traceback."""
+"""User errors: reported in one line, without a traceback."""
 
 from __future__ import annotations
 

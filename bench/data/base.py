@@ -1,4 +1,4 @@
-"""What every data set gives: its shape, its records, batches of them."""
+"""Interface of data sets: their shape, their records, and batches of records."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What a folder or archive of images means: which files are images, of which part and of which class.
+"""Layout of a folder or archive of images: which files are images, and their split and class.
 
-    train/CLASS/FILE  val/CLASS/FILE      parts by the names of the field, in any case, at any depth
-    CLASS/FILE  CLASS/images/FILE         a level that is the same for all images says nothing
-    dataset.json                          labels by file (StyleGAN, EDM, REPA); then no folder is a class
+    train/CLASS/FILE  val/CLASS/FILE      splits by their usual names, in any case, at any depth
+    CLASS/FILE  CLASS/images/FILE         a level that is the same for all images is ignored
+    dataset.json                          labels by file (StyleGAN, EDM, REPA); then folders are not classes
 
-Labels are the ranks of the sorted class names. Nothing is dropped in silence: `Layout.summary` says what was
-understood, and `Layout.surprises` what a person should confirm.
+Labels are the ranks of the sorted class names. No file is dropped silently: `Layout.summary` describes the
+layout, and `Layout.surprises` lists what the user should confirm.
 """
 
 from __future__ import annotations

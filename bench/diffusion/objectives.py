@@ -1,4 +1,4 @@
-"""What a network is trained on: how t is drawn, x_t made, and the prediction judged.
+"""Training objectives: the distribution of t, the noised x_t, the target of the network and its loss.
 
     FlowMatching   x_t = α(t) x0 + σ(t) ε on a continuous path; predicts v, ε or x0    (SiT, REPA)
     DDPM           1000 discrete steps; predicts ε and a variance                      (DiT)

@@ -1,4 +1,4 @@
-"""What every sampler shares: a guided network, a state of chosen precision, and noise drawn by the caller."""
+"""Base class of samplers: guidance, precision of the state, and noise that is drawn by the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What feature nets have seen of a set of images; adds up across batches and processes."""
+"""Features and statistics of a set of images, accumulated over batches and merged over processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs of a plan need and this machine does not have, each with the command that brings it."""
+"""Files that planned runs need and this machine lacks, each with the command that provides it."""
 
 from __future__ import annotations
 

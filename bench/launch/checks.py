@@ -1,4 +1,4 @@
-"""What the plan of some runs can know: a dry run refuses whatever the run would refuse at its first step."""
+"""Checks of planned runs: a dry run refuses whatever a run would refuse at its first step."""
 
 from __future__ import annotations
 

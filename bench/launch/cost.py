@@ -1,9 +1,9 @@
-"""What a plan costs on this machine, before anything runs: parameters, FLOPs, time, memory, disk.
+"""Estimated cost of planned runs on this machine: parameters, FLOPs, time, memory, disk.
 
-Times of small models are measured from a few steps; others are estimated from the FLOPs and the speed of a
-matrix product here, and labelled `~`. Memory is an estimate: weights, gradients, two Adam moments, EMA and
-the optimiser's workspace are 24 bytes a parameter, autocast's copies 2 more, activations about 18 values of
-`width` a token and block.
+Small models are timed for a few steps; for others, time is estimated from FLOPs and the measured speed of a
+matrix product, and marked `~`. Memory is an estimate: 24 bytes per parameter for weights, gradients, two Adam
+moments, EMA and the optimiser's workspace, 2 more for autocast's copies, and about 18 values of `width` per
+token and block for activations.
 """
 
 from __future__ import annotations

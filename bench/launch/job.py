@@ -1,9 +1,9 @@
-"""What happens on the node. A job is one run; it may be started any number of times, and continues.
+"""The job on the compute node. A job is one run; started again, it continues from the last checkpoint.
 
-signal before the time limit, or preemption   save, requeue through submitit's protocol, go on later
-SIGTERM (scancel, scontrol requeue)           save and end; whether it is queued again is Slurm's to say
-SIGKILL, a node that fails                    what the last periodic checkpoint does not hold is lost
-UserError (NaN, bad data) or a bug            the run is marked as failed, and never queued again
+signal before the time limit, or preemption   saves, requeues itself by submitit's protocol, continues later
+SIGTERM (scancel, scontrol requeue)           saves and ends; Slurm decides whether it is queued again
+SIGKILL, node failure                         work since the last periodic checkpoint is lost
+UserError (NaN, bad data), or a bug           the run is marked as failed and not queued again
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What a job asks for: from the command line, else from the user's file, else the defaults below.
+"""Resources of a job: from the command line, else from the user's file, else the defaults below.
 
 The file is `launch.toml` in the user's configuration folder, or where $ALIGNMENT_BENCH_CONFIG says:
 
-    launcher = "slurm"              # what --launcher auto means here
-    [slurm]                         # the options below, with underscores
+    launcher = "slurm"              # what --launcher auto selects on this machine
+    [slurm]                         # options, with underscores
     partition = "gpu"
     hours = 24
     setup = ["module load cuda"]
-    [evaluation]                    # what differs for the jobs of --evaluate-as separate
+    [evaluation]                    # different values for the jobs of --evaluate-as separate
     hours = 2
 """
 

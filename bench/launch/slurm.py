@@ -1,4 +1,4 @@
-"""What Slurm says of jobs, with or without its accounting database."""
+"""State of jobs in Slurm, with or without its accounting database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs are at, read off their folders and the scheduler; nothing is asked of the runs themselves."""
+"""Status of runs, read from their folders and the scheduler, without contacting the runs."""
 
 from __future__ import annotations
 

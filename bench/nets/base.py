@@ -1,4 +1,4 @@
-"""What frozen networks give: feature networks of the metrics one vector per image, encoders patch tokens."""
+"""Interfaces of frozen networks: feature networks give a vector per image, encoders give patch tokens."""
 
 from __future__ import annotations
 

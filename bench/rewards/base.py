@@ -1,7 +1,7 @@
-"""What a reward is: a function of a clean-image estimate x^ and of the clean image x0 that it estimates.
+"""Interface of rewards: functions of an estimate x^ of the clean image and of the clean image x0 itself.
 
-Higher is better, and every reward is differentiable in x^. "Map" rewards say how good every patch is, on the
-backbone's grid of tokens; their mean is the reward of the image. They are listed in registry.py.
+Higher is better, and every reward is differentiable in x^. A map reward has a value per patch, on the
+backbone's grid of tokens; their mean is the reward of the image. All rewards are listed in registry.py.
 """
 
 from __future__ import annotations

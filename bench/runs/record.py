@@ -1,4 +1,4 @@
-"""What a run writes, as typed records, and the reader of run folders.
+"""Typed records of the files that a run writes, and the reader of run folders.
 
 `docs/formats.md` is generated from the docstrings here: `python docs/tools/formats.py`.
 """

@@ -1,4 +1,4 @@
-"""What a step trains on: records, times, noise and dropped labels, the same for all methods.
+"""The batch of a training step: records, times, noise and dropped labels, the same for all methods.
 
 Times, noise and dropped labels are drawn for the whole batch on every process, which keeps its rows.
 """

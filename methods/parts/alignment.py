@@ -1,4 +1,4 @@
-"""What all alignments of a hidden state with a frozen encoder have in common."""
+"""Base class of methods that align a hidden state with a frozen encoder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PAPER_DEPTHS = {12: 4, 24: 8, 28: 8}  # blocks -> alignment depth, REPA's append
 class EncoderAlignment(Method):
     """Compares the hidden state after one block with the patch tokens of frozen encoders.
 
-    A subclass says by which `projector` and with which `target`, and what `losses` come out of it.
+    Subclasses define the `projector`, the `target` and the `losses`.
 
     Options:
-        weight: of the alignment loss; 0 loads no encoder and is the baseline.
-        depth: align after this block, 1-based; 0 takes REPA's, or for other sizes the block at a third of
-            the network, rounded up.
-        encoder: name of the frozen encoder; "teacher" takes the one the data set recommends. Several,
-            joined by "+", get a projector each and share the weight, as in REPA's released code.
-        align_until: alignment ends after this part of training; 1 in most papers, less in HASTE (2505.16792).
+        weight: of the alignment loss; 0: the baseline, no encoder is loaded.
+        depth: align after this block, 1-based; 0: REPA's, for other depths a third of the network,
+            rounded up.
+        encoder: name of the frozen encoder; "teacher": the one recommended for the data set. Several,
+            joined by "+", have a projector each and share the weight, as in REPA's released code.
+        align_until: fraction of training after which alignment ends; 1 in most papers, less in HASTE.
     """
 
     weight: float = 0.5
@@ -37,7 +37,7 @@ class EncoderAlignment(Method):
         if not 0 < self.align_until <= 1:
             raise ValueError(f"align_until={self.align_until} must lie in (0, 1]")
         if self.weight == 0:
-            return  # no encoder is loaded, no projector made: exactly the baseline
+            return  # no encoder, no projector: exactly the baseline
         targets = [encoder(name) for name in self.encoders]
         for target in targets:
             if target.grid != backbone.grid:
@@ -47,11 +47,11 @@ class EncoderAlignment(Method):
         self.projectors = nn.ModuleList(self.projector(backbone, target) for target in targets)
 
     def projector(self, backbone: BackboneInfo, encoder: EncoderInfo) -> nn.Module:
-        """The trainable map of a hidden state [B, N, D] to the encoder's width."""
+        """The trainable map from a hidden state [B, N, D] to the width of the encoder."""
         raise NotImplementedError
 
     def target(self, features: Features) -> Tensor:
-        """What the projected hidden state is compared with, [B, N, D']."""
+        """The target of the projected hidden state, [B, N, D']."""
         return features.patch_tokens
 
     @property
@@ -69,7 +69,7 @@ class EncoderAlignment(Method):
         return Needs(hidden_depths=(self.alignment_depth,), encoders=self.encoders)
 
     def compare(self, measure: Callable[[Tensor, Tensor], Tensor], context: Context) -> Tensor:
-        """`measure(projected hidden state, target)` of each sample, mean over encoders: [B]."""
+        """`measure(projected hidden state, target)` per sample, averaged over encoders, [B]."""
         hidden = context.hidden[self.alignment_depth]
         pairs = zip(self.projectors, self.encoders, strict=True)
         values = [measure(phi(hidden), self.target(context.features[name])) for phi, name in pairs]
@@ -79,10 +79,18 @@ class EncoderAlignment(Method):
 def block_number(
     asked: int, depth: int, published: Mapping[int, int], fraction: float = 1 / 3, option: str = "depth"
 ) -> int:
-    """The block that an option asks for, 1-based, of a network of `depth` blocks.
+    """The 1-based block that an option selects in a network.
 
-    0 takes the block published for that depth or, for other depths, the one at `fraction` of the network,
-    rounded up. Raises ValueError if the network has no such block.
+    Args:
+        asked: value of the option; 0: the published block or, for other depths, `fraction` of the network,
+            rounded up.
+        depth: number of blocks of the network.
+        published: number of blocks -> block.
+        fraction: in (0, 1].
+        option: name of the option, for the error message.
+
+    Raises:
+        ValueError: the network has no such block.
     """
     if not 0 <= asked <= depth:
         raise ValueError(f"{option}={asked} is outside the backbone's blocks 1..{depth}")

@@ -1,4 +1,4 @@
-"""Trainable maps from hidden states of the backbone to what they are compared with."""
+"""Trainable projectors from hidden states of the backbone to the targets of an alignment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers from width to width with SiLU between them, [.., first] -> [.., last].
+    """An MLP of linear layers with SiLU in between, [..., widths[0]] -> [..., widths[-1]].
 
     Xavier-uniform weights and zero bias, as in REPA's released code.
     """
@@ -25,10 +25,10 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 class TokenConvolution(nn.Module):
-    """A convolution over the grid of tokens, [B, N, D] -> [B, N, D']; tokens are row by row."""
+    """A convolution over the grid of tokens, [B, N, D] -> [B, N, D']; tokens are in row-major order."""
 
     def __init__(self, width: int, target_width: int, grid: tuple[int, int], kernel: int) -> None:
-        """`kernel`: odd; the border is padded with zeros, so that the grid stays."""
+        """`kernel`: odd; zero padding preserves the grid."""
         super().__init__()
         self.grid = grid
         self.convolution = nn.Conv2d(width, target_width, kernel, padding=kernel // 2)

@@ -1,4 +1,4 @@
-"""Weights of a sample by its noise level t in [0, 1], where 1 is noise.
+"""Weights of samples as a function of the noise level t in [0, 1]; 1 is noise.
 
 constant    1
 linear      1 - t
@@ -21,7 +21,17 @@ from methods.parts.distances import at_least_float32
 
 
 def timestep_weight(schedule: str, t: Tensor, tau: float, k: float) -> Tensor:
-    """The weights of a schedule, in the shape of `t`."""
+    """Weights of noise levels `t` under a schedule, in the same shape.
+
+    Args:
+        schedule: a name of the table above.
+        t: noise levels in [0, 1].
+        tau: threshold, in (0, 1).
+        k: sharpness of the sigmoid.
+
+    Raises:
+        ValueError: unknown schedule.
+    """
     t = at_least_float32(t)
     match schedule:
         case "constant":

@@ -1,4 +1,4 @@
-"""Fixed statistics of a frozen encoder's patch tokens over the data, made in `build` and kept in buffers."""
+"""Fixed statistics of the patch tokens of a frozen encoder, computed in `build` and stored in buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class PrincipalAxes(nn.Module):
     """Projection of tokens on the first principal axes of the data, [..., D] -> [..., k].
 
-    The sign of an axis is fixed by a positive largest entry, so that it means the same on every machine.
+    The largest entry of each axis is positive, so that signs agree between machines.
     """
 
     mean: Tensor
@@ -26,10 +26,12 @@ class PrincipalAxes(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor], *, standardise: bool, whiten: bool) -> None:
-        """Statistics of all tokens in `batches` of [..., D]; of none, everything stays as it is.
+        """Compute mean and axes of all tokens.
 
-        `standardise` divides each channel by its (biased) deviation before the axes are sought, `whiten` the
-        projections by theirs.
+        Args:
+            batches: tokens [..., D] each; if there are none, nothing changes.
+            standardise: divide each channel by its (biased) standard deviation before computing the axes.
+            whiten: divide the projections by their standard deviation.
         """
         count, total, products = 0, torch.zeros(()), torch.zeros(())
         for batch in batches:

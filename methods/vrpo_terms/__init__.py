@@ -1,1 +1,1 @@
-"""What VRPO is made of: the forces of rewards, the weights of alignment, and what is logged of both."""
+"""Parts of VRPO: reward forces, weights of the alignment, and logs."""

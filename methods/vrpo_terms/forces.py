@@ -1,15 +1,15 @@
-"""The force of rewards on a clean-image estimate: three estimators of one policy gradient.
+"""Forces of rewards on an estimate of the clean image: three estimators of one policy gradient.
 
-A region is what a reward is normalised over: the whole image, or one patch of a reward that judges patches.
-Of R regions each gets a force of unit length over sqrt(R), so that the force on an image has unit length
-either way. With e_j the noise of draw j, e_j[n] its part in region n, r_n the reward there:
+Rewards are normalised over regions: the whole image, or each patch of a map reward. Each of R regions gets a
+force of length 1 / sqrt(R), so that the force on an image has unit length in both cases. With e_j the noise
+of sample j, e_j[n] its restriction to region n, and r_n the reward of that region:
 
     score          F[n] = 1/G sum_j A_jn e_j[n] / sqrt(R),   A_jn = (r_jn - mean_j) / std_j
     pathwise       F[n] = grad_n / |grad_n| / sqrt(R),       grad_n = d (sum_m r_m) / d x^[n]
-    pathwise-raw   F = grad of the mean of r over regions, as it is
+    pathwise-raw   F = grad of the mean of r over regions, not normalised
 
 For one region and a smooth reward E[F_score] = c_G F_pathwise as s -> 0, c_G = 0.69, 0.84, 0.92 for
-G = 4, 8, 16; for several where a reward of a region depends on that region alone.
+G = 4, 8, 16; for several regions if the reward of each depends on that region only.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from torch import Tensor
 
 from methods.base import Context
 
-FLOOR = 1e-8  # a gradient or a group's spread below this counts as zero, and gives no force
-SMALLEST_SCALE = 1e-3  # of d x0_hat / d prediction, where it is divided by
+FLOOR = 1e-8  # gradients and standard deviations below this count as zero and give no force
+SMALLEST_SCALE = 1e-3  # lower bound of |d x0_hat / d prediction| in divisions
 
 
 class RewardForce(NamedTuple):
-    """A force on n samples, and what is worth knowing of the rewards behind it, by reward name."""
+    """The force on n samples, and statistics of the rewards by name."""
 
     force: Tensor  # [n, C, H, W], the weighted sum over rewards
     reward: dict[str, Tensor]  # [n], raw; mean over a group
-    gradient: dict[str, Tensor]  # [n], |grad r|; of a group, its spread / s_t; mean over regions
-    without_force: dict[str, Tensor]  # [n], share of regions whose gradient or spread counts as zero
+    gradient: dict[str, Tensor]  # [n], |grad r|; for score std(r) / s_t; mean over regions
+    without_force: dict[str, Tensor]  # [n], fraction of regions without force
     advantage: dict[str, Tensor]  # [G, n, h, w]; none for pathwise
 
 
@@ -46,9 +46,17 @@ def pathwise(
     per_patch: bool,
     shuffle: bool,
 ) -> RewardForce:
-    """Reward gradients at x0_hat of those samples of this context that are among `acting` of the whole step.
+    """Force from the gradients of the rewards at x0_hat.
 
-    Costs one forward of the reward net and one backward a reward.
+    Costs one forward pass of the reward network and one backward pass per reward.
+
+    Args:
+        context: the step.
+        acting: [n] indices in the whole batch of the samples that rewards act on.
+        weights: reward name -> weight.
+        normalised: normalise the force per region; false: pathwise-raw.
+        per_patch: regions are patches if the reward has a value per patch.
+        shuffle: permute forces over samples (control).
     """
     assert context.rewards is not None
     place, own = local_rows(context, acting)
@@ -84,9 +92,10 @@ def score(
     per_patch: bool,
     shuffle: bool,
 ) -> RewardForce:
-    """Advantages times directions, of `group_size` draws x0_hat + s_t e around the estimates of `acting`.
+    """Force from advantages of `group_size` samples x0_hat + s_t e, without gradients of the rewards.
 
-    Costs `group_size` forwards of the reward net and no backward; no gradient of a reward is needed.
+    Costs `group_size` forward passes of the reward network. Arguments as in `pathwise`; `spread` is s, the
+    standard deviation of the policy in units of the prediction.
     """
     assert context.rewards is not None
     place, own = local_rows(context, acting)
@@ -115,7 +124,7 @@ def score(
 def standardise(rewards: Tensor) -> Tensor:
     """Advantages within each group, [G, ...] -> [G, ...]: zero mean, unit sample standard deviation.
 
-    A group without spread (all rewards equal up to rounding) gives zeros.
+    If all rewards of a group are equal up to rounding, the advantages are zero.
     """
     centred = rewards - rewards.mean(dim=0)
     deviation = centred.square().sum(dim=0).div(rewards.shape[0] - 1).sqrt()
@@ -124,9 +133,9 @@ def standardise(rewards: Tensor) -> Tensor:
 
 
 def regions(reward: Tensor, per_patch: bool, sample_dims: int) -> Tensor:
-    """A reward as it is normalised, [..., h, w]: its patches, or 1 x 1 for a whole image.
+    """A reward by region, [..., h, w]: its patches, or 1 x 1 for the whole image.
 
-    `sample_dims` is the number of dimensions before the patches', if the reward has any.
+    `sample_dims` is the number of dimensions that precede those of patches, if there are any.
     """
     if reward.ndim == sample_dims:
         return reward[..., None, None]
@@ -134,28 +143,31 @@ def regions(reward: Tensor, per_patch: bool, sample_dims: int) -> Tensor:
 
 
 def norm_by_region(image: Tensor, size: torch.Size) -> Tensor:
-    """Length of each region's part of an image, [B, C, H, W] -> [B, h, w] for `size` (h, w)."""
+    """Euclidean norm of an image in each region, [B, C, H, W] -> [B, h, w] for `size` (h, w)."""
     squares = F.adaptive_avg_pool2d(image.square().sum(dim=1), (size[0], size[1]))
     return (squares * (image.shape[-2] * image.shape[-1] / size.numel())).sqrt()
 
 
 def to_pixels(values: Tensor, image: Tensor) -> Tensor:
-    """A value a region, [M, h, w], at every pixel of it: [M, 1, H, W]."""
+    """Values per region expanded to pixels, [M, h, w] -> [M, 1, H, W]."""
     return F.interpolate(values[:, None], image.shape[-2:], mode="nearest")
 
 
 def local_rows(context: Context, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Of `samples` of a step's whole batch, in order, those of this context: their places among `samples`
-    [n], and their rows in the context [n]."""
+    """Those of `samples`, indices in the whole batch, that are in this context.
+
+    Returns:
+        Their positions in `samples` [n], and their rows in the context [n].
+    """
     rows = samples - context.share.rows.start
     place = ((rows >= 0) & (rows < len(context.x0))).nonzero()[:, 0]
     return place, rows[place]
 
 
 def shuffle_across(context: Context, samples: int, place: Tensor | slice) -> Callable[[Tensor], Tensor]:
-    """The control in which samples get others' values, [n, ...] -> [n, ...].
+    """A function that permutes values [n, ...] over samples, for the control `shuffle`.
 
-    By one permutation of `samples` samples of the step, of which this context has those at `place`.
+    One permutation of `samples` samples of the whole batch; this context holds those at `place`.
     """
     order = torch.randperm(samples, generator=context.generator).to(context.x0.device)[place]
     return lambda values: context.share.gather(values)[order]

@@ -1,6 +1,6 @@
-"""What VRPO logs of a step: rewards, forces, advantages and KL terms, in all and by noise bin.
+"""Diagnostics of VRPO: rewards, forces, advantages and KL terms, overall and by noise bin.
 
-Everything here is read off tensors that the step has anyway; no network is run.
+All of them are computed from tensors of the step; no network is evaluated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HISTOGRAM_EDGES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
 def by_noise(name: str, values: Tensor, noise_level: Tensor) -> dict[str, Tensor]:
-    """The mean of `values` [B] over the batch, and over the samples of each noise bin that has any."""
+    """The mean of `values` [B] over the batch, and over each noise bin that has samples."""
     found = {name: values.mean()}
     bins = bin_of(noise_level)
     for number in range(BINS):
@@ -29,7 +29,7 @@ def by_noise(name: str, values: Tensor, noise_level: Tensor) -> dict[str, Tensor
 
 
 def of_reward_force(force: RewardForce, noise_level: Tensor) -> dict[str, Tensor]:
-    """Each reward's mean and spread over the batch, the length of its gradient, and its advantages."""
+    """Mean and standard deviation of each reward over the batch, norm of its gradient, and advantages."""
     logs: dict[str, Tensor] = {}
     for name, reward in force.reward.items():
         logs |= by_noise(f"reward/{name}", reward, noise_level)
@@ -45,7 +45,7 @@ def of_reward_force(force: RewardForce, noise_level: Tensor) -> dict[str, Tensor
 
 
 def histogram(advantage: Tensor) -> dict[str, Tensor]:
-    """The share of advantages between neighbouring edges."""
+    """Fraction of advantages in each bin of the histogram."""
     edges = torch.tensor(HISTOGRAM_EDGES, device=advantage.device)
     counts = torch.bucketize(advantage.flatten(), edges).bincount(minlength=len(edges) + 1)
     limits = ["-inf", *(f"{edge:g}" for edge in HISTOGRAM_EDGES), "inf"]
@@ -54,10 +54,10 @@ def histogram(advantage: Tensor) -> dict[str, Tensor]:
 
 
 def of_force(force: Tensor, factor: Tensor, context: Context, noise_level: Tensor) -> dict[str, Tensor]:
-    """The reward's force on x0_hat [B, C, H, W] against that of the mean square error.
+    """The force of rewards on x0_hat [B, C, H, W] compared with that of the mean squared error.
 
-    `force_ratio` compares their lengths on the prediction, where the reward's is `factor` [B] times as long.
-    `force_cosine` says whether the reward pulls the estimate towards x0 (1), across (0) or away (-1).
+    `force_ratio` is the ratio of their norms on the prediction, where that of the rewards is scaled by
+    `factor` [B]. `force_cosine` is the cosine between the force and the direction from x0_hat to x0.
     """
     acting = factor * force.flatten(1).norm(dim=1)
     if not acting.any():
@@ -72,7 +72,7 @@ def of_force(force: Tensor, factor: Tensor, context: Context, noise_level: Tenso
 
 
 def of_divergence(context: Context, noise_level: Tensor, alignment: Tensor | None) -> dict[str, Tensor]:
-    """The KL's two parts in the loss's unit: mean square error, and REPA's weighted 1 - cos [B]."""
+    """The two terms of the KL in units of the loss: mean squared error, and REPA's weighted 1 - cos [B]."""
     error = (context.prediction - context.target).detach().float()
     logs = by_noise("kl/image", error.square().flatten(1).mean(1), noise_level)
     if alignment is not None:

@@ -1,4 +1,4 @@
-"""What the suite promises of every run holds with every registered method.
+"""The contract of methods, for every registered one.
 
 The checks are those of `python -m bench.check method`; here they run over the whole registry.
 """

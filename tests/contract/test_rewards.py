@@ -1,4 +1,4 @@
-"""What every registered reward must do; those whose weights are not on this machine are skipped."""
+"""The contract of rewards, for every registered one; those whose weights are absent are skipped."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What every registered sampler and preset must do, on data that is one narrow Gaussian per class.
+"""Every registered sampler and preset, on data that is one narrow Gaussian per class.
 
 The perfect network for such data, N(m, s^2), is known in closed form: on the linear path x_t has the mean
 (1 - t) m and the variance (1 - t)^2 s^2 + t^2, along which every point moves; for DDPM the expected noise is

@@ -1,4 +1,4 @@
-"""What must not depend on how a run came about."""
+"""The fields of rows that must be equal however a run was interrupted or distributed."""
 
 from bench.core.files import read_rows
 

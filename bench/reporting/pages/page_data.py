@@ -1,4 +1,4 @@
-"""What the plots of `report.html` show, as plain data for `html/page.js`.
+"""Data of the interactive plots of `report.html`, read by `html/page.js`.
 
 A chart is {title, text, kind, x, y, series}. Its `kind` is "line", "bar" (x counts the labels of its axis) or
 "scatter"; an axis is {label, labels?, logarithmic?}; a series is {method, backbone, points}; a point is

@@ -1,4 +1,4 @@
-"""What all figures share: sizes, colours, marks, axes, and how they are saved."""
+"""Common style of all figures: sizes, colours, markers, axes, and saving to PDF and PNG."""
 
 from __future__ import annotations
 

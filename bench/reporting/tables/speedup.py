@@ -1,4 +1,4 @@
-"""What quality costs: speedups over the reference, to several targets, and quality at equal cost."""
+"""Table of the cost of quality: speedups over the reference at several targets, and quality at equal cost."""
 
 from __future__ import annotations
 

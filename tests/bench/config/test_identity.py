@@ -1,4 +1,4 @@
-"""What the hash of a run is taken of: everything that decides its numbers, and nothing else."""
+"""The hash of a run depends on everything that determines its numbers, and on nothing else."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What holds for every sampler in the registry, and what the presets are."""
+"""Properties of all registered samplers, and the definitions of the presets."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What a plan is refused for, by a dry run as by a run."""
+"""Plans that are refused, by a dry run as well as by a run."""
 
 import subprocess
 import sys

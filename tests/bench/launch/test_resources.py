@@ -1,4 +1,4 @@
-"""What a job asks for, and what a user is told who asks for what there is not."""
+"""Resources requested for a job, and the errors for requests that cannot be met."""
 
 import json
 import shutil

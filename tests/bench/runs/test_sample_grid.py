@@ -1,4 +1,4 @@
-"""What is read off a sample grid is what was put there."""
+"""Images read back from a sample grid equal those written to it."""
 
 from pathlib import Path
 
