@@ -19,13 +19,16 @@ import psutil
 from tests.helpers import leftovers
 leftovers.end_marked()
 {start}
-started = [*leftovers.marked(os.environ[leftovers.MARK]), *psutil.Process().children(recursive=True)]
-print(*sorted({{process.pid for process in started}} - {{os.getpid()}}), flush=True)
+started = set()
+while len(started) < {least}:
+    found = [*leftovers.marked(os.environ[leftovers.MARK]), *psutil.Process().children(recursive=True)]
+    started = {{process.pid for process in found}} - {{os.getpid()}}
+    time.sleep(0.1)
+print(*sorted(started), flush=True)
 time.sleep(600)
 """
 DETACHED = """
 subprocess.Popen(["sh", "-c", "setsid sleep 600 & exec sleep 600"], start_new_session=True)
-time.sleep(1)
 """
 SCHEDULER = """
 from pathlib import Path
@@ -52,7 +55,7 @@ def test_a_killed_test_run_leaves_nothing_behind(start, least, folder):
     if start is SCHEDULER and (reason := one_node.missing()):
         pytest.skip(reason)
     runner = subprocess.Popen(
-        [sys.executable, "-c", RUNNER.format(start=start.format(folder=folder))],
+        [sys.executable, "-c", RUNNER.format(start=start.format(folder=folder), least=least)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -20,7 +20,8 @@ from bench.core.errors import UserError, unknown
 T = TypeVar("T")
 
 _QUOTED = r""""(?:[^"]|"")*"|'(?:[^']|'')*'"""
-_QUOTED_VALUE = re.compile(rf"(^|[\[,=])({_QUOTED})")  # a quote elsewhere is a letter, as in /home/o'brien
+# A quote elsewhere is a letter, as in /home/o'brien.
+_QUOTED_VALUE = re.compile(rf"((?:^|[\[,=+])\s*)({_QUOTED})")
 
 
 def split(text: str) -> tuple[str, dict[str, str]]:
@@ -30,8 +31,8 @@ def split(text: str) -> tuple[str, dict[str, str]]:
 
     Raises UserError if the brackets or an option cannot be read.
     """
-    if len(summands(text)) > 1:
-        return text.strip(), {}
+    if len(parts := summands(text)) > 1:
+        return "+".join(parts), {}
     name, options = _parts(text)
     return _unquoted(name), {key: _unquoted(value) for key, value in options.items()}
 
@@ -50,13 +51,13 @@ def summands(text: str) -> list[str]:
 def join(name: str, options: Mapping[str, Any]) -> str:
     """The inverse of `split`: options in alphabetical order, none -> the bare name.
 
-    A value is quoted if it could not be read back otherwise.
+    A name or value is quoted if it could not be read back otherwise.
     """
     values = {key: _text(options[key]) for key in sorted(options)}
     inside = ",".join(
         f"{key}={value if _is_plain(value) else _quoted(value)}" for key, value in values.items()
     )
-    if len(summands(name)) == 1 and not (_is_plain(name) and "[" not in name):
+    if not _is_read_as_name(name, alone=not inside):
         name = _quoted(name)
     return f"{name}[{inside}]" if inside else name
 
@@ -136,6 +137,16 @@ def _is_plain(value: str) -> bool:
         return _pieces(value) == [value]
     except UserError:  # brackets that do not match
         return False
+
+
+def _is_read_as_name(name: str, alone: bool) -> bool:
+    """Whether `name` is read as it stands: a plain word, or where it stands `alone` a sum."""
+    try:
+        if len(summands(name)) > 1:
+            return alone and split(name) == (name, {}) and expand(name) == [name]
+    except UserError:
+        return False
+    return _is_plain(name) and "[" not in name
 
 
 def _quoted(value: str) -> str:

@@ -109,7 +109,7 @@ class Cluster:
         self._daemons.append(Supervised([*command], os.environ | self.environment, output))
 
     def _wait_for(self, what: str, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not condition():
             ended = [daemon.command for daemon in self._daemons if not daemon.running()]
             if ended or time.monotonic() > deadline:

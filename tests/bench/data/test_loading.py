@@ -13,7 +13,7 @@ from tests.helpers.sources_on_disk import image_folder, tiny_vae
 
 
 def test_results_come_in_order_and_ahead_of_being_asked_for():
-    read, both = [], threading.Barrier(2, timeout=20)
+    read, both = [], threading.Barrier(2, timeout=200)
 
     def slow(step):
         read.append(step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ def column(page: Any, table: str, index: int) -> list[str]:
     return [cell.get_attribute("data-sort") for cell in cells]
 
 
+def wait_for(page: Any, condition: Callable[[], bool]) -> None:
+    """Return once the page is so; the test's time limit ends the wait."""
+    while not condition():
+        page.wait_for_timeout(20)
+
+
 def test_page_is_one_file_without_links_to_the_network(report: Path) -> None:
     text = report.read_text()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text) and "@import" not in text
@@ -93,18 +99,21 @@ def test_photographs_are_made_smaller_and_small_images_are_kept() -> None:
 
 
 def test_tables_sort_by_value_and_back(page: Any) -> None:
+    def values() -> list[float]:
+        return [float(value) for value in column(page, "main", 5) if value]
+
+    def methods() -> list[str]:
+        return column(page, "main", 2)
+
+    ascending = sorted(values())
+    assert len(ascending) == 6 and len(set(methods())) == 4
     page.click("#main th:has-text('FID')")
-    page.wait_for_timeout(50)
-    ascending = [float(value) for value in column(page, "main", 5) if value]
-    assert ascending == sorted(ascending) and len(ascending) == 6
+    wait_for(page, lambda: values() == ascending)
     page.click("#main th:has-text('FID')")
-    page.wait_for_timeout(50)
-    assert [float(value) for value in column(page, "main", 5) if value] == ascending[::-1]
+    wait_for(page, lambda: values() == ascending[::-1])
     page.focus("#main th:has-text('Method')")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(50)
-    methods = column(page, "main", 2)
-    assert methods == sorted(methods, key=str.lower) and len(set(methods)) == 4
+    wait_for(page, lambda: methods() == sorted(methods(), key=str.lower))
 
 
 def test_filter_hides_a_method_everywhere_and_brings_it_back(page: Any) -> None:
@@ -149,7 +158,7 @@ def test_hovering_shows_the_value_of_the_point_under_the_mouse(page: Any) -> Non
     chart = "Chart.getChart(document.querySelector('#curves canvas'))"
     place = page.evaluate(f"(({{x, y}}) => ({{x, y}}))({chart}.getDatasetMeta(0).data[4])")
     canvas.hover(position=place)
-    page.wait_for_timeout(100)
+    page.wait_for_function(f"{chart}.tooltip?.body?.length")
     shown = page.evaluate(f"{chart}.tooltip.body.map(b => b.lines[0])")
     value = float(shown[0].partition(": ")[2].partition(" ")[0])
     assert shown[0].startswith("baseline") and value == pytest.approx(frechet(500, 1.0), rel=0.06)
