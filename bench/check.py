@@ -87,13 +87,13 @@ class FaultCheck:
     kills: int = 200
     """at least that many"""
     command: Annotated[tuple[str, ...], option()] = ()
-    """which, by default all: train, cache, evaluate, score, prepare, report"""
+    """which, by default all: train, cache, evaluate, score, prepare, report, submit, and what is read"""
     table: OptionalPath = None
-    """write the counts to this file, in Markdown"""
+    """write the counts to this file, in Markdown; the .jsonl beside it lets a campaign continue"""
 
     def results(self) -> dict[str, Iterable[CheckResult]]:
         """By what is checked."""
-        from bench.checks.faults import check_faults
+        from bench.checks.faults.campaign import check_faults
 
         return {"faults": check_faults(self.kills, self.command, self.table)}
 

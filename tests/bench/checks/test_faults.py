@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.checks.faults import Line, table
+from bench.checks.faults.counts import Line, table
 
 
 def test_kills_and_full_disks_lose_nothing(tmp_path: Path):

@@ -1,0 +1,79 @@
+"""A stand-in for Slurm: its commands as small scripts, and its jobs in forks of this process.
+
+The scripts take jobs and list them, and nothing more; real Slurm is what tests/bench/launch runs. A job that
+is killed with everything else is started again by the next command, as Slurm does with a node that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+# A job is a folder of the queue: made by `sbatch`, with a file `done` in it when it has ended.
+SCRIPTS = {
+    "sbatch": """n=1; while ! mkdir "{queue}/$n" 2>/dev/null; do n=$((n+1)); done
+echo "Submitted batch job $n" """,
+    "squeue": """cd "{queue}"; for n in *
+do [ ! -d "$n" ] || [ -e "$n/done" ] || echo "$n|RUNNING|None|here"; done""",
+    "srun": "exit 0",
+    "scontrol": "exit 0",
+    "sinfo": "exit 0",
+    "sacct": "exit 1",
+    "scancel": "exit 0",
+}
+NAMES = {
+    "SLURM_NTASKS": "1",
+    "SLURM_JOB_NUM_NODES": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+SUBMITTED_WITHIN = (
+    2.0  # seconds from `sbatch` to what is to be run: else its command was killed between the two
+)
+
+
+def start_cluster(queue: Path, jobs: Path) -> None:
+    """Put the commands on this process's path, and run what they are given, until this process ends.
+
+    `jobs` is the folder of submitit's files.
+    """
+    programs = queue.parent / "bin"
+    for folder in (queue, programs):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, script in SCRIPTS.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script.format(queue=queue)}\n")
+        (programs / name).chmod(0o755)
+    os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    parent = os.getpid()
+    if os.fork() == 0:
+        while os.getppid() == parent:
+            for job in sorted(queue.iterdir()):
+                if not (job / "done").exists():
+                    _run(job.name, jobs)
+                    (job / "done").touch()
+            time.sleep(0.05)
+        os._exit(0)
+
+
+def _run(number: str, jobs: Path) -> None:
+    """One job, in a fork, to its end; what it says goes into submitit's logs."""
+    deadline = time.monotonic() + SUBMITTED_WITHIN
+    while not (submitted := (jobs / f"{number}_submitted.pkl").exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if not submitted:
+        return
+    job = os.fork()
+    if job == 0:
+        try:
+            for stream, kind in ((1, "out"), (2, "err")):
+                log = os.open(jobs / f"{number}_0_log.{kind}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(log, stream)
+            os.environ |= NAMES | {"SLURM_JOB_ID": number}
+            from submitit.core.submission import process_job
+
+            process_job(jobs)
+        finally:
+            os._exit(0)
+    os.waitpid(job, 0)
