@@ -12,9 +12,7 @@ from torch import Tensor
 
 from bench.core import grammar, plugin
 from bench.core.errors import UserError
-from bench.metrics.names import METRICS, MetricInfo
-
-_BUILT_IN = frozenset(METRICS)
+from bench.metrics.names import CUSTOM, METRICS, MetricInfo
 
 
 @dataclass_transform(frozen_default=True)
@@ -47,9 +45,9 @@ def load(texts: Iterable[str]) -> dict[str, CustomMetric]:
     for text in texts:
         metric = plugin.configured(text, CustomMetric, "metric")
         name = Path(grammar.split(text)[0]).stem
-        if name in found or name in _BUILT_IN:
+        if name in found or name in METRICS:
             raise UserError(f"there are two metrics of the name {name}: rename the file of {text}.")
-        METRICS[name] = MetricInfo(
+        CUSTOM[name] = MetricInfo(
             metric.label or name, metric.lower_is_better, metric.decimals, is_distance=metric.is_distance
         )
         found[name] = metric

@@ -39,16 +39,17 @@ METRICS = {  # in the order of columns
     "recall": MetricInfo("Rec.", False, 3, "fraction of the reference in a k-neighbour ball of the samples"),
     "accuracy": MetricInfo("Acc.", False, 3, "fraction of samples classified as the requested class"),
 }
+CUSTOM: dict[str, MetricInfo] = {}  # metrics of files, once they are loaded: custom.py
 _UNLISTED_DECIMALS = 3
 _KEY = re.compile(r"^(?P<name>[^\[]+)(?:\[(?P<net>.*)\])?$")
 
 
 def key(name: str, net: str) -> str:
-    """The name in a row of a metric of the table, computed with a feature net.
+    """The key in a row of a metric computed with a feature network, `NAME[NET]`.
 
-    Raises KeyError for a metric that is not in the table.
+    Raises KeyError for a metric that is neither in the table nor loaded from a file.
     """
-    METRICS[name]
+    METRICS.get(name) or CUSTOM[name]
     return name if net == "inception" else f"{name}[{net}]"
 
 
@@ -62,8 +63,9 @@ class Metric:
 
     @property
     def info(self) -> MetricInfo:
-        """From the table; a metric that is not in it keeps its own name and has no direction."""
-        return METRICS.get(self.name, MetricInfo(self.name, None, _UNLISTED_DECIMALS))
+        """From the table or a loaded file; any other metric has its own name as label, and no direction."""
+        known = METRICS.get(self.name) or CUSTOM.get(self.name)
+        return known or MetricInfo(self.name, None, _UNLISTED_DECIMALS)
 
     @property
     def label(self) -> str:

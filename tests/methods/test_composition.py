@@ -84,7 +84,7 @@ def test_adding_a_part_changes_no_draw_of_another():
         ("va-repa+va_repa", "has va-repa twice"),
         ("reed+stable-vm", "reed and stable-vm cannot be combined: both replace 'denoise'"),
         ("self-flow+sra-dts-as", "both steer 't'"),
-        ("repa+vrpo[weight=1.0]", "weight is of vrpo's own REPA"),
+        ("repa+vrpo[weight=1.0]", "weight is an option of vrpo's own REPA"),
         ("repa+nothing", "nothing"),
     ],
 )
