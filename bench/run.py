@@ -18,7 +18,7 @@ from bench.launch.resources import Launcher, LaunchOptions
 
 if TYPE_CHECKING:
     from bench.config.spec import RunSpec
-    from bench.core.distributed import Parallelism
+    from bench.core.parallel import Parallelism
 
 EARLIER = {
     "--output": "--results",
@@ -65,7 +65,7 @@ def main() -> None:
     from bench.core import distributed
 
     launcher = options.launch.chosen
-    if launcher == "inline" or distributed.asked_for():
+    if launcher == "inline" or distributed.is_requested():
         run_here(options)
     else:
         run_as_jobs(options, launcher)
@@ -120,7 +120,7 @@ def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
 
 
 def _parallelism(options: ParallelismOptions) -> Parallelism:
-    from bench.core.distributed import Parallelism
+    from bench.core.parallel import Parallelism
 
     if options.micro_batch < 0:
         raise UserError(f"--micro-batch {options.micro_batch}: give a number of images; 0 is all at once.")

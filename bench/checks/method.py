@@ -29,7 +29,7 @@ from bench.checks.trial import (
 )
 from bench.config import resolve
 from bench.core import grammar
-from bench.core.distributed import UNDIVIDED, Parallelism
+from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.evaluation import sampling
 from bench.evaluation.protocol_checks import CheckResult
 from methods.base import Loss, Method

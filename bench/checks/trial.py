@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from bench.config import resolve
-from bench.core.distributed import UNDIVIDED, Parallelism
 from bench.core.errors import UserError
+from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.evaluation.protocol_checks import CheckResult
 from bench.training.trainer import Trainer
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bench.config import resolve
 from bench.config.spec import RunSpec
-from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
 from bench.core.files import refuse_unwritable
+from bench.core.parallel import Parallelism
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.shards import TRAIN

@@ -11,8 +11,8 @@ import torch
 
 from bench.config.spec import RunSpec
 from bench.core import distributed
-from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
+from bench.core.parallel import Parallelism
 from bench.launch import assets, cost
 from bench.runs.folder import RunFolder, adopt, older_runs
 from bench.runs.record import RunRecord

@@ -68,7 +68,7 @@ class Job:
             sys.exit(128 + signal.SIGTERM)
 
     def _work(self, device: Any, signals: dict[int, int]) -> None:
-        from bench.core.distributed import Parallelism
+        from bench.core.parallel import Parallelism
         from bench.evaluation.evaluator import evaluate_kept
         from bench.launch.runner import Runner
 

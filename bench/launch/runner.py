@@ -17,9 +17,9 @@ import torch
 from backbones import checkpoints
 from bench.config.spec import RunSpec
 from bench.core import distributed, machine
-from bench.core.distributed import UNDIVIDED, Parallelism
 from bench.core.errors import TRY_AGAIN, UserError
 from bench.core.files import to_numbers
+from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.core.progress import progress_bar
 from bench.evaluation.evaluator import Evaluator
 from bench.runs.folder import RunFolder

@@ -16,9 +16,9 @@ from submitit.core.utils import FailedJobError
 
 from bench.config.spec import RunSpec
 from bench.core import machine
-from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
 from bench.core.files import write_json
+from bench.core.parallel import Parallelism
 from bench.core.progress import SECONDS_BETWEEN_LINES
 from bench.launch import slurm, watch
 from bench.launch.assets import missing_assets, with_trained_networks

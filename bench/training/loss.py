@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, Output
 from bench.config.spec import RunSpec
-from bench.core import distributed
+from bench.core import distributed, parallel
 from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.diffusion.objectives import FlowMatching, Process
@@ -164,7 +164,7 @@ class MicroBatchLoss:
         asked = _asked(Needs(), Steering(mask=mask), t, noised)
         first = t.times if isinstance(t, TokenTimes) else t
         output = self.ema(x_t, first, batch.label, hidden_depths=hidden_depths, **asked)
-        distributed.reshard(self.ema)
+        parallel.reshard(self.ema)
         return output
 
     def _refuse_unknown(self, asked: Mapping[str, Any]) -> None:

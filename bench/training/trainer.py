@@ -1,6 +1,6 @@
 """Training one run: records -> encoders -> backbone -> losses -> optimiser -> EMA.
 
-Several processes may train one run (`bench/core/distributed.py`), each on its rows of every batch. The
+Several processes may train one run (`bench/core/parallel.py`), each on its rows of every batch. The
 state after a step is a function of the spec alone (on one machine): every random draw comes from a stream
 seeded by (seed, name, step), so a run that is killed and started again continues from its last checkpoint to
 the same numbers.
@@ -25,9 +25,9 @@ from backbones.extras import Extra
 from backbones.weights import Weights
 from bench.config import resolve
 from bench.config.spec import InitialWeights, RunSpec
-from bench.core import distributed
-from bench.core.distributed import UNDIVIDED, Parallelism
+from bench.core import distributed, parallel
 from bench.core.errors import UserError
+from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.core.seeding import data_order, generator, seed_of
 from bench.data import datasets
 from bench.data.base import Batch
@@ -87,9 +87,9 @@ class Trainer:
             self._start_from(spec.weights)
         self.method.to(device)
         self.ema = copy.deepcopy(self.backbone).requires_grad_(False).eval()
-        self.network = distributed.wrap(self.backbone, self.backbone.blocks, parallelism)  # what is called
-        if distributed.is_shard(next(self.backbone.parameters())):
-            distributed.fsdp(self.ema, self.ema.blocks)
+        self.network = parallel.wrap(self.backbone, self.backbone.blocks, parallelism)  # what is called
+        if parallel.is_shard(next(self.backbone.parameters())):
+            parallel.fsdp(self.ema, self.ema.blocks)
         self.trained = {
             f"{owner}.{name}": parameter
             for owner, module in (("backbone", self.backbone), ("method", self.method))
@@ -99,7 +99,7 @@ class Trainer:
         training = spec.training
         # Shards and whole tensors cannot share a group of the optimiser.
         groups = [
-            [parameter for parameter in self.trained.values() if distributed.is_shard(parameter) == shard]
+            [parameter for parameter in self.trained.values() if parallel.is_shard(parameter) == shard]
             for shard in (True, False)
         ]
         self.optimizer = torch.optim.AdamW(
@@ -211,18 +211,16 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         rows, fractions = [], []
         for micro in map(batch.part, self.micro_batches):
-            with distributed.gradient_sync(self.network, last=micro.rows.stop == self.rows.stop):
+            with parallel.gradient_sync(self.network, last=micro.rows.stop == self.rows.stop):
                 loss, row = self.loss(step, micro, needs)
                 (loss * micro.fraction * distributed.world_size()).backward()
             rows.append(row)
             fractions.append(micro.fraction)
-        distributed.average_gradients(self.method.parameters())
+        parallel.average_gradients(self.method.parameters())
         self.method.after_backward(distributed.all_reduce_sum)
         row = distributed.reduce_rows(rows, fractions)
         row["logs"] = logs | row["logs"]
-        row["grad_norm"] = distributed.clip_gradients(
-            self.trained.values(), training.gradient_clip or math.inf
-        )
+        row["grad_norm"] = parallel.clip_gradients(self.trained.values(), training.gradient_clip or math.inf)
         _refuse_divergence(row)
         self.optimizer.step()
         with torch.no_grad():
@@ -280,19 +278,19 @@ class Trainer:
             "rewards": self.frozen.rewards.student.state() if self.frozen.rewards.student else {},
             "optimizer": moments,
         }
-        return {name: distributed.full_state(part) for name, part in parts.items()}
+        return {name: parallel.full_state(part) for name, part in parts.items()}
 
     def load_state(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         """The inverse of `state`."""
-        distributed.load(self.backbone, parts["backbone"])
-        distributed.load(self.ema, parts["ema"])
+        parallel.load(self.backbone, parts["backbone"])
+        parallel.load(self.ema, parts["ema"])
         self.method.load_state_dict(parts["method"])
         if self.frozen.rewards.student:
             self.frozen.rewards.student.load_state(parts["rewards"])
         for name, parameter in self.trained.items():
             self.optimizer.state[parameter] = {
                 # The step count stays where AdamW keeps it, on the CPU.
-                key: value.to("cpu") if key == "step" else distributed.distribute_like(parameter, value)
+                key: value.to("cpu") if key == "step" else parallel.distribute_like(parameter, value)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 for value in (parts["optimizer"][f"{name}.{key}"],)
             }
@@ -300,11 +298,11 @@ class Trainer:
     def whole(self, network: Backbone) -> Backbone:
         """Backbone or EMA to be used by one process; a copy where processes hold shards, which all must ask
         for together."""
-        if not distributed.is_shard(next(network.parameters())):
+        if not parallel.is_shard(next(network.parameters())):
             return network
         copied = self._build_backbone(self.backbone.extras).requires_grad_(False).eval()
         for name, tensor in network.state_dict().items():
-            copied.state_dict()[name].copy_(distributed.full_tensor(tensor))
+            copied.state_dict()[name].copy_(parallel.full_tensor(tensor))
         return copied
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
-from bench.core.distributed import all_gather, average_gradients, broadcast_from_rank0
+from bench.core.distributed import all_gather, broadcast_from_rank0
 from bench.core.errors import UserError
+from bench.core.parallel import average_gradients
 
 
 def _raise(error: BaseException) -> None:

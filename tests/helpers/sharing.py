@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 
 from bench.config import resolve
-from bench.core.distributed import UNDIVIDED, Parallelism
+from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.training.trainer import Trainer
 
 CPU = torch.device("cpu")

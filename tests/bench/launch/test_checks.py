@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench.config import resolve
-from bench.core.distributed import Parallelism
 from bench.core.errors import UserError, exit_code
 from bench.core.files import refuse_unwritable
+from bench.core.parallel import Parallelism
 from bench.data import datasets
 from bench.launch.assets import missing_assets
 from bench.launch.checks import refuse_unusable

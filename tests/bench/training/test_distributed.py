@@ -5,8 +5,8 @@ import torch
 from torch import multiprocessing
 
 from bench.config import resolve
-from bench.core.distributed import Parallelism
 from bench.core.errors import UserError
+from bench.core.parallel import Parallelism
 from bench.training.trainer import Trainer
 from tests.helpers.sharing import CPU, STEPS, TRAINING, trained, work
 
