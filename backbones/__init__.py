@@ -112,24 +112,17 @@ def load(name: str) -> type[Architecture]:
     """The architecture class of a file that was added to this folder, by its name.
 
     Raises:
-        ValueError: there is no such file, or it does not define exactly one architecture.
+        ValueError: there is no such file.
     """
     from backbones.base import Architecture
 
     if name not in dropped_in():
         raise ValueError(f"no backbone '{name}'; there are {', '.join(names())}")
     module = importlib.import_module(f"backbones.{name}")
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Architecture) and value.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"'{name}' must define one subclass of backbones.base.Architecture, it defines {len(found)}"
-        )
-    found[0].source, found[0].family = name, name
-    return found[0]
+    own = (value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__)
+    found = next(value for value in own if isinstance(value, type) and issubclass(value, Architecture))
+    found.source, found.family = name, name
+    return found
 
 
 def build(

@@ -42,9 +42,7 @@ def _architecture_class(name: str) -> type[Architecture]:
     """The class in a backbone file, which stands in `backbones/` or anywhere."""
     from backbones.base import Architecture
 
-    if not plugin.is_file(name):
-        return backbones.load(name)
-    found = plugin.load(name, Architecture, "backbone")
+    found = plugin.load(name if plugin.is_file(name) else f"backbones.{name}", Architecture, "backbone")
     found.source, found.family = name, backbones.family(name)
     return found
 

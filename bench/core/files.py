@@ -150,8 +150,7 @@ def refuse_unwritable(folder: Path, remedy: str) -> None:
     folder = folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}; {remedy}.") from None
 

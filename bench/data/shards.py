@@ -218,14 +218,17 @@ def read_manifest(folder: Path) -> Manifest:
             )
         return manifest
     except FileNotFoundError:
-        pass
+        raise _no_store(folder) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the manifest of the store {folder} is damaged ({error}): {again}.") from None
+
+
+def _no_store(folder: Path) -> UserError:
     if (folder / UNFINISHED).is_file():
-        raise UserError(
+        return UserError(
             f"the store {folder} is unfinished: run the command that prepares it again, it continues."
         )
-    raise UserError(
+    return UserError(
         f"there is no store at {folder}. Make it: python -m bench.prepare IMAGES --output {folder}, or name "
         "another: --data 'NAME[path=STORE]'."
     )

@@ -1,28 +1,27 @@
-"""Networks of open_clip, `clip:ARCHITECTURE/TAG`, as in clip:ViT-L-14-quickgelu/openai, read in two ways.
+"""Networks of open_clip, `clip:ARCHITECTURE/TAG`, as in clip:ViT-L-14-quickgelu/openai, used in two ways.
 
-As teachers (`OpenClipEncoder`): patch tokens of the image tower after its final norm, without the class
-token, which is given apart, before the projection into the space that images share with texts. Images are
-prepared as in timm.py. For metrics (`whole_image`) and rewards (`build`): the embedding in that space.
+As teachers (`OpenClipEncoder`): the tokens of the image tower after its final norm, before the projection to
+the joint space of images and texts, of images prepared as in published.py. For metrics (`whole_image`) and
+rewards (`build`): the embedding in the joint space.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.core.errors import UserError, unknown
-from bench.core.files import sha256
 from bench.nets import layers as inside
 from bench.nets import table, weights
-from bench.nets.base import NO_LAYERS, EncoderOptions, WholeImage, first_line, with_channels
-from bench.nets.timm import normalised_then_resized
+from bench.nets.base import NO_LAYERS, EncoderOptions, WholeImage, first_line
+from bench.nets.published import Precision, PublishedEncoder
 from methods.base import EncoderInfo, EncoderLayers, Features
 
 
-class OpenClipEncoder:
+class OpenClipEncoder(PublishedEncoder):
     """A frozen image tower: images [B, 1 or 3, R, R] uint8 -> features."""
 
     def __init__(
@@ -31,31 +30,20 @@ class OpenClipEncoder:
         options: EncoderOptions,
         grid: tuple[int, int],
         device: torch.device,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
     ) -> None:
-        """Raises UserError for an unknown tower or one of another kind, and if its weights are absent."""
-        self.architecture = _architecture(name)
+        """Raises UserError for an unknown tower or one without patches, and if its weights are absent."""
         self.info = describe(name, grid)
         patch = _vision(name)["patch_size"]
-        self.size = (grid[0] * patch, grid[1] * patch)
-        self.weights = weights.find(name, options.weights, f"or name a file: {name}[weights=FILE]")
-        tower = build(name, self.weights, self.size).visual
+        size = (grid[0] * patch, grid[1] * patch)
+        file = weights.find(name, options.weights, f"or name a file: {name}[weights=FILE]")
+        tower = build(name, file, size).visual
+        statistics = (tower.image_mean, tower.image_std)
+        super().__init__(_architecture(name), file, options, size, statistics, device, precision)
         tower.output_tokens, tower.proj = True, None
         self.norm = tower.ln_post if tower.final_ln_after_pool else torch.nn.Identity()
         self.net = tower.to(device)
         self.forward = torch.compile(self.net) if options.compile else self.net
-        self.mean, self.std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1)
-            for values in (tower.image_mean, tower.image_std)
-        )
-        self.antialias, self.cache = options.antialias, options.cache
-        self.device, self.precision = device, precision
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What decides the features of an image, but for the grid."""
-        own = {"encoder": self.architecture, "weights": sha256(self.weights), "size": self.size}
-        return own | {"antialias": self.antialias, "precision": self.precision}
 
     @torch.no_grad()
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
@@ -64,8 +52,7 @@ class OpenClipEncoder:
         Raises UserError for `layers` that the tower does not have.
         """
         inside.refuse(self.info, layers)
-        images = with_channels(images.to(self.device), 3, self.info.name)
-        x = normalised_then_resized(images, self.size, self.mean, self.std, self.antialias)
+        x = self.preprocess(images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             forward = self.forward if layers == NO_LAYERS else self.net
             with inside.capture(self.net.transformer.resblocks, layers) as seen:
@@ -75,7 +62,7 @@ class OpenClipEncoder:
 
 
 def describe(name: str, grid: tuple[int, int]) -> EncoderInfo:
-    """What a method may know of the encoder, without its weights.
+    """Properties of the encoder, without its weights.
 
     Raises UserError for an unknown tower, and for one without patch tokens.
     """
@@ -92,7 +79,7 @@ def _vision(name: str) -> dict[str, Any]:
 
 
 def whole_image(name: str, path: Path, device: torch.device | str) -> WholeImage:
-    """A network of open_clip as the features of whole images: their embeddings."""
+    """A network of open_clip that gives one vector per image: its embedding."""
     net = build(name, path).to(device)
     side = net.visual.image_size
     size = side if isinstance(side, tuple) else (side, side)
@@ -100,15 +87,16 @@ def whole_image(name: str, path: Path, device: torch.device | str) -> WholeImage
 
 
 def build(name: str, path: Path, size: tuple[int, int] | None = None) -> Any:
-    """Both towers with the weights of a file, frozen; for images of `size`, else the network's own.
+    """Both frozen towers, with the weights of a file.
 
-    Raises UserError for an architecture that open_clip does not know, and weights that are not its own.
+    `size`: rows and columns of the input; None: the network's own. Raises UserError for an unknown
+    architecture, and for weights of another network.
     """
     import open_clip
 
     _config(name)
     record = open_clip.get_pretrained_cfg(*table.network(name).model.partition("/")[::2])
-    own = {key: record[key] for key in ("mean", "std") if key in record}  # not known from a file alone
+    own = {key: record[key] for key in ("mean", "std") if key in record}  # not recorded in a file of weights
     try:
         net: Any = open_clip.create_model(
             _architecture(name), pretrained=str(path), force_image_size=size, force_preprocess_cfg=own
@@ -119,7 +107,7 @@ def build(name: str, path: Path, size: tuple[int, int] | None = None) -> Any:
 
 
 def tokenizer(name: str) -> Any:
-    """What turns sentences into tokens [N, L] for the network's text tower."""
+    """A function of sentences that gives the tokens [N, L] of the text tower."""
     import open_clip
 
     return open_clip.get_tokenizer(_architecture(name))

@@ -1,7 +1,8 @@
-"""Teachers: frozen image encoders by name; images in, patch tokens out."""
+"""Teachers: frozen image encoders by name, which map images to patch tokens."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,13 +15,13 @@ from bench.core.errors import UserError
 from bench.nets import layers as inside
 from bench.nets import open_clip, table, timm, weights
 from bench.nets.base import NO_LAYERS, CustomEncoder, Encoder, EncoderOptions, with_channels
-from bench.nets.local import LocalNet, local_net
+from bench.nets.local import local_net
 from bench.nets.open_clip import OpenClipEncoder
 from bench.nets.recipes import RECIPES, ConvolutionalRecipe, TransformerRecipe
 from bench.nets.timm import TimmEncoder
 from methods.base import EncoderInfo, EncoderLayers, Features
 
-PIXELS_PER_TOKEN = 16  # of an image, where nothing else is said: REPA's rule, 16 x 16 tokens for 256 pixels
+PIXELS_PER_TOKEN = 16  # default, as in REPA: 16 x 16 tokens for 256 pixels
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,8 @@ class LocalOptions:
     cache: bool = False  # keep the features of the data set on disk: feature_cache.py
 
 
-class ConvolutionalEncoder:
-    """A local network as an encoder: its last map gives the patch tokens, its mean the CLS token.
-
-    If a coarser grid is asked for, which divides the map's, places are averaged.
-    """
+class LocalEncoder:
+    """A local network as an encoder."""
 
     def __init__(
         self,
@@ -46,47 +44,44 @@ class ConvolutionalEncoder:
     ) -> None:
         self.net, self.device, self.cache = local_net(name, device), device, options.cache
         self.info = describe_local(name, image_size, grid)
-        recipe = self.net.recipe
-        assert isinstance(recipe, ConvolutionalRecipe)
-        self.stride = (image_size >> len(recipe.pool_after)) // self.info.grid[0]
 
     @property
     def key(self) -> dict[str, Any]:
-        return _local_key(self.info.name, self.net)
+        """What determines the features of an image, except for the grid."""
+        weights = self.net.state_dict().values()
+        return {"encoder": self.info.name, "weights": float(sum(w.double().abs().sum() for w in weights))}
 
     @torch.no_grad()
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
+        """Images [B, C, R, R] uint8 -> features in float32. Raises UserError for layers it does not have."""
         inside.refuse(self.info, layers)
         images = with_channels(images.to(self.device), self.net.channels, self.info.name)
-        output = self.net(images.float() / 127.5 - 1)
-        tokens = F.avg_pool2d(output.maps[-1], self.stride) if self.stride > 1 else output.maps[-1]
+        return self.features(images.float() / 127.5 - 1, layers)
+
+    @abstractmethod
+    def features(self, x: Tensor, layers: EncoderLayers) -> Features:
+        """Features of images [B, C, R, R] in [-1, 1]."""
+
+
+class ConvolutionalEncoder(LocalEncoder):
+    """Positions of the last feature map are the patch tokens, their mean is the class token.
+
+    If the requested grid is coarser and divides that of the map, positions are averaged.
+    """
+
+    def features(self, x: Tensor, layers: EncoderLayers) -> Features:
+        output = self.net(x)
+        tokens = output.maps[-1]
+        stride = tokens.shape[-1] // self.info.grid[1]
+        tokens = F.avg_pool2d(tokens, stride) if stride > 1 else tokens
         return Features(tokens.flatten(2).transpose(1, 2), output.pooled)
 
 
-class TransformerEncoder:
-    """A local vision transformer as an encoder, on the grid of its patches."""
+class TransformerEncoder(LocalEncoder):
+    """A vision transformer, on the grid of its patches."""
 
-    def __init__(
-        self,
-        name: str,
-        options: LocalOptions,
-        image_size: int,
-        _grid: tuple[int, int] | None,
-        device: torch.device,
-    ) -> None:
-        self.net, self.device, self.cache = local_net(name, device), device, options.cache
-        self.info = describe_local(name, image_size)
-
-    @property
-    def key(self) -> dict[str, Any]:
-        return _local_key(self.info.name, self.net)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
-        inside.refuse(self.info, layers)
-        images = with_channels(images.to(self.device), self.net.channels, self.info.name)
+    def features(self, x: Tensor, layers: EncoderLayers) -> Features:
         transformer: Any = self.net.transformer
-        x = images.float() / 127.5 - 1
         return timm.tokens(transformer, x, layers, self.info, transformer.forward_features)
 
 
@@ -113,7 +108,7 @@ class EncoderFromFile:
 
 
 def describe_local(name: str, image_size: int, grid: tuple[int, int] | None = None) -> EncoderInfo:
-    """What a method may know of a local encoder, without its weights; `grid` as in `load`."""
+    """Properties of a local encoder, without its weights; `grid` as in `load`."""
     recipe = RECIPES[name]
     if isinstance(recipe, TransformerRecipe):
         side = image_size // recipe.patch
@@ -123,11 +118,6 @@ def describe_local(name: str, image_size: int, grid: tuple[int, int] | None = No
     if grid and side % grid[0] == 0:
         side = grid[0]
     return EncoderInfo(name, recipe.widths[-1], (side, side), class_token=False)
-
-
-def _local_key(name: str, net: LocalNet) -> dict[str, Any]:
-    weights = net.state_dict().values()
-    return {"encoder": name, "weights": float(sum(w.double().abs().sum() for w in weights))}
 
 
 def names() -> tuple[str, ...]:
@@ -145,10 +135,15 @@ def load(
 ) -> Encoder:
     """The encoder of that name, `dinov2-b[weights=PATH]`, for square images of that size.
 
-    `grid`: rows and columns of tokens to give, if the encoder can choose; None: a token for every 16 x 16
-    pixels. `precision`: of a published encoder's matrix products.
+    Args:
+        text: name with options.
+        image_size: rows and columns of the images.
+        device: of the network and the features.
+        grid: rows and columns of tokens, for encoders that can choose; None: a token per 16 x 16 pixels.
+        precision: of the matrix products of published encoders.
 
-    Raises UserError for an unknown name or option, and for weights that are absent.
+    Raises:
+        UserError: an unknown name or option, or absent weights.
     """
     name, options = _parsed(text)
     if isinstance(options, CustomEncoder):

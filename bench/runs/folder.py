@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,10 +72,8 @@ def _copy(source: Path, target: Path) -> None:
 
     def link_weights(old: str, new: str) -> None:
         if old.endswith(".safetensors"):  # never changed once they are written
-            try:
+            with suppress(OSError):  # a disk without links
                 return os.link(old, new)
-            except OSError:  # a disk without links
-                pass
         shutil.copy2(old, new)
 
     target.parent.mkdir(parents=True, exist_ok=True)
