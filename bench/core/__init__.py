@@ -1,1 +1,1 @@
-"""Shared by all parts of the suite and knowing none of them: errors, names, files, machine, processes."""
+"""Foundations of the suite: errors, names, files, machine, processes. Imports no other part of it."""

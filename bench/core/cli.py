@@ -1,4 +1,4 @@
-"""The command line of every command: one parser, one look, and the types and names that options share."""
+"""Command lines: one parser for all commands, and common types of options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def option(help: str | None = None, metavar: str | None = None) -> Any:
-    """The annotation of an option whose default is not worth a mention in the help."""
+    """Annotation of an option whose default is not shown in the help."""
     return tyro.conf.arg(help=help, metavar=metavar, help_behavior_hint="")
 
 
@@ -53,10 +53,12 @@ Interval = Annotated[tuple[float, float] | None, _INTERVAL, option()]
 
 
 def parse(options: type[T], description: str | None, renamed: Mapping[str, str] = MappingProxyType({})) -> T:
-    """The command line as an instance of the dataclass `options`; `~` is expanded in every path.
+    """Parse the command line; `~` is expanded in paths. Exits with status 2 for an unknown option.
 
-    Groups of options are nested dataclasses, whose names do not show. `renamed` has spellings of an earlier
-    version that are still understood: old flag -> new flag. Exits with 2 for an option that does not exist.
+    Args:
+        options: a dataclass; groups of options are nested dataclasses, without prefix in their flags.
+        description: text at the top of `--help`.
+        renamed: flags of an earlier version that are still accepted, old -> new.
     """
     module = options.__module__
     if module == "__main__" and (spec := sys.modules[module].__spec__):
@@ -81,7 +83,7 @@ _REGISTRY = tyro.constructors.ConstructorRegistry()
 def _plain(
     type_info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Numbers, names and paths, and lists of them: short placeholders in the help, and no NaN."""
+    """Rule for numbers, names and paths, and lists of them: short placeholders in the help, no NaN."""
     kind, several = type_info.type, get_origin(type_info.type) is tuple
     if several and get_args(kind)[1:] == (...,):
         kind = get_args(kind)[0]
@@ -109,7 +111,7 @@ def _finite(word: str) -> float:
 
 
 def _renamed(word: str, renamed: Mapping[str, str]) -> str:
-    """`word`, or `--flag=value`, with an earlier spelling of the flag replaced."""
+    """A word of the command line, with a renamed flag replaced."""
     flag, equals, value = word.partition("=")
     return renamed.get(flag.replace("_", "-"), flag) + equals + value if flag.startswith("--") else word
 
@@ -136,8 +138,12 @@ def _metavar(annotation: Any) -> str:
 def options_of(model: type[BaseModel], *, without: Collection[str] = (), **types: Any) -> type:
     """A dataclass with an option for every described field of a pydantic model; None: not given.
 
-    `without` names fields that are no options. `types` replaces or adds annotations of fields. Ranges are
-    left to the model.
+    Ranges are checked by the model.
+
+    Args:
+        model: the pydantic model.
+        without: fields that are not options.
+        types: annotations of fields, replaced or added.
     """
     kinds = {
         name: Annotated[field.annotation | None, option(field.description, _metavar(field.annotation))]

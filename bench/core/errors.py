@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """Says in one line what is wrong, with which value, and what to do about it."""
+    """An error that the user can fix; one line says what is wrong, with which value, and what to do."""
 
 
 class MissingAsset(UserError):
-    """Something can be fetched or made, and is not on this machine yet."""
+    """A file that is not on this machine yet, but can be fetched or made."""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name nobody registered, with the known ones and the nearest match."""
+    """The error for an unknown name, with the known ones and the nearest match."""
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -32,7 +32,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def invalid(error: ValidationError, where: str) -> UserError:
-    """The error for data that a pydantic model refuses: its first fault; `where` if that has no place."""
+    """The error for data that a pydantic model rejects: its first error, or `where` if that has no field."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     if not place:
@@ -45,9 +45,10 @@ TRY_AGAIN = "Make room or repair the disk, and run the same command again: it co
 
 
 def exit_code(main: Callable[[], None]) -> int:
-    """Run a command's main: 0 on success, 2 with one line on a `UserError` or full disk, 130 if interrupted.
+    """Run the main function of a command and return its exit status.
 
-    Warnings are one line, too, and names that are no UTF-8 are printed with backslashes.
+    0 on success; 2 with one line on a `UserError` or a full disk; 130 if interrupted. Warnings are printed as
+    one line, and names that are not UTF-8 with backslashes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -59,8 +60,8 @@ def exit_code(main: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall the last flush complain
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the final flush must not raise
         return 0
     except OSError as error:
         if error.errno not in _UNWRITABLE:

@@ -1,4 +1,4 @@
-"""Files that are read and written everywhere: whole or not at all, JSON, rows, checksums."""
+"""Reading and writing of files: atomic writes, JSON, rows, checksums."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it at the end of the block.
+    """Context of an atomic write: a temporary path in the same folder, renamed to `path` at the end.
 
-    The block writes a file or makes a folder there. A file is on disk before it is renamed, a folder takes
-    the place of an older one. If the block raises, `path` stays as it was and nothing is left behind; what a
-    killed process has left goes at the next write. The temporary name begins with a dot and keeps the suffix,
-    since numpy appends one where it is missing.
+    The block writes a file or makes a folder there. A file is flushed to disk before it is renamed; a folder
+    replaces an existing one. If the block raises, `path` is unchanged and nothing is left behind; leftovers
+    of a killed process are removed at the next write. The temporary name begins with a dot and keeps the
+    suffix, since numpy appends a missing one.
     """
     unfinished = path.with_name(f".{path.stem}.{_HOST}-{os.getpid()}{path.suffix}")
     _remove_stale(path)
@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what processes of this machine that were killed have left of `path`."""
+    """Remove leftovers of `path` from killed processes of this machine."""
     for other in path.parent.glob(f".{escape(path.stem)}.{_HOST}-*{path.suffix}"):
         process = other.name.removesuffix(path.suffix).rpartition("-")[2]
         if process.isdigit() and not _runs(int(process)):
@@ -75,23 +75,23 @@ def _runs(process: int) -> bool:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a whole file, or none of it. Raises OSError."""
+    """Write a text file atomically. Raises OSError."""
     with replacing(path) as unfinished:
         unfinished.write_text(content, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a whole JSON file, or none of it. Raises OSError."""
+    """Write a JSON file atomically. Raises OSError."""
     write_text(path, json.dumps(content, indent=2))
 
 
 def json_hash(content: Any) -> str:
-    """8 hex digits of the SHA-256 of the canonical JSON of plain data."""
+    """The first 8 hex digits of the SHA-256 of plain data as canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if the file is missing, damaged or holds something else."""
+    """The object in a JSON file; empty if the file is missing, damaged, or not an object."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -100,9 +100,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl` file; a line torn by a kill is skipped, a missing file has none.
+    """The rows of a `.jsonl` file. A line torn by a kill is skipped; a missing file has no rows.
 
-    The rows of NAME.PART.jsonl follow those of NAME.jsonl: each file has one writer.
+    The rows of NAME.PART.jsonl follow those of NAME.jsonl, since each file has one writer.
     """
     rows = []
     for part in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))):
@@ -119,7 +119,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append a row to a `.jsonl` file; a line torn by an earlier kill is closed first. Raises OSError."""
+    """Append a row to a `.jsonl` file, after ending a line torn by an earlier kill. Raises OSError."""
     with open(path, "ab+", buffering=0) as file:  # unbuffered: one write per row
         torn = b""
         if file.tell() > 0:
@@ -129,7 +129,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def to_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with floats for tensors, rounded to 6 significant digits: ready for a file."""
+    """A row with tensors converted to floats, rounded to 6 significant digits, ready for JSON."""
     return {
         key: to_numbers(value) if isinstance(value, Mapping) else float(f"{float(value):.6g}")
         for key, value in row.items()
@@ -137,7 +137,7 @@ def to_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_units(size: float) -> str:
-    """A number of bytes as it stands in messages: `"980 bytes"`, `"3.2 MB"`, `"140 GB"`."""
+    """A number of bytes with its unit: `"980 bytes"`, `"3.2 MB"`, `"140 GB"`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 999.5:
             return f"{size:.3g} {unit}"
@@ -146,7 +146,7 @@ def in_units(size: float) -> str:
 
 
 def refuse_unwritable(folder: Path, remedy: str) -> None:
-    """Raises UserError if nothing can be written in `folder`, which need not exist yet; makes nothing."""
+    """Raises UserError if `folder`, which need not exist, is not writable. Creates nothing."""
     folder = folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:

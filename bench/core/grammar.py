@@ -1,9 +1,9 @@
-"""The grammar by which things are named everywhere: `name[option=value,...]`.
+"""Grammar of names with options: `name[option=value,...]`.
 
-The same text is typed on the command line, written in suite files and printed in tables, so what is
-printed can be typed. A list makes a grid: `repa[weight=[0.5,1.0]]` stands for two methods. A value may be a
-name with brackets of its own. In quotes it may hold any character, `folder[path="a,b"]`; a doubled quote
-inside them stands for one.
+The same text is typed on the command line, written in suite files and printed in tables, so whatever is
+printed can be typed. A list spans a grid: `repa[weight=[0.5,1.0]]` stands for two methods. A value may be a
+name with brackets itself. A quoted value may contain any character, `folder[path="a,b"]`; inside quotes, a
+doubled quote stands for one.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from bench.core.errors import UserError, unknown
 T = TypeVar("T")
 
 _QUOTED = r""""(?:[^"]|"")*"|'(?:[^']|'')*'"""
-# A quote elsewhere is a letter, as in /home/o'brien.
+# Elsewhere a quote is an ordinary character, as in /home/o'brien.
 _QUOTED_VALUE = re.compile(rf"((?:^|[\[,=+])\s*)({_QUOTED})")
 
 
 def split(text: str) -> tuple[str, dict[str, str]]:
-    """`"repa[weight=1.0,depth=4]"` -> `("repa", {"weight": "1.0", "depth": "4"})`; values stay text.
+    """Split `"repa[weight=1.0,depth=4]"` into `("repa", {"weight": "1.0", "depth": "4"})`.
 
     A sum, `"repa[weight=1.0]+layersync"`, is a name without options.
 
-    Raises UserError if the brackets or an option cannot be read.
+    Raises UserError if the brackets or an option cannot be parsed.
     """
     if len(parts := summands(text)) > 1:
         return "+".join(parts), {}
@@ -38,9 +38,9 @@ def split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def summands(text: str) -> list[str]:
-    """`"repa[encoder=a+b]+layersync"` -> `["repa[encoder=a+b]", "layersync"]`, at each "+" outside brackets.
+    """Split at each "+" outside brackets: `"repa[encoder=a+b]+sra"` -> `["repa[encoder=a+b]", "sra"]`.
 
-    Raises UserError if a name is missing on a side of one, or brackets do not match.
+    Raises UserError if a name is missing on either side of one, or brackets do not match.
     """
     found = [part.strip() for part in _divided(text, "+")]
     if not all(found):
@@ -49,9 +49,9 @@ def summands(text: str) -> list[str]:
 
 
 def join(name: str, options: Mapping[str, Any]) -> str:
-    """The inverse of `split`: options in alphabetical order, none -> the bare name.
+    """The inverse of `split`, with options in alphabetical order.
 
-    A name or value is quoted if it could not be read back otherwise.
+    A name or value is quoted if it could not be parsed otherwise.
     """
     values = {key: _text(options[key]) for key in sorted(options)}
     inside = ",".join(
@@ -63,7 +63,7 @@ def join(name: str, options: Mapping[str, Any]) -> str:
 
 
 def expand(text: str) -> list[str]:
-    """One name per point of the grid that the lists in `text` span, in the order written.
+    """One name for each point of the grid that the lists in `text` span, in the order written.
 
     Raises UserError as `split`, and for an empty list.
     """
@@ -80,7 +80,7 @@ def expand(text: str) -> list[str]:
 
 
 def _parts(text: str) -> tuple[str, dict[str, str]]:
-    """Name and options, quoted as they were written."""
+    """Name and options, quoted as written."""
     text = text.strip()
     name, _, inside = _masked(text).partition("[")
     if not name.strip() or "]" in name or (inside and not inside.endswith("]")) or text.endswith("["):
@@ -97,12 +97,12 @@ def _parts(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _pieces(text: str) -> list[str]:
-    """`text` at its commas outside brackets and quotes, without empty pieces."""
+    """Split `text` at commas outside brackets and quotes; without empty pieces."""
     return [piece for part in _divided(text, ",") if (piece := part.strip())]
 
 
 def _divided(text: str, separator: str) -> list[str]:
-    """`text` at a separator outside brackets and quotes. Raises UserError if brackets do not match."""
+    """Split `text` at a separator outside brackets and quotes. Raises UserError if brackets do not match."""
     depth, start, pieces = 0, 0, []
     for place, sign in enumerate(_masked(text) + separator):
         depth += (sign == "[") - (sign == "]")
@@ -119,7 +119,7 @@ def _divided(text: str, separator: str) -> list[str]:
 
 
 def _masked(text: str) -> str:
-    """`text` with what stands in quotes made unrecognisable, at its length."""
+    """`text` with quoted parts replaced by as many null characters."""
     return _QUOTED_VALUE.sub(lambda found: found[1] + "\0" * len(found[2]), text)
 
 
@@ -130,7 +130,7 @@ def _unquoted(value: str) -> str:
 
 
 def _is_plain(value: str) -> bool:
-    """Whether `value` can stand behind `option=` without quotes."""
+    """Whether `value` can be written after `option=` without quotes."""
     if value != value.strip() or value.startswith("[") or set("\"'\0") & set(value):
         return False
     try:
@@ -163,11 +163,18 @@ def _text(value: Any) -> str:
 
 
 def configure(cls: type[T], options: dict[str, str], where: str) -> T:
-    """`cls(**options)` with every value read as the type its field declares (a dataclass, by pydantic).
+    """`cls(**options)`, with every value converted to the type of its field (by pydantic).
 
-    `a:b` reads as a tuple if the field is one, `none` as None, and a leading `~` as the home folder. `where`
-    names the owner in error messages. Raises UserError for an unknown option (with the nearest), for a value
-    of another type and for numbers that are not finite.
+    `a:b` is a tuple if the field is one, `none` is None, and a leading `~` the home folder.
+
+    Args:
+        cls: a dataclass.
+        options: values as text.
+        where: the owner of the options, for error messages.
+
+    Raises:
+        UserError: an unknown option (with the nearest one), a value of another type, or a number that is not
+            finite.
     """
     from pydantic import ValidationError
 
@@ -193,7 +200,7 @@ def configure(cls: type[T], options: dict[str, str], where: str) -> T:
 
 
 def resolved(name: str, configured: Any) -> str:
-    """The name of a configured dataclass with all of its options, so that a changed default changes it."""
+    """The name with all options of a configured dataclass, so that a changed default changes it."""
     values = {key: _read(getattr(configured, key), kind) for key, kind in _types(type(configured)).items()}
     return join(name, values)
 
@@ -207,7 +214,7 @@ def _types(cls: type) -> dict[str, Any]:
 
 
 def _read(value: Any, kind: Any) -> Any:
-    """`value` as one of that type. Raises pydantic's ValidationError."""
+    """`value` converted to a type. Raises pydantic's ValidationError."""
     return _adapter(kind).validate_python(value)
 
 

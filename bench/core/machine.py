@@ -1,4 +1,4 @@
-"""The machine that a run is on: device, precision, memory, versions."""
+"""Properties of this machine: device, precision, memory, versions."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ RECORDED_PACKAGES = ("alignment-bench", "torch", "torchvision", "timm", "numpy",
 
 
 def cache_folder() -> Path:
-    """Where weights and features made here are kept: $ALIGNMENT_BENCH_CACHE, or the user's cache folder."""
+    """Folder of cached weights and features: $ALIGNMENT_BENCH_CACHE, or the user's cache folder."""
     chosen = os.environ.get("ALIGNMENT_BENCH_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("alignment-bench"))
 
 
 def refuse_unwritable_cache() -> None:
-    """Raises UserError if no weights and features can be kept in the cache folder."""
-    refuse_unwritable(cache_folder(), "name another folder of the cache in $ALIGNMENT_BENCH_CACHE")
+    """Raises UserError if the cache folder is not writable."""
+    refuse_unwritable(cache_folder(), "name another folder for the cache in $ALIGNMENT_BENCH_CACHE")
 
 
 def select_device(wish: str) -> torch.device:
-    """`auto` takes a CUDA device where there is one. Raises UserError where CUDA is asked for and absent."""
+    """The device of "auto" (CUDA if available), "cpu" or "cuda". Raises UserError if CUDA is unavailable."""
     if wish == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
     return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def native_precision(device: torch.device) -> str:
-    """`bf16` where the hardware multiplies it natively, else `fp32`.
+    """`bf16` if the hardware multiplies it natively, else `fp32`.
 
-    A CPU with AVX2 alone emulates bf16, at a tenth of the speed of fp32.
+    CPUs without it emulate bf16 at a tenth of the speed of fp32.
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
@@ -54,7 +54,7 @@ def native_precision(device: torch.device) -> str:
 
 
 def _cpu_flags() -> set[str]:
-    """Instruction sets by the kernel's names; none where it does not tell."""
+    """Instruction sets, by their names in /proc/cpuinfo; empty if there is no such file."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return set()
@@ -63,14 +63,14 @@ def _cpu_flags() -> set[str]:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that a run may take now."""
+    """Free memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 
 def synchronise(device: torch.device) -> float:
-    """Wait for the device, then the time in seconds of a monotonic clock."""
+    """Wait for the device and return the time of a monotonic clock in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -79,7 +79,7 @@ def synchronise(device: torch.device) -> float:
 def matrix_product_speed(
     device: torch.device, precision: str, clock: Callable[[torch.device], float] = synchronise
 ) -> float:
-    """FLOP/s of a 2048 x 2048 matrix product here: the fastest of three."""
+    """Measured FLOP/s of a 2048 x 2048 matrix product, the fastest of three."""
     size, dtype = 2048, torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     seconds = []
@@ -91,7 +91,7 @@ def matrix_product_speed(
 
 
 def hardware(device: torch.device) -> str:
-    """The device's name, as it stands in tables."""
+    """The name of the device, for tables."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
@@ -107,7 +107,7 @@ def _cpu_name() -> str:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """What is recorded beside a run: hardware, versions, git revision."""
+    """The record of the environment of a run: hardware, versions, git revision."""
     return {
         "device": device.type,
         "hardware": hardware(device),
@@ -121,7 +121,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed; a checkout that is only on the path is not."""
+    """Versions of those packages that are installed."""
     found = {}
     for name in packages:
         with suppress(PackageNotFoundError):
@@ -130,7 +130,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def revision() -> str:
-    """Of this checkout, with `+` where it has uncommitted changes; empty outside a checkout."""
+    """Git revision of this checkout, with `+` if it has uncommitted changes; empty outside a checkout."""
     found = _git()
     return found["revision"] + "+" * found["dirty"] if found else ""
 
@@ -138,7 +138,7 @@ def revision() -> str:
 def _git() -> dict[str, Any]:
     """Revision of this checkout and whether it has uncommitted changes; empty outside a checkout.
 
-    An installed package may lie in the checkout of some other project, whose revision says nothing.
+    An installed package may lie in the checkout of another project, whose revision would be misleading.
     """
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Classes in Python files: a method, backbone, data set, encoder, reward, sampler or metric of the user's.
+"""Classes in Python files of the user: methods, backbones, data sets, encoders, rewards, samplers, metrics.
 
 Each such file defines one subclass of the base class of its kind, whose annotated fields are its options, and
 is named by its path wherever a name of that kind is expected: `path/to/my_method.py[weight=0.5]`.
@@ -121,7 +121,7 @@ def _imported(tree: ast.Module) -> set[str]:
 
 @lru_cache
 def _execute(path: Path, _source: str, kind: str) -> ModuleType:
-    """The module of a file, which may import its neighbours as a script may."""
+    """The module of a file, which may import files of its folder, as a script may."""
     name, folder = f"{kind.replace(' ', '_')}_file_{path.stem}", path.resolve().parent
     spec = importlib.util.spec_from_loader(name, SourceFileLoader(name, str(path)))
     assert spec is not None and spec.loader is not None

@@ -83,7 +83,7 @@ class _LogBar(tqdm):
 
 
 def duration(seconds: float) -> str:
-    """`"42 s"`, `"3.5 min"`, `"7.2 h"` or `"12 days"`."""
+    """A duration with its unit: `"42 s"`, `"3.5 min"`, `"7.2 h"` or `"12 days"`."""
     for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / size:.2g} {unit}"

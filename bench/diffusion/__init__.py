@@ -1,1 +1,1 @@
-"""Diffusion without networks: paths from data to noise, training objectives, guidance and samplers."""
+"""Mathematics of diffusion: paths from data to noise, training objectives, guidance and samplers."""

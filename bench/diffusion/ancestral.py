@@ -24,7 +24,7 @@ from bench.diffusion.variational_bound import log_variance, posterior_mean
 
 @dataclass(frozen=True)
 class ChainSampler(Sampler):
-    """Walks a chain of `steps` kept timesteps from noise to data, one model evaluation per step."""
+    """Iterates over `steps` kept timesteps from noise to data, one model evaluation per step."""
 
     steps: int = 250
 
@@ -37,7 +37,7 @@ class ChainSampler(Sampler):
         return self.steps
 
     def solve(self, predict: Predict, process: Process, x: Tensor, step_noise: StepNoise) -> Tensor:
-        """Steps over the respaced schedule; raises UserError unless the process is DDPM."""
+        """Iterate over the respaced schedule. Raises UserError unless the process is DDPM."""
         if not isinstance(process, DDPM):
             raise UserError("this sampler is for process ddpm; for flow take heun, euler or euler-maruyama.")
         schedule = respaced_schedule(self.steps)
@@ -65,7 +65,7 @@ class Ancestral(ChainSampler):
     def step(
         self, x: Tensor, noise: Tensor, variance: Tensor | None, at: Schedule, step_noise: StepNoise
     ) -> Tensor:
-        """A draw from the chain's Gaussian."""
+        """A sample of the Gaussian transition."""
         x = posterior_mean(_x0_hat(x, noise, at), x, at)
         if at.alpha_bar_previous == 1:
             return x
@@ -75,7 +75,7 @@ class Ancestral(ChainSampler):
 
 @dataclass(frozen=True)
 class DDIM(ChainSampler):
-    """Implicit sampling; eta 0 is deterministic, eta 1 has the ancestral sampler's posterior variance."""
+    """Implicit sampling: deterministic for eta = 0, with the variance of ancestral sampling for eta = 1."""
 
     steps: int = 50
     eta: float = 0.0
@@ -88,7 +88,7 @@ class DDIM(ChainSampler):
     def step(
         self, x: Tensor, noise: Tensor, variance: Tensor | None, at: Schedule, step_noise: StepNoise
     ) -> Tensor:
-        """The implied x0 and noise put together anew, with fresh noise where eta > 0."""
+        """Recombine the implied x0 and noise at the previous timestep, with fresh noise if eta > 0."""
         sigma = self.eta * at.posterior_variance.sqrt()
         direction = (1 - at.alpha_bar_previous - sigma**2).clamp(min=0).sqrt() * noise
         x = at.alpha_bar_previous.sqrt() * _x0_hat(x, noise, at) + direction

@@ -1,16 +1,16 @@
-"""Velocity, score, noise and clean data say the same thing about x_t: the conversions between them.
+"""Conversions between velocity, score, noise and clean data, which are equivalent given x_t.
 
-With x_t = α x0 + σ ε, v = α' x0 + σ' ε and Δ = ασ' - α'σ, any one of the four gives the others:
+With x_t = α x0 + σ ε, v = α' x0 + σ' ε and Δ = ασ' - α'σ, each of the four determines the others:
 
     ε = (α v - α' x_t) / Δ = (x_t - α x0) / σ = -σ s
     x0 = (σ' x_t - σ v) / Δ = (x_t - σ ε) / α
     v = (α' x_t + Δ ε) / α = (σ' x_t - Δ x0) / σ
     s = ∇ log p_t(x_t) = -ε / σ
 
-The same holds for their conditional means given x_t, which is what a network predicts (SiT app. A).
-`c` are the path's coefficients, shaped to multiply x_t. A division by α or σ that vanishes at an end
-of the path is a true singularity there; velocities on the linear and gvp paths never meet one, except
-for the score at t = 0.
+The same holds for their conditional means given x_t, which networks predict (SiT app. A). `c` are the
+coefficients of the path, shaped to multiply x_t. Where α or σ vanishes at an end of the path, divisions by it
+are true singularities; for velocities on the linear and gvp paths there is none, except for the score at
+t = 0.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Classifier-free guidance: f = f(x, t, ∅) + w (f(x, t, y) - f(x, t, ∅))  (Ho & Salimans 2022).
 
-f is the network's prediction. Velocity, noise, score and SDE drift are affine in one another at the
-same x_t with the same coefficients, so guiding one of them guides them all alike: guidance of the drift
-in REPA's sampler and of the prediction here are one thing. What does differ between code bases:
+f is the prediction of the network. Velocity, noise, score and SDE drift are affine functions of each other at
+the same x_t, so guiding one of them guides all: guidance of the drift in REPA's sampler and guidance of the
+prediction here are equivalent. Code bases differ in two respects:
 
     channels   SiT and DiT guide the first 3 of 4 latent channels, REPA and its forks all
     interval   REPA guides only for t within an interval (Kynkäänniemi et al. 2024), ends included
 
-A DiT's variance is always the conditional one, as in its own code.
+The variance of DiT is always the conditional one, as in the official code.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ Prediction = tuple[Tensor, Tensor | None]  # prediction, raw variance or None
 
 @dataclass(frozen=True)
 class Guidance:
-    """scale w >= 0, where it acts in time (0 data, 1 noise; ends included) and in channels (None: all).
+    """Parameters of the guidance. With scale 1, or outside the interval, there is no unconditional pass.
 
-    `entries`, bool and of the shape of one sample, says it entry by entry, in the place of `channels`.
-
-    With scale 1, and at times outside the interval, the unconditional pass is not made.
+    Attributes:
+        scale: w >= 0.
+        interval: times at which guidance acts, ends included; 0 is data, 1 is noise.
+        channels: guide the first channels only; None: all.
+        entries: bool mask in the shape of one sample, used instead of `channels`.
     """
 
     scale: float = 1.0
@@ -46,18 +48,18 @@ class Guidance:
             raise ValueError(f"channels={self.channels} must be at least 1, or none for all.")
 
     def acts_at(self, t: float) -> bool:
-        """Whether the unconditional pass is made at time t."""
+        """Whether guidance acts at time t, which requires the unconditional pass."""
         return self.scale != 1.0 and self.interval[0] <= t <= self.interval[1]
 
     def predictor(self, model: Callable[..., Any], label: Tensor, noise: Tensor) -> Callable[..., Prediction]:
-        """The function (x_t [B, C, H, W], t) -> guided (prediction, variance), of x_t's dtype.
+        """The guided network, (x_t [B, C, H, W], t) -> (prediction, variance) in the dtype of x_t.
 
-        Its third argument, `decided_at`, is the time whose place in the interval decides; None: t itself.
+        Its third argument, `decided_at`, is the time that is compared with the interval; None: t.
 
-        The model is called in the dtype of its parameters (of `noise`, for a callable without any), with
-        times in float32 at least, as bfloat16 cannot tell 1000 of them apart. Where guidance acts, both
-        halves share one call on a batch of 2B. The label of no class is `model.num_classes`; raises
-        ValueError for a model that does not say, once it is needed.
+        The model is called in the dtype of its parameters (without parameters, in that of `noise`), with
+        times in float32 at least, since bfloat16 cannot represent 1000 of them. If guidance acts, both passes
+        are one call with a batch of 2B. The null class is `model.num_classes`; the guided network raises
+        ValueError if it is needed and the model has none.
         """
         parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
         dtype = noise.dtype if parameter is None else parameter.dtype
@@ -74,7 +76,7 @@ class Guidance:
             if not self.acts_at(t if decided_at is None else decided_at):
                 return call(x_t, t, label)
             if no_class is None:
-                raise ValueError("guidance needs model.num_classes, which is the label of no class.")
+                raise ValueError("guidance needs model.num_classes, the label of the null class.")
             null = torch.full_like(label, no_class)
             both, variance = call(torch.cat([x_t, x_t]), t, torch.cat([label, null]))
             conditional, unconditional = both.chunk(2)

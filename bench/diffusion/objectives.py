@@ -3,8 +3,8 @@
     FlowMatching   x_t = α(t) x0 + σ(t) ε on a continuous path; predicts v, ε or x0    (SiT, REPA)
     DDPM           1000 discrete steps; predicts ε and a variance                      (DiT)
 
-t is 0 at the data and 1 at the noise; DDPM timestep k = 0..999 is handed to networks as (k + 1) / 1000.
-Losses are per sample and in float32 (float64 inputs stay float64).
+t = 0 is data and t = 1 is noise; DDPM timestep k = 0..999 is t = (k + 1) / 1000. Losses are per sample, in
+float32 (float64 for float64 inputs).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def _at_least_float32(x: Tensor) -> Tensor:
 class FlowMatching:
     """Regression of the velocity, noise or clean data of x_t = α(t) x0 + σ(t) ε.
 
-    `weighting` says which times count:
-        uniform        t uniform, plain mean square                                       (SiT, REPA)
-        lognormal      log σ(t)/α(t) ~ N(mean, std²)                    (EDM's, as REPA's option has it)
+    `weighting` of times:
+        uniform        t uniform, mean squared error                                      (SiT, REPA)
+        lognormal      log σ(t)/α(t) ~ N(mean, std²)                    (EDM, an option of REPA's code)
         logit-normal   log t/(1 - t) ~ N(mean, std²); the same on the linear path         (SD3)
-        velocity       t uniform, loss times the factor that makes it the velocity's square error (SiT)
-        likelihood     t uniform, loss times the maximum-likelihood factor Δ/(ασ) on the noise    (SiT)
+        velocity       t uniform, loss scaled to the squared error of the velocity                (SiT)
+        likelihood     t uniform, loss scaled by the maximum-likelihood factor Δ/(ασ) on the noise (SiT)
 
-    Raises ValueError for the last two with velocity prediction, for which SiT defines none.
+    Raises ValueError for the last two with velocity prediction, for which SiT does not define them.
     """
 
     path: PathName = "linear"
@@ -56,17 +56,17 @@ class FlowMatching:
             raise ValueError(f"std={self.std} must be positive.")
 
     def time_range(self, *, training: bool) -> tuple[float, float]:
-        """(t_min, t_max) that keep clear of the path's and the prediction's singularities (SiT's values)."""
+        """(t_min, t_max) that avoid singularities of path and prediction, with SiT's values."""
         if self.path == "vp":
             return (1e-5 if training else 1e-3), 1.0
         return (0.0, 1.0) if self.prediction == "velocity" else (1e-3, 1 - 1e-3)
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """The path's coefficients at t, of t's shape."""
+        """Coefficients of the path at t, in the shape of t."""
         return paths.coefficients(self.path, t)
 
     def draw_t(self, uniform: Tensor) -> Tensor:
-        """t [B] from `uniform` [B] in [0, 1) by the inverse of its distribution function."""
+        """Times t [B] from uniform numbers [B] in [0, 1), by the inverse distribution function."""
         low, high = self.time_range(training=True)
         if self.weighting not in ("lognormal", "logit-normal"):
             return low + (high - low) * uniform
@@ -82,14 +82,14 @@ class FlowMatching:
         return c.alpha * x0 + c.sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the prediction is compared with, [B, ...] as x0."""
+        """The target of the prediction, in the shape of x0."""
         if self.prediction == "velocity":
             c = self._coefficients_for(x0, t)
             return c.alpha_dot * x0 + c.sigma_dot * noise
         return noise if self.prediction == "noise" else x0
 
     def losses(self, output: Output, x0: Tensor, noise: Tensor, t: Tensor, x_t: Tensor) -> dict[str, Tensor]:
-        """{"denoise": weighted mean square error over the pixels} [B]."""
+        """{"denoise": weighted mean squared error over the pixels}, [B]."""
         x0, noise, t = _at_least_float32(x0), _at_least_float32(noise), _at_least_float32(t)
         error = _at_least_float32(output.prediction) - self.target(x0, noise, t)
         if t.ndim > 1:
@@ -97,7 +97,7 @@ class FlowMatching:
         return {"denoise": self._loss_factor(t) * error.square().flatten(1).mean(1)}
 
     def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The clean data the prediction implies, [B, ...] as x_t."""
+        """The clean data implied by the prediction, in the shape of x_t."""
         return conversions.to_x0(prediction, self.prediction, x_t, self._coefficients_for(x_t, t))
 
     def x0_hat_scale(self, t: Tensor) -> Tensor:
@@ -113,11 +113,11 @@ class FlowMatching:
         return c.sigma / (c.alpha + c.sigma)
 
     def _coefficients_for(self, x: Tensor, t: Tensor) -> Coefficients:
-        """Of times per sample [B], or per pixel with as many dimensions as x."""
+        """Coefficients for times per sample [B], or per pixel with as many dimensions as x."""
         return self.coefficients(t if t.ndim == x.ndim > 1 else t.view(-1, *[1] * (x.ndim - 1)))
 
     def _loss_factor(self, t: Tensor) -> Tensor:
-        """[B]; an error e of x0 is one of αe/σ of the noise and Δe/σ of the velocity."""
+        """Factor of the loss, [B]; an error e of x0 is αe/σ for the noise and Δe/σ for the velocity."""
         if self.weighting not in ("velocity", "likelihood"):
             return torch.ones_like(t)
         c = self.coefficients(t)
@@ -128,14 +128,14 @@ class FlowMatching:
 
 @dataclass(frozen=True)
 class DDPM:
-    """DiT's process: noise prediction on 1000 linear betas, with a variance learned from the bound.
+    """The process of DiT: noise prediction with 1000 linear betas, and a variance learned from the bound.
 
-    The network's `variance` v in [-1, 1] interpolates log σ² between the posterior's log β̃_k (v = -1)
-    and log β_k (v = 1); a network without one is trained on the noise alone.
+    The `variance` v of the network in [-1, 1] interpolates log σ² between log β̃_k of the posterior (v = -1)
+    and log β_k (v = 1); a network without variance only predicts the noise.
     """
 
     def draw_t(self, uniform: Tensor) -> Tensor:
-        """t = (k + 1) / 1000 [B], k uniform on 0..999, from `uniform` [B] in [0, 1)."""
+        """Times t = (k + 1) / 1000 [B], k uniform on 0..999, from uniform numbers [B] in [0, 1)."""
         k = (uniform * TIMESTEPS).floor().clamp(max=TIMESTEPS - 1)
         return (k + 1) / TIMESTEPS
 
@@ -149,11 +149,11 @@ class DDPM:
         return noise
 
     def losses(self, output: Output, x0: Tensor, noise: Tensor, t: Tensor, x_t: Tensor) -> dict[str, Tensor]:
-        """{"denoise": mean square error, "bound": the variational bound's term}, each [B]; sum them.
+        """{"denoise": mean squared error, "bound": term of the variational bound}, [B] each; they are summed.
 
-        The bound is in bits a pixel and trains the variance only (the mean is detached). Nichol &
-        Dhariwal weigh the whole bound by 1/1000; one of its 1000 terms drawn at random stands for
-        1000 times itself, so the two factors cancel, as they do in DiT's code.
+        The bound is in bits per pixel and only trains the variance (the mean is detached). Nichol & Dhariwal
+        scale the whole bound by 1/1000; a random one of its 1000 terms, times 1000, is an unbiased estimate,
+        so the two factors cancel, as in DiT's code.
         """
         x0, noise, x_t = _at_least_float32(x0), _at_least_float32(noise), _at_least_float32(x_t)
         prediction = _at_least_float32(output.prediction)
@@ -165,7 +165,7 @@ class DDPM:
         return losses
 
     def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The clean data the predicted noise implies, [B, ...] as x_t."""
+        """The clean data implied by the predicted noise, in the shape of x_t."""
         at = self._schedule_at(x_t, t)
         return (x_t - at.sqrt_one_minus_alpha_bar * prediction) / at.sqrt_alpha_bar
 
@@ -175,7 +175,7 @@ class DDPM:
         return at.sqrt_one_minus_alpha_bar / at.sqrt_alpha_bar
 
     def noise_level(self, t: Tensor) -> Tensor:
-        """√(1 - ᾱ) / (√ᾱ + √(1 - ᾱ)) [B] in [0, 1], as comparable with the flow's t."""
+        """√(1 - ᾱ) / (√ᾱ + √(1 - ᾱ)) [B] in [0, 1], comparable with t of the linear path."""
         ratio = self.x0_hat_scale(t)
         return ratio / (1 + ratio)
 

@@ -14,7 +14,7 @@ Discrete (Ho et al. 2020, with DiT's numbers), k = 0..999:
     q(x_{k-1} | x_k, x0) = N(c_k x0 + d_k x_k, β̃_k)
 
 Sources: Ma et al. 2024 (SiT) tab. 1 and app. A; Peebles & Xie 2023 (DiT); Nichol & Dhariwal 2021.
-SiT's own code runs time the other way round (t = 1 data): its t is 1 - t here, its velocity is -v.
+SiT's own code has time reversed (t = 1 data): its t is 1 - t here, and its velocity is -v.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIMESTEPS = 1000  # of the discrete process
 
 
 class Coefficients(NamedTuple):
-    """α, σ and their time derivatives at some t, all of the shape of that t."""
+    """α, σ and their time derivatives at t, in the shape of t."""
 
     alpha: Tensor
     sigma: Tensor
@@ -48,7 +48,7 @@ class Coefficients(NamedTuple):
 
 
 def coefficients(path: PathName, t: Tensor) -> Coefficients:
-    """The path's coefficients at t (any shape, values in [0, 1]; vp: σ' is infinite at t = 0)."""
+    """Coefficients of a path at t in [0, 1], of any shape; σ' of vp is infinite at t = 0."""
     if path == "linear":
         one = torch.ones_like(t)
         return Coefficients(1 - t, t, -one, one)
@@ -75,25 +75,25 @@ def time_of_ratio(path: PathName, ratio: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A discrete chain and its posterior, one entry a kept timestep, float64 unless moved.
+    """A discrete chain and its posterior, one entry per kept timestep, float64 by default.
 
-    `timestep` holds k of the 1000-step process the entry stands for (int64, increasing).
+    `timestep` is the index k in the 1000-step process (int64, increasing).
     """
 
     timestep: Tensor
     beta: Tensor
     alpha_bar: Tensor
     alpha_bar_previous: Tensor
-    sqrt_alpha_bar: Tensor  # the roots are taken in float64: in float32, 1 - ᾱ keeps 4 digits at small k
+    sqrt_alpha_bar: Tensor  # computed in float64: in float32, 1 - ᾱ has 4 digits at small k
     sqrt_one_minus_alpha_bar: Tensor
     posterior_variance: Tensor
-    posterior_log_variance: Tensor  # of the first entry: that of the second, as the true one is log 0
+    posterior_log_variance: Tensor  # the first entry is that of the second, since it would be log 0
     posterior_x0: Tensor  # c_k
     posterior_x_t: Tensor  # d_k
 
     @classmethod
     def of(cls, alpha_bar: Tensor, timestep: Tensor) -> Schedule:
-        """The chain whose marginals are the given ᾱ: β_i = 1 - ᾱ_i / ᾱ_{i-1}."""
+        """The chain with given marginals ᾱ: β_i = 1 - ᾱ_i / ᾱ_{i-1}."""
         previous = torch.cat([torch.ones_like(alpha_bar[:1]), alpha_bar[:-1]])
         beta = 1 - alpha_bar / previous
         variance = beta * (1 - previous) / (1 - alpha_bar)
@@ -111,14 +111,14 @@ class Schedule:
         )
 
     def at(self, index: Tensor | int, ndim: int = 0) -> Schedule:
-        """Entries `index` [B], shaped [B, 1, ...] to multiply tensors of `ndim` axes; scalars for an int."""
+        """Entries at `index` [B], shaped [B, 1, ...] with `ndim` dimensions; scalars for an int."""
         shape = (-1, *[1] * (ndim - 1)) if ndim else ()
         return Schedule(*[getattr(self, field.name)[index].view(shape) for field in fields(self)])
 
 
 @lru_cache
 def ddpm_schedule(device: torch.device | None = None, dtype: torch.dtype = torch.float64) -> Schedule:
-    """DiT's 1000 linear betas; computed in float64, then moved."""
+    """The chain of 1000 linear betas of DiT, computed in float64, then converted."""
     beta = torch.linspace(1e-4, 0.02, TIMESTEPS, dtype=torch.float64)
     schedule = Schedule.of((1 - beta).cumprod(0), torch.arange(TIMESTEPS))
     moved = {
@@ -132,8 +132,8 @@ def ddpm_schedule(device: torch.device | None = None, dtype: torch.dtype = torch
 def respaced_timesteps(steps: int) -> list[int]:
     """`steps` of the 1000 timesteps, evenly spaced with both ends kept (DiT's `space_timesteps`).
 
-    Positions are an accumulated sum rounded to the nearest integer, half to even, as in DiT's code,
-    so that ties fall as they do there. Raises ValueError unless 2 <= steps <= 1000.
+    Positions are a cumulative sum rounded to the nearest integer, half to even, as in DiT's code, so that
+    ties agree. Raises ValueError unless 2 <= steps <= 1000.
     """
     if not 2 <= steps <= TIMESTEPS:
         raise ValueError(f"steps={steps}: a DDPM chain can be respaced to 2..{TIMESTEPS} steps.")
@@ -142,6 +142,6 @@ def respaced_timesteps(steps: int) -> list[int]:
 
 
 def respaced_schedule(steps: int) -> Schedule:
-    """The chain over `respaced_timesteps(steps)` with the marginals of the full one (float64, CPU)."""
+    """The chain over `respaced_timesteps(steps)` with the marginals of the full chain (float64, CPU)."""
     timestep = torch.tensor(respaced_timesteps(steps))
     return Schedule.of(ddpm_schedule().alpha_bar[timestep], timestep)

@@ -13,14 +13,14 @@ from torch import Tensor
 from bench.diffusion.guidance import Guidance, Prediction
 from bench.diffusion.objectives import Process
 
-Model = Callable[..., Any]  # the backbone's signature: (x_t, t, label) -> Output
-Predict = Callable[..., Prediction]  # what `Guidance.predictor` makes of the model
+Model = Callable[..., Any]  # (x_t, t, label) -> Output, as a backbone
+Predict = Callable[..., Prediction]  # the result of `Guidance.predictor`
 StepNoise = Callable[[], Tensor]  # fresh standard normal noise [B, C, H, W]
 
 
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """A frozen dataclass of its options, which never draws noise of its own.
+    """Base class: a frozen dataclass of options. Samplers never draw noise themselves.
 
     Options:
         float64: keep the state in float64 (REPA's code) instead of the dtype of the noise (SiT's code).
@@ -35,7 +35,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def solve(self, predict: Predict, process: Process, x: Tensor, step_noise: StepNoise) -> Tensor:
-        """The state at t = 0 from the state x at the noise end, both [B, C, H, W]; see `sample`."""
+        """The state at t = 0 from the state x at t = 1, both [B, C, H, W]; see `sample`."""
 
     @torch.no_grad()
     def sample(
@@ -48,10 +48,18 @@ class Sampler(ABC):
         guidance: Guidance,
         step_noise: StepNoise,
     ) -> Tensor:
-        """x0 [B, C, H, W] from standard normal noise [B, C, H, W] and label [B].
+        """Samples x0 [B, C, H, W] from standard normal noise [B, C, H, W].
 
-        `step_noise()` gives the fresh noise of one stochastic step; deterministic samplers never call it.
-        Raises UserError for a process that the sampler is not made for.
+        Args:
+            model: the backbone.
+            noise: the initial state.
+            label: [B] int64, class labels.
+            process: the diffusion process of the model.
+            guidance: classifier-free guidance.
+            step_noise: returns fresh noise [B, C, H, W] for a stochastic step.
+
+        Raises:
+            UserError: the sampler does not support the process.
         """
         predict = guidance.predictor(model, label, noise)
         x = noise.double() if self.float64 else noise

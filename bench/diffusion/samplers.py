@@ -1,8 +1,8 @@
-"""All samplers by name: `get("heun[steps=25]")`, or a preset, the exact sampler of a paper.
+"""Registry of samplers: `get("heun[steps=25]")`, or a preset, the exact sampler of a paper.
 
-A preset is a name for a text in the same grammar, so what it stands for can be read, typed and changed:
-`get("repa-sde-250[steps=50]")`. Model evaluations (NFE) are what is compared across samplers, and they
-are said for each; papers count them, code bases often count grid points.
+A preset is a name for a sampler with options, which can be changed: `get("repa-sde-250[steps=50]")`. Samplers
+are compared by the number of model evaluations (NFE), given for each preset; papers count evaluations, code
+bases often count grid points.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 PRESETS: dict[str, str] = {
     # SiT's `sample_ddp.py SDE` with its default options, float32 state: 250 grid points from 1 to 0.04, the
-    # last of them for the mean step to 0. 250 NFE. Guidance, where used, is on channels=3. (The paper tries
-    # other w_t too, and its best XL rows may use one of them.)
+    # last one for the mean step to 0. 250 NFE. Guidance, if used, has channels=3. (The paper also tries other
+    # w_t, and its best XL rows may use one of them.)
     "sit-sde-250": "euler-maruyama[steps=250,diffusion=sigma,last_step=mean,last_step_size=0.04]",
     # SiT's tables, ODE: Heun at 250 NFE = 125 steps of two evaluations. The option of its code counts grid
     # points instead: `--num-sampling-steps 126 --sampling-method heun2` is this sampler.
@@ -41,7 +41,7 @@ PRESETS: dict[str, str] = {
     "repa-ode-heun-99": "heun[steps=50,last_step=euler,corrector_guidance=current,float64=true]",
     # DiT's tables (`sample_ddp.py`): ancestral, respaced to 250 of 1000 timesteps, learned variance. 250 NFE.
     "dit-ddpm-250": "ddpm[steps=250]",
-    # For a laptop, ours: 50 NFE each.
+    # Our own, for laptops: 50 NFE each.
     "sde-50": "euler-maruyama[steps=50]",
     "ode-heun-50": "heun[steps=25]",
     "ddim-50": "ddim[steps=50]",
@@ -49,10 +49,10 @@ PRESETS: dict[str, str] = {
 
 
 def get(text: str) -> Sampler:
-    """The sampler `text` names: of this table, or `path/to/my_sampler.py[option=value]`.
+    """The sampler of a name in the table, a preset, or a file, `path/to/my_sampler.py[option=value]`.
 
-    Options in brackets replace those of a preset. Raises UserError for an unknown name or option and for
-    values that cannot be used.
+    Options in brackets replace those of a preset. Raises UserError for an unknown name or option, and for
+    invalid values.
     """
     if plugin.is_file(text):
         return plugin.configured(text, Sampler, "sampler")
@@ -66,7 +66,7 @@ def get(text: str) -> Sampler:
 
 
 def resolved(text: str) -> str:
-    """The same sampler without presets and defaults: its class's name and every option. Raises like `get`."""
+    """The name of the sampler's class with every option, without presets. Raises UserError as `get`."""
     if plugin.is_file(text):
         return plugin.identity(text, Sampler, "sampler")
     name, _ = grammar.split(text)

@@ -5,8 +5,8 @@
 
 D is what SiT's code calls the diffusion and half of the w_t of SiT's paper (eq. 5) and of REPA's code:
 REPA's w = 2t is D = t, which is D = σ on the linear path. Each sampler calls the model at times of a
-float64 grid on [0, 1] (a little inside where the process has a singularity); its state has the dtype of
-the noise, as in SiT, or float64, as in REPA. Sources: Ma et al. 2024 (SiT), sec. 2 and `transport/`;
+float64 grid on [0, 1] (slightly inside if the process has a singularity); its state has the dtype of the
+noise, as in SiT, or float64, as in REPA. Sources: Ma et al. 2024 (SiT), sec. 2 and `transport/`;
 Yu et al. 2024 (REPA), `samplers.py`.
 """
 
@@ -29,7 +29,7 @@ from bench.diffusion.sampler_base import Predict, Sampler, StepNoise
 
 
 class Flow:
-    """The guided network as a vector field, on a process whose path it knows."""
+    """The guided network as a vector field on the path of a flow process."""
 
     def __init__(self, predict: Predict, process: FlowMatching) -> None:
         self.process = process
@@ -58,10 +58,10 @@ def _require_steps(steps: int, least: int) -> None:
 
 
 class FlowSampler(Sampler):
-    """Integrates the vector field of a flow process from its noise end to its data end."""
+    """Integrates the vector field of a flow process from noise to data."""
 
     def solve(self, predict: Predict, process: Process, x: Tensor, step_noise: StepNoise) -> Tensor:
-        """`integrate` on the process's vector field; raises UserError unless it is a flow process."""
+        """`integrate` the vector field of the process. Raises UserError unless it is a flow process."""
         if not isinstance(process, FlowMatching):
             raise UserError("this sampler integrates flow processes; for process ddpm take ddpm or ddim.")
         return self.integrate(Flow(predict, process), x, step_noise)
@@ -98,10 +98,10 @@ class Heun(FlowSampler):
     """Second order: `steps` equal steps, two model evaluations each.
 
     Options:
-        last_step: `heun` as all others (torchdiffeq's `heun2`, SiT), or `euler`, one evaluation less (REPA).
-        corrector_guidance: whether the second evaluation of a step from t to t_next is guided is decided
-            by t_next, at which it is made (`next`), or by t (`current`, REPA). It matters if guidance is
-            limited to an interval.
+        last_step: `heun` like all others (torchdiffeq's `heun2`, SiT), or `euler`, with one evaluation
+            (REPA).
+        corrector_guidance: the time that decides whether the second evaluation of a step from t to t_next is
+            guided, if guidance is limited to an interval: t_next (`next`) or t (`current`, REPA).
     """
 
     steps: int = 25
@@ -131,9 +131,9 @@ class Heun(FlowSampler):
 
 @dataclass(frozen=True)
 class Dopri5(FlowSampler):
-    """Adaptive fifth-order Dormand-Prince (torchdiffeq), SiT's default for ODEs and its tolerances.
+    """Adaptive fifth-order Dormand-Prince (torchdiffeq), SiT's default for ODEs, with its tolerances.
 
-    The step is chosen for the whole batch, so a sample depends on its batch, within the tolerance.
+    The step size is chosen for the whole batch, so a sample depends on its batch, within the tolerance.
     """
 
     atol: float = 1e-6
@@ -141,7 +141,7 @@ class Dopri5(FlowSampler):
 
     @property
     def evaluations(self) -> None:
-        """Not known beforehand."""
+        """None: adaptive."""
         return None
 
     def integrate(self, flow: Flow, x: Tensor, step_noise: StepNoise) -> Tensor:
@@ -156,7 +156,7 @@ class Dopri5(FlowSampler):
             method="dopri5",
             atol=self.atol,
             rtol=self.rtol,
-            options={"step_t": times[1:]},  # land on t_min: by default it steps beyond and interpolates
+            options={"step_t": times[1:]},  # step exactly to t_min instead of interpolating
         )
         return states[-1]
 
@@ -165,9 +165,9 @@ Diffusion = Literal["constant", "sbdm", "sigma", "linear", "decreasing", "increa
 
 
 def diffusion_coefficient(form: Diffusion, norm: float, t: float, c: Coefficients) -> float:
-    """D(t) >= 0, in the forms of SiT's code (its tab. 3 lists w = 2D); `norm` scales as it does there.
+    """D(t) >= 0, in the forms of SiT's code (its tab. 3 lists w = 2D), scaled by `norm` as there.
 
-    `sbdm` is the one of score-based diffusion, half the β(t) whose forward process has this path.
+    `sbdm` is that of score-based diffusion, half of the β(t) whose forward process has this path.
     """
     if form == "constant":
         return norm
@@ -184,13 +184,13 @@ def diffusion_coefficient(form: Diffusion, norm: float, t: float, c: Coefficient
 
 @dataclass(frozen=True)
 class EulerMaruyama(FlowSampler):
-    """First order, stochastic: `steps` grid points from the noise end to t = h, then a last step to 0.
+    """First order, stochastic: `steps` grid points from noise to t = h, then a last step to 0.
 
-    h is `last_step_size`, and the last step takes no noise:
+    h is `last_step_size`, and the last step adds no noise:
         mean      x - h (v - D s)                                 (SiT's default, REPA)
         euler     x - h v
         tweedie   E[x0 | x]
-        none      no last step: the grid ends at t = 0 (or the process's t_min), with one evaluation less
+        none      no last step: the grid ends at t = 0 (or t_min of the process), with one evaluation less
     """
 
     steps: int = 250
@@ -213,7 +213,7 @@ class EulerMaruyama(FlowSampler):
 
     def integrate(self, flow: Flow, x: Tensor, step_noise: StepNoise) -> Tensor:
         """`steps` - 1 stochastic steps, then the last one."""
-        # D of sbdm is infinite where α = 0, at t = 1 of all paths but vp; 1e-3 is SiT's sample_eps.
+        # D of sbdm is infinite if α = 0, at t = 1 of all paths but vp; 1e-3 is SiT's sample_eps.
         infinite = self.diffusion == "sbdm" and flow.process.path != "vp"
         t_max = 1 - 1e-3 if infinite else flow.t_max
         times = _grid(t_max, flow.t_min if self.last_step is None else self.last_step_size, self.steps)
