@@ -17,7 +17,7 @@ from tests.helpers.sources_on_disk import image_folder
 
 def test_a_dry_run_reads_each_preset_once_and_opens_data_only_to_time_a_step(monkeypatch, tmp_path):
     read, opened = Counter(), Counter()
-    loads, open_digits, train = tomllib.loads, digits.Digits.__init__, trainer.Trainer.__init__
+    loads, open_digits, train = tomllib.loads, digits.load, trainer.Trainer.__init__
 
     def count(name, function):
         def counted(*args, **kwargs):
@@ -32,7 +32,7 @@ def test_a_dry_run_reads_each_preset_once_and_opens_data_only_to_time_a_step(mon
 
     datasets._preset.cache_clear()
     monkeypatch.setattr(tomllib, "loads", counted_loads)
-    monkeypatch.setattr(digits.Digits, "__init__", count("data", open_digits))
+    monkeypatch.setattr(digits, "load", count("data", open_digits))
     monkeypatch.setattr(trainer.Trainer, "__init__", count("trainer", train))
     arguments = ["--suite", "quickstart", "--dry-run", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["run", *arguments])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench import evaluate
 from bench.core.errors import UserError, exit_code
-from bench.data.digits import Digits
+from bench.data import digits
 from bench.data.image_files import open_images
 from bench.evaluation.evaluator import Evaluator, evaluate_run, with_guidance
 from bench.runs import sample_grid
@@ -49,13 +49,13 @@ def test_the_row_of_the_run_itself_comes_with_the_sample_grid(folder: Path):
 def test_the_row_of_real_images_has_the_classes_of_the_samples(folder: Path):
     swept(folder)
     row = np.asarray(Image.open(folder / "samples" / sample_grid.REAL).convert("L"))
-    digits = Digits()
+    data = digits.load()
     cell, pixel = 48 + sample_grid.MARGIN, 48 // 8  # images of 8 pixels are enlarged to 48
     for place in range(sample_grid.COLUMNS):
         left = sample_grid.MARGIN + place * cell
         image = torch.from_numpy(row[sample_grid.MARGIN : cell : pixel, left : left + 48 : pixel].copy())
-        (same,) = torch.where((digits.images[:, 0] == image).all(2).all(1))
-        assert digits.labels[same[0]] == place
+        (same,) = torch.where((data.images[:, 0] == image).all(2).all(1))
+        assert data.labels[same[0]] == place
 
 
 def test_rows_that_exist_are_not_computed_again(folder: Path, monkeypatch: pytest.MonkeyPatch):
