@@ -25,7 +25,6 @@ from torch import Tensor
 from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Needs
 from methods.parts.alignment import block_number
 from methods.parts.distances import cosine
-from methods.parts.projectors import mlp
 from methods.parts.schedules import timestep_weight
 from methods.repa import REPA
 
@@ -48,6 +47,7 @@ class REED(REPA):
     warm_up: float = 0.125
     schedule: Literal["constant", "linear", "cosine", "sigmoid", "cutoff"] = "constant"
     batch_mean_weight: bool = False
+    version = 2
     replaces = ("denoise",)
 
     def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
@@ -57,8 +57,7 @@ class REED(REPA):
         if not 0 <= self.warm_up <= 1:
             raise ValueError(f"warm_up={self.warm_up} must lie in [0, 1]")
         if self.weight and self.pooled_weight:
-            width = self.projector_width or 2 * backbone.width
-            self.pooled = mlp(backbone.width, width, width, encoder(self.pooled_encoder).width)
+            self.pooled = self.projector(backbone, encoder(self.pooled_encoder))
 
     def needs(self, step: int, steps: int) -> Needs:
         needs = super().needs(step, steps)

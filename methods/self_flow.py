@@ -56,7 +56,8 @@ class SelfFlow(Method):
         separate_attention: tokens only attend to tokens of the same time, also in the average.
         teacher_time: time of the average: "min" of the two, "below" (the time of each group minus up to 0.2,
             drawn at random as in SRA) or "same".
-        distance: "cosine" over the channels of each token, or "cosine-over-tokens" of each channel.
+        distance: "cosine", minus the cosine over the channels of each token, or "cosine-over-tokens", as in SRA:
+            1 minus the cosine over the tokens of each channel.
     """
 
     weight: float = 0.8
@@ -99,8 +100,11 @@ class SelfFlow(Method):
         tokens, mask = context.memo
         seen = context.ema(self.average_time(context, tokens), (self.target_block,), mask)
         student, target = self.projector(context.hidden[self.block]), seen.hidden[self.target_block]
-        similarity = cosine if self.distance == "cosine" else cosine_over_tokens
-        return {"self-flow": Loss(-similarity(student, target), self.weight)}
+        if self.distance == "cosine":
+            value = -cosine(student, target)
+        else:
+            value = 1 - cosine_over_tokens(student, target)
+        return {"self-flow": Loss(value, self.weight)}
 
     def average_time(self, context: Context, tokens: TokenTimes | None) -> Tensor | TokenTimes:
         """At what time the average sees the image."""

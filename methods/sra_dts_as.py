@@ -1,7 +1,7 @@
 """SRA-DTS-AS: dual timesteps with separated attention (arXiv 2607.02508).
 
 Self-Flow with three differences: tokens only attend to tokens of the same noise level; the average (EMA)
-sees both groups, each up to 0.2 below its own level; the cosine runs over the tokens of a channel, as in SRA.
+sees both groups, each up to 0.2 below its own level; the loss is 1 - cos over the tokens of a channel, as in SRA.
 Defaults are those of the released script: blocks 3 -> 8 of 12, ratio 0.25, weight 0.5; other depths use the
 blocks of SRA.
 
@@ -24,6 +24,7 @@ from methods.sra import STUDENT_BLOCKS, TEACHER_BLOCKS
 class SRADTSAS(SelfFlow):
     """Self-Flow with separated attention. Options are those of Self-Flow."""
 
+    version = 2
     weight: float = 0.5
     separate_attention: bool = True
     teacher_time: Literal["min", "below", "same"] = "below"

@@ -7,11 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from methods.parts.distances import at_least_float32
+
 
 class PrincipalAxes(nn.Module):
     """Projection of tokens on the first principal axes of the data, [..., D] -> [..., k].
 
     The largest entry of each axis is positive, so that signs agree between machines.
+    Statistics are kept in float64 and rounded to the precision of what is projected.
     """
 
     mean: Tensor
@@ -20,9 +23,9 @@ class PrincipalAxes(nn.Module):
 
     def __init__(self, width: int, components: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
-        self.register_buffer("axes", torch.zeros(components, width))
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(width, dtype=torch.float64))
+        self.register_buffer("axes", torch.zeros(components, width, dtype=torch.float64))
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor], *, standardise: bool, whiten: bool) -> None:
@@ -56,4 +59,6 @@ class PrincipalAxes(nn.Module):
             buffer.copy_(values)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return ((tokens - self.mean) / self.scale) @ self.axes.T
+        tokens = at_least_float32(tokens)
+        mean, scale, axes = (buffer.to(tokens) for buffer in (self.mean, self.scale, self.axes))
+        return ((tokens - mean) / scale) @ axes.T
