@@ -75,6 +75,7 @@ def plan(
             seed,
             native_precision=native_precision,
             process=process,
+            teacher=suite.teacher,
             training=training,
             protocol=suite.protocol | protocol,
             weights=start and start.weights,

@@ -193,13 +193,15 @@ def run_spec(
     *,
     native_precision: str = "fp32",
     process: str | None = None,
+    teacher: str | None = None,
     training: dict[str, Any] | None = None,
     protocol: dict[str, Any] | None = None,
     weights: InitialWeights | None = None,
 ) -> RunSpec:
     """A full spec: the data set's preset, its values for this backbone's size, then the given overrides.
 
-    `native_precision` is the machine's, taken if neither preset nor overrides name one.
+    `native_precision` is the machine's, taken if neither preset nor overrides name one; `teacher` is an
+    encoder instead of the one that the data set recommends.
 
     Raises UserError if a name is unknown or a value is of another type or outside its range.
     """
@@ -217,7 +219,7 @@ def run_spec(
             **_names(method, built, process),
             data=data,
             seed=seed,
-            teacher=chosen["teacher"],
+            teacher=teacher or chosen["teacher"],
             reward_net=chosen["reward_net"],
             training=Training(**settings | (training or {})),
             protocol=_protocol(scored | (protocol or {})),

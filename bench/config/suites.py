@@ -4,6 +4,7 @@ A suite says what is compared and, if it departs from the defaults, how:
 
     description = "Each alignment depth"
     seed = [0, 1]                       # optional, as are data, process, backbone, [training], [protocol]
+    teacher = "digits-vit"              # what "teacher" stands for; by default the data set's
 
     [[grid]]                            # one or several
     method = ["baseline", "repa[depth=[1,2,4]]"]
@@ -66,6 +67,7 @@ class Settings(_Strict):
     data: str | None = None
     seed: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     process: str | None = None
+    teacher: str | None = None
     backbone: Names | None = None
     grid: Annotated[tuple[Grid, ...], Field(min_length=1)] | None = None
     training: Annotated[dict[str, Any], AfterValidator(_training)] = {}
