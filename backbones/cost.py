@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
     from backbones.base import Architecture
+    from backbones.extras import Extra
     from backbones.transformer import TransformerArchitecture
 
 TIME_FEATURES = 256
@@ -89,6 +90,39 @@ def counted_flops(architecture: Architecture, input_size: int, channels: int) ->
         network = architecture.build(input_size=input_size, channels=channels, num_classes=1)
         image = torch.empty(1, channels, input_size, input_size)
         network(image, torch.empty(1), torch.empty(1, dtype=torch.long))
+    return counted.get_total_flops()
+
+
+def counted_step(
+    architecture: Architecture,
+    input_size: int,
+    channels: int,
+    extras: tuple[Extra, ...] = (),
+    *,
+    ema: bool = False,
+    **looked_at: tuple[int, ...],
+) -> int:
+    """FLOPs of a training step for one image, forward and backward, counted on tensors without values.
+
+    With the extra state, one more forward of the average if `ema`, and what is looked at, such as
+    `attention_depths`; the inputs of the first layer get no gradient.
+    """
+    import torch
+
+    with torch.device("meta"), counter() as counted:
+        network = architecture.build(input_size=input_size, channels=channels, num_classes=1)
+        if extras:
+            network.attach_extras(extras)
+        image = torch.empty(1, channels, input_size, input_size)
+        values = {extra.name: torch.empty(1, *extra.shape(input_size)) for extra in extras}
+        call = image, torch.empty(1), torch.empty(1, dtype=torch.long)
+        joint = {"extras": values} if extras else {}
+        output = network(*call, **joint, **{name: depths for name, depths in looked_at.items() if depths})
+        shown = [output.prediction, output.variance, *output.extras.values(), *output.attention.values()]
+        torch.stack([tensor.sum() for tensor in shown if tensor is not None]).sum().backward()
+        if ema:
+            with torch.no_grad():
+                network(*call, **joint)
     return counted.get_total_flops()
 
 

@@ -3,7 +3,9 @@
 Small models are timed for a few steps; for others, time is estimated from FLOPs and the measured speed of a
 matrix product, and marked `~`. Memory is an estimate: 24 bytes per parameter for weights, gradients, two Adam
 moments, EMA and the optimiser's workspace, 2 more for autocast's copies, and about 18 values of `width` per
-token and block for activations.
+token and block for activations. FLOPs of large models are those of the backbone with extra state, recorded
+attention and the forward pass of the EMA; those of small ones are counted as executed, encoders and rewards
+included.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from backbones.cost import counted_step
 from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core import machine
@@ -30,6 +33,7 @@ from bench.core.progress import duration
 from bench.data import datasets
 from bench.diffusion import samplers
 from bench.evaluation import sampling
+from bench.runs import networks
 from bench.runs.record import RunRecord
 
 MEASURED_BELOW = 2e11  # FLOPs of a step; a laptop takes under a second for these
@@ -75,7 +79,7 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     architecture = resolve.architecture(spec.backbone)
     parameters = architecture.parameters(data.size, data.channels, data.classes)
     forward = architecture.flops(data.size, data.channels)  # of one image
-    flops = 3.0 * forward * training.batch_size  # a backward costs two forwards
+    flops = float(_of_a_step(spec) * training.batch_size)
     step_seconds, measured = flops / (peak * EFFICIENCY), False
     if flops < MEASURED_BELOW and training.steps and dataset.available:
         flops, step_seconds, measured = *_measure(spec, device), True
@@ -100,6 +104,23 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
         memory=memory,
         disk=disk,
         total_flops=training.steps * flops + evaluations * sampling_flops,
+    )
+
+
+def _of_a_step(spec: RunSpec) -> int:
+    """FLOPs of the backbone in a training step, of one image; encoders and rewards are left out."""
+    data, architecture = datasets.get(spec.data).shape, resolve.architecture(spec.backbone)
+    if not spec.training.steps:
+        return 3 * architecture.flops(data.size, data.channels)
+    method, _ = networks.built(spec)
+    needs = method.needs(0, spec.training.steps)
+    return counted_step(
+        architecture,
+        data.size,
+        data.channels,
+        method.extras(),
+        ema=needs.ema,
+        attention_depths=needs.attention_depths,
     )
 
 

@@ -22,11 +22,11 @@ from bench.nets.base import NO_LAYERS
 from bench.nets.recipes import RECIPES
 from bench.rewards import registry
 from bench.runs.record import EvaluationRow
-from methods.base import REWARD_NET, TEACHER, BackboneInfo, EncoderInfo, EncoderLayers, Features
+from methods.base import REWARD_NET, TEACHER, BackboneInfo, EncoderInfo, EncoderLayers, Features, Method
 
 
-def required(spec: RunSpec) -> tuple[str, ...]:
-    """Networks of the method, as in `dinov2-b[weights=FILE]`: encoders, reward networks, a student's teacher.
+def built(spec: RunSpec) -> tuple[Method, dict[str, EncoderInfo]]:
+    """The run's method, built without loading an encoder, and the encoders that it asked about.
 
     Raises UserError if the method cannot be built on the run's backbone.
     """
@@ -57,6 +57,15 @@ def required(spec: RunSpec) -> tuple[str, ...]:
             method.build(info, describe)
         except ValueError as error:
             raise UserError(f"{spec.method} on {spec.backbone}: {error}") from None
+    return method, encoders
+
+
+def required(spec: RunSpec) -> tuple[str, ...]:
+    """Networks of the method, as in `dinov2-b[weights=FILE]`: encoders, reward networks, a student's teacher.
+
+    Raises UserError if the method cannot be built on the run's backbone.
+    """
+    method, encoders = built(spec)
     needs = method.needs(0, spec.training.steps)
     for name, asked in needs.encoder_layers.items():
         layers.refuse(encoders[name], asked)

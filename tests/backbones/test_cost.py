@@ -49,3 +49,9 @@ def test_flops_are_those_torch_counts(name, options):
     with cost.counter() as counter, torch.no_grad():
         network(torch.randn(2, 3, 16, 16), torch.rand(2), torch.zeros(2, dtype=torch.long))
     assert 2 * cost.flops(architecture, 16, 3) == counter.get_total_flops()
+
+
+def test_logits_that_are_looked_at_cost_a_product_forward_and_two_backward():
+    architecture = backbones.architecture("sit-pico")  # 16 tokens of width 32
+    plain, looked = (cost.counted_step(architecture, 8, 1, attention_depths=d) for d in ((), (1, 2)))
+    assert looked - plain == 2 * 3 * (2 * 16 * 16 * 32)

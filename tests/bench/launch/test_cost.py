@@ -40,6 +40,28 @@ def test_counted_flops_are_three_forwards():
     assert trainer.flops_per_step == pytest.approx(3 * forward, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("method", "reference", "projector"),
+    [
+        ("sra", "baseline", 16 * (2 * 96 * 192)),
+        ("reg[encoder=digits-vit]", "repa[encoder=digits-vit]", 96 * 192 + 192 * 192 + 192 * 64),
+    ],
+)
+def test_work_beyond_the_backbone_is_estimated_as_it_is_counted(monkeypatch, method, reference, projector):
+    """The average's forward and extra state. Method and reference have the same encoder; what one
+    projects more than the other is a product of 2 FLOPs, forward and twice backward, of 64 images."""
+    monkeypatch.setattr("bench.launch.cost.MEASURED_BELOW", 0)
+    specs = [resolve.run_spec(name, "sit-ti", "digits", 0) for name in (method, reference)]
+    counted = []
+    for spec in specs:
+        trainer = Trainer(spec, CPU)
+        trainer.prepare(0)
+        counted.append(trainer.flops_per_step)
+    more = counted[0] - counted[1] - 64 * 3 * 2 * projector
+    ours, theirs = (estimate(spec, CPU, peak=1e11).flops_per_step for spec in specs)
+    assert more > 0 and ours - theirs == pytest.approx(more, rel=0.02)
+
+
 def test_a_model_larger_than_memory_is_refused_in_one_line(large, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "available_memory", lambda device: 8 * GIGA)
     with pytest.raises(UserError, match=r"takes about 1\d\.\d GB, this machine has 8 GB"):
