@@ -2,11 +2,12 @@
 
 import json
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
+import methods
 from bench.config import resolve, suites
 from bench.config.options import Comparison
 from bench.core.errors import UserError
@@ -41,9 +42,8 @@ def test_every_run_of_a_suite_can_be_built(name, scale):
     assert {spec.data for spec in specs} == {"digits" if scale == "quick" else "imagenet256"}
     for method, backbone in {(spec.method, spec.backbone) for spec in specs}:
         architecture, built = resolve.architecture(backbone), resolve.method(method)
-        info = BackboneInfo(architecture.family, architecture.depth, architecture.width, GRID)
-        with torch.device("meta"):
-            built.build(info, lambda name: EncoderInfo(name, 768, GRID))
+        info = BackboneInfo(architecture.family, architecture.depth, 32, GRID)  # narrow: quickly built
+        built.build(info, lambda name: EncoderInfo(name, 24, GRID, layers=12, heads=12))
         needs = built.needs(0, 1000)
         assert set(needs.encoders) <= {TEACHER, *teachers.names()}
         assert set(needs.rewards) <= set(REWARDS)
@@ -51,12 +51,25 @@ def test_every_run_of_a_suite_can_be_built(name, scale):
             assert set(needs.rewards) <= {"x0", "velocity", "latent"}
 
 
-@pytest.mark.parametrize("name", [name for name in suites.names() if name not in ("quickstart", "tuning")])
+@pytest.mark.parametrize("name", [name for name in suites.names() if name != "quickstart" and "tuning" not in name])
 def test_tuning_seeds_are_not_reported_on(name):
-    assert not {0, 1} & {spec.seed for spec in planned(name)[0]}
-    for spec in planned(name)[0]:
-        paired = {other.seed for other in planned(name)[0] if other.backbone == spec.backbone}
-        assert len(paired) >= 3
+    specs, _ = planned(name)
+    assert not {0, 1} & {spec.seed for spec in specs}
+    for backbone in {spec.backbone for spec in specs}:
+        assert len({spec.seed for spec in specs if spec.backbone == backbone}) >= 3
+
+
+def test_settings_of_the_suite_methods_are_published_or_were_tried():
+    """Each method has four trials on a seed of their own, and one teacher for all."""
+    reported, tried = planned("methods")[0], planned("methods-tuning")[0]
+    assert not {spec.seed for spec in reported} & {spec.seed for spec in tried}
+    assert {spec.teacher for spec in (*reported, *tried)} == {"digits-vit"}
+    name = lambda spec: spec.method.partition("[")[0]  # noqa: E731
+    assert {name(spec) for spec in reported} == {name(spec) for spec in tried} == set(methods.names())
+    resolved = {spec.resolved_method for spec in tried}
+    assert {spec.resolved_method for spec in reported} <= resolved
+    counts = Counter(map(name, tried))
+    assert {counts.pop("baseline"), *counts.values()} == {1, 4}
 
 
 def test_what_several_suites_ask_for_is_the_same_run():
