@@ -6,7 +6,7 @@ UV := $(shell command -v uv)
 VENV := $(if $(UV),uv venv --quiet --seed --allow-existing --python $(PYTHON),$(PYTHON) -m venv) .venv
 INSTALL := $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/pip install --quiet)
 
-STUDIES := tuning vrpo-vs-repa main convergence scaling reward-ablation estimator-ablation group-ablation controls \
+STUDIES := methods-tuning methods tuning vrpo-vs-repa main convergence scaling reward-ablation estimator-ablation group-ablation controls \
 	encoder-ablation depth-ablation
 
 .PHONY: quickstart paper test lint dist lock clean
