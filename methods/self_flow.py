@@ -56,8 +56,8 @@ class SelfFlow(Method):
         separate_attention: tokens only attend to tokens of the same time, also in the average.
         teacher_time: time of the average: "min" of the two, "below" (the time of each group minus up to 0.2,
             drawn at random as in SRA) or "same".
-        distance: "cosine", minus the cosine over the channels of each token, or "cosine-over-tokens", as in SRA:
-            1 minus the cosine over the tokens of each channel.
+        distance: "cosine", minus the cosine over the channels of each token, or "cosine-over-tokens", 1 minus
+            the cosine over the tokens of each channel, as in SRA.
     """
 
     weight: float = 0.8

@@ -51,7 +51,9 @@ def test_every_run_of_a_suite_can_be_built(name, scale):
             assert set(needs.rewards) <= {"x0", "velocity", "latent"}
 
 
-@pytest.mark.parametrize("name", [name for name in suites.names() if name != "quickstart" and "tuning" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in suites.names() if name != "quickstart" and "tuning" not in name]
+)
 def test_tuning_seeds_are_not_reported_on(name):
     specs, _ = planned(name)
     assert not {0, 1} & {spec.seed for spec in specs}
