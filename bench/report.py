@@ -80,6 +80,7 @@ def write(options: Report) -> Path:
 
 
 def _write(found: Comparison, report: Path, options: Report) -> Path:
+    from bench.reporting.board import entries
     from bench.reporting.pages import html, markdown
     from bench.reporting.plots.figures import drawings
     from bench.reporting.plots.style import save
@@ -93,6 +94,9 @@ def _write(found: Comparison, report: Path, options: Report) -> Path:
         write_text(more / f"{table.file}.csv", table.to_csv())
         write_text(more / f"{table.file}.md", table.to_markdown())
         write_text(more / f"{table.file}.tex", table.to_latex(caption(found)))
+    finished = found.results.runs[found.results.runs["state"] == "finished"]["run"]
+    if lines := entries.lines_of(found.results.folder / run for run in finished):
+        write_text(report / entries.FILE, lines)  # for a leaderboard
     write_text(more / "references.bib", bibliography(entry.method for entry in found.entries))
     all_drawings = list(drawings(found))
     shown = sorted(all_drawings, key=lambda drawing: drawing.rank)[:SHOWN]

@@ -44,7 +44,7 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str, report
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"zip": zip, "groups": _groups, "sort_value": _sort_value, "breakable": _breakable}
+    environment.filters |= {"zip": zip, "groups": groups, "sort_value": sort_value, "breakable": breakable}
     seed = int(comparison.results.runs["seed"].min())
     data = json.dumps(page_data(comparison), separators=(",", ":")).replace("<", "\\u003c")
     return environment.get_template("page.html").render(
@@ -64,17 +64,17 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str, report
     )
 
 
-def _sort_value(cell: Cell) -> str:
+def sort_value(cell: Cell) -> str:
     """What a cell is sorted by: its unrounded value; empty cells come last."""
     return "" if cell.value is None or pd.isna(cell.value) else str(cell.value)
 
 
-def _breakable(text: str) -> Markup:
+def breakable(text: str) -> Markup:
     """With places behind commas where a narrow column may break a method's long name."""
     return escape(text).replace(",", Markup(",<wbr>"))
 
 
-def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+def groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
     """The headings above the headings, and how many columns each spans."""
     return [
         (group, len(list(members))) for group, members in groupby(columns, key=lambda column: column.group)

@@ -1,0 +1,1 @@
+"""The leaderboard: entries of many people, one page per protocol."""

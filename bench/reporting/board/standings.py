@@ -1,0 +1,124 @@
+"""Entries and earlier reports -> boards: one per protocol, its lines grouped by what may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bench.config.spec import Protocol
+from bench.core.files import json_hash
+from bench.reporting.board.entries import Entry
+from bench.reporting.statistics import Estimate, estimate
+
+
+class Budget(NamedTuple):
+    """What must agree, beside the protocol, for methods to be compared."""
+
+    backbone: str
+    steps: int
+    batch_size: int
+
+    def __str__(self) -> str:
+        return f"{self.backbone}, {self.steps:,} steps of {self.batch_size} images"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A line of a board: one method of one contributor, over its seeds."""
+
+    source: str  # who contributed it
+    method: str
+    budget: Budget
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, Estimate]
+    leaky: frozenset[str] = frozenset()  # metric nets that the method was trained against
+    hours: tuple[float, ...] = ()  # device-hours of training, a run each
+    hardware: tuple[str, ...] = ()
+    commits: tuple[str, ...] = ()
+    checksums: tuple[str, ...] = ()  # of its entries
+
+
+@dataclass
+class Board:
+    """Everything that was made under one protocol."""
+
+    protocol: str  # the hash
+    content: Protocol | None = None
+    words: str = ""  # the protocol as an earlier report describes it
+    standings: list[Standing] = field(default_factory=list)
+    earlier: list[Standing] = field(default_factory=list)  # from reports without entries
+
+    @staticmethod
+    def by_budget(standings: Iterable[Standing]) -> dict[Budget, list[Standing]]:
+        """Lines that may be compared, the most lines first."""
+        groups: dict[Budget, list[Standing]] = {}
+        for standing in standings:
+            groups.setdefault(standing.budget, []).append(standing)
+        return dict(sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+class EarlierLine(NamedTuple):
+    """A line of a report that was written before reports had entries."""
+
+    protocol: str
+    words: str
+    standing: Standing
+
+
+def boards(entries: Iterable[tuple[str, Entry]], earlier: Iterable[EarlierLine] = ()) -> list[Board]:
+    """Boards of entries, each with its contributor, and of the lines of earlier reports.
+
+    An entry that is given twice counts once.
+    """
+    found: dict[str, Board] = {}
+    members: dict[tuple[str, str, str], dict[str, Entry]] = {}
+    seen: set[str] = set()
+    for source, entry in entries:
+        if entry.checksum not in seen:
+            seen.add(entry.checksum)
+            for row in entry.rows:
+                key = row.protocol, source, _configuration(entry)
+                members.setdefault(key, {})[entry.checksum] = entry
+    for (protocol, source, _), group in members.items():
+        board = found.setdefault(protocol, Board(protocol))
+        standing = _standing(source, protocol, list(group.values()))
+        board.content = _protocol_of(next(iter(group.values())), protocol)
+        board.standings.append(standing)
+    for protocol, words, standing in earlier:
+        board = found.setdefault(protocol, Board(protocol))
+        board.words = board.words or words
+        if standing not in board.earlier:
+            board.earlier.append(standing)
+    return sorted(found.values(), key=lambda board: (-len(board.standings), board.protocol))
+
+
+def _configuration(entry: Entry) -> str:
+    """What runs have in common that differ in their seed alone."""
+    return json_hash({key: value for key, value in entry.spec.decisive.items() if key != "seed"})
+
+
+def _protocol_of(entry: Entry, protocol: str) -> Protocol:
+    row = entry.row(protocol)
+    settings: dict[str, Any] = {"guidance_scale": row.guidance_scale, "samples": row.samples}
+    return entry.spec.protocol.model_copy(update=settings | {"guidance_interval": row.guidance_interval})
+
+
+def _standing(source: str, protocol: str, group: list[Entry]) -> Standing:
+    group = sorted(group, key=lambda entry: entry.spec.seed)
+    rows, first = [entry.row(protocol) for entry in group], group[0].spec
+    keys = dict.fromkeys(key for row in rows for key in row.metrics)
+    hours = [row.seconds * entry.environment.devices / 3600 for row, entry in zip(rows, group, strict=True)]
+    environments = [entry.environment for entry in group]
+    return Standing(
+        source=source,
+        method=first.method,
+        budget=Budget(first.backbone, first.training.steps, first.training.batch_size),
+        seeds=tuple(entry.spec.seed for entry in group),
+        metrics={key: estimate([row.metrics.get(key, float("nan")) for row in rows]) for key in keys},
+        leaky=frozenset(net for row in rows for net in row.leaky),
+        hours=tuple(hours),
+        hardware=tuple(dict.fromkeys(environment.hardware for environment in environments)),
+        commits=tuple(dict.fromkeys(str(e.git.get("revision", ""))[:12] or "-" for e in environments)),
+        checksums=tuple(entry.checksum for entry in group),
+    )
