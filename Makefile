@@ -9,7 +9,7 @@ INSTALL := $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/pip i
 STUDIES := methods-tuning methods tuning vrpo-vs-repa main convergence scaling reward-ablation estimator-ablation group-ablation controls \
 	encoder-ablation depth-ablation
 
-.PHONY: quickstart paper test lint dist lock clean
+.PHONY: quickstart paper test lint docs dist lock clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m bench.run --suite quickstart
@@ -32,6 +32,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The documentation as a site, in build/site; a broken link or reference is an error.
+docs: .venv/installed
+	$(INSTALL) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Source distribution and wheel, in dist/. `.ci/smoke PYTHON` tries what is installed for another Python.
 dist: .venv/installed

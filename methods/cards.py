@@ -1,6 +1,6 @@
 """Cards of the methods: description, source and cost, in a small TOML file next to each Python file.
 
-Cards are read by `python -m bench.methods`, by reports (`bibliography`) and by the README's table. Nothing
+Cards are read by `python -m bench.methods`, by reports (`bibliography`) and by docs/methods.md. Nothing
 here imports torch.
 """
 
@@ -97,7 +97,7 @@ def bibliography(texts: Iterable[str]) -> str:
 
 
 def markdown_table() -> str:
-    """The README's table of methods."""
+    """The table of docs/methods.md."""
     rows = ["| method | | kind | paper | FID of SiT |", "|---|---|---|---|---|"]
     for card in every():
         paper, fid = card.paper, card.fid

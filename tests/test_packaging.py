@@ -80,6 +80,14 @@ def test_the_lock_file_satisfies_the_project_and_names_no_index():
     assert not missing, "run `make lock`"
 
 
+def test_release_notes_are_a_section_of_the_changelog():
+    command = [str(ROOT / ".ci" / "release-notes")]
+    notes = subprocess.run([*command, "0.1.0"], capture_output=True, text=True, check=True).stdout
+    assert notes in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert notes.startswith("- `make quickstart`") and "## " not in notes
+    assert subprocess.run([*command, "0.0.9"], capture_output=True, check=False).returncode == 1
+
+
 def test_versions_agree():
     cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)

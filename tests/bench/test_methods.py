@@ -95,7 +95,7 @@ def test_bad_names_for_a_new_method_are_refused(tmp_path):
         command.start(tmp_path / "mine.py", "nothing")
 
 
-def test_the_readme_shows_the_table_of_the_cards():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_of_methods_shows_the_table_of_the_cards():
+    text = (ROOT / "docs" / "methods.md").read_text()
     between = text.partition("<!-- methods -->\n")[2].partition("<!-- end of methods -->")[0]
     assert between == cards.markdown_table()
