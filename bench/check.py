@@ -1,12 +1,12 @@
-"""Check what a comparison rests on: the protocol, a backbone, a method, the machine, that faults lose nothing
+"""Check protocol, backbone, method, installation, and robustness to faults
 
-    python -m bench.check protocol                    stages between a trained model and its numbers
-    python -m bench.check backbone my_backbone.py     what the suite needs of a network
-    python -m bench.check method my_method.py repa    what the suite promises of every run
+    python -m bench.check protocol                    all stages from a trained model to its metrics
+    python -m bench.check backbone my_backbone.py     the interface of backbones
+    python -m bench.check method my_method.py repa    the interface of methods
     python -m bench.check faults                      kills, full disks and damaged files lose nothing
     python -m bench.check install                     versions, devices and caches, to paste into an issue
 
-Each check compares with something known and says in plain words what is wrong. Exit code 2 if one fails.
+Each check compares with a known result and describes failures in one line. Exit status 2 if one fails.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Names = tyro.conf.Positional[Annotated[tuple[str, ...], option()]]
 
 @dataclass(frozen=True)
 class ProtocolCheck:
-    """The stages between a trained model and its numbers, each apart."""
+    """The all stages from a trained model to its metrics, each apart."""
 
     data: str = "digits"
-    """the data set whose protocol is checked"""
+    """data set whose protocol is checked"""
     feature_nets: Annotated[tuple[str, ...], option()] = ()
-    """further feature networks, e.g. inception clean"""
+    """additional feature networks, e.g. inception clean"""
     reference: OptionalPath = None
-    """an .npz of reference statistics to look at (mu, sigma, mu_s, sigma_s)"""
+    """also check this .npz of reference statistics (mu, sigma, mu_s, sigma_s)"""
 
     def results(self) -> dict[str, Iterable[CheckResult]]:
         """By what is checked."""
@@ -52,7 +52,7 @@ class ProtocolCheck:
 
 @dataclass(frozen=True)
 class BackboneCheck:
-    """Backbones, tried on the embedded digits: the contract of backbones/base.py."""
+    """Check backbones on the embedded digits: the interface of backbones/base.py."""
 
     name: Names
     """names, or files with options: my_backbone.py[width=128]"""
@@ -66,12 +66,12 @@ class BackboneCheck:
 
 @dataclass(frozen=True)
 class MethodCheck:
-    """Methods, trained for some steps on the embedded digits: the contract of methods/base.py."""
+    """Check methods, trained for a few steps on the embedded digits: the interface of methods/base.py."""
 
     name: Names
     """names, or files with options: my_method.py[weight=0.5]"""
     backbone: str = "sit-pico"
-    """what they train"""
+    """backbone that is trained"""
 
     def results(self) -> dict[str, Iterable[CheckResult]]:
         """By what is checked."""

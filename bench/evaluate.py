@@ -4,7 +4,7 @@ PATH is an .npz (arr_0), a folder or a zip of images, or the folder of a run. Th
 ADM's layout (images and/or mu, sigma, mu_s, sigma_s), a folder, a zip, or a file made with --save-reference.
 All metrics come from one pass over the images; an interrupted scoring continues where it stopped.
 
-A run is sampled and scored by its own protocol, with other guidance if that is asked for:
+A run is sampled and scored by its own protocol, optionally with other guidance:
 python -m bench.evaluate results/quickstart/RUN --guidance-scale 1.0 1.25 1.5 --guidance-interval 0 0.7
 On several GPUs: torchrun --nproc-per-node 8 -m bench.evaluate RUN ...
 """
@@ -41,41 +41,41 @@ EARLIER = {
 
 @dataclass(frozen=True)
 class Images:
-    """Scoring images. Their protocol is what is said here."""
+    """Scoring images; these options are their protocol."""
 
     reference: OptionalPath = None
-    """what they are compared with"""
+    """reference images or statistics"""
     feature_nets: tuple[str, ...] = ("inception",)
     """feature networks of the metrics: inception (FID, sFID, IS), clean, legacy-pytorch, legacy-tensorflow,
     dinov2-b, dinov2-l, clip-vit-b-32, timm:NAME, clip:ARCH/TAG, digits-cnn, random-conv, pixels"""
     net_weights: Annotated[tuple[str, ...], option(metavar="NET=FILE...")] = ()
-    """files to take weights of feature networks from, instead of the library's cache"""
+    """files of weights of feature networks, instead of the library's cache"""
     precision_recall: Literal["exact", "adm-fp16"] = "exact"
-    """adm-fp16 rounds distances to half precision, as the evaluator of ADM does"""
+    """adm-fp16 rounds distances to half precision, as in the evaluator of ADM"""
     neighbours: int = 3
     """k of precision and recall"""
     kid: bool = False
     """also the kernel distance"""
     fid_infinity: bool = False
-    """also the Frechet distance extrapolated to endless samples"""
+    """also the Frechet distance extrapolated to infinitely many samples"""
     bootstrap: int = 0
-    """also the spread of the Frechet distance over this many resamples"""
+    """also the standard deviation of the Frechet distance over this many bootstrap resamples"""
     metrics: Annotated[tuple[str, ...], option(metavar="FILE...")] = ()
     """Python files of additional metrics"""
     save_reference: OptionalPath = None
-    """keep what the nets saw of the reference (without --reference: of PATH) in this .npz"""
+    """save the features of the reference (without --reference: of PATH) to this .npz"""
     output: OptionalPath = None
     """write the results to this JSON file"""
     batch_size: int = 64
-    """images at once; no number depends on it"""
+    """images per pass; results do not depend on it"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Scoring a run. What is not given is as in its own protocol."""
+    """Scoring a run. Defaults are those of its own protocol."""
 
     guidance_scale: Annotated[tuple[float, ...], option(metavar="X...")] = ()
-    """guidance scales, one row each in the run's eval.jsonl; the report plots them"""
+    """guidance scales, one row each in eval.jsonl of the run; plotted by bench.report"""
     guidance_interval: Interval = None
     """guide only for t in this interval; data t=0, noise t=1"""
     samples: OptionalInt = None
@@ -87,9 +87,9 @@ class Options:
     path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
     """an .npz, a folder or a zip of images, or the folder of a run"""
     copy: OptionalPath = None
-    """write the images to this .npz or folder of PNGs"""
+    """save the images as this .npz or folder of PNGs"""
     yes: bool = False
-    """go on even if a folder looks surprising: several parts, many files passed over"""
+    """continue even if a folder looks surprising: several splits, many ignored files"""
     device: Device = "auto"
     images: Images = field(default_factory=Images)
     run: Run = field(default_factory=Run)
@@ -137,7 +137,7 @@ def score_run(options: Options) -> list[EvaluationRow]:
 def score_images(options: Options) -> dict[str, float]:
     """Score the images of `options.path` and print the table; the metrics by name, {} without a reference.
 
-    Raises UserError for files that do not serve.
+    Raises UserError for unusable files.
     """
     from bench.core import machine
     from bench.data.containers import is_npz

@@ -1,9 +1,9 @@
-"""Images -> store: python -m bench.prepare cifar10.zip --output stores/cifar10 --size 32
+"""Prepare a store of images: python -m bench.prepare cifar10.zip --output stores/cifar10 --size 32
 
-Resizes and crops the images of a source, encodes them by a VAE if one is named, and writes the store that
-training reads. A source is a folder, zip or tar with a folder for each class, a Hugging Face data set
-(hf:ID or hf:FOLDER), or cifar10, which is downloaded. Kill it at any time: the same command continues, and
-the store is the same to the last byte. Every shard has a checksum: --verify STORE.
+Resizes and crops the images of a source, encodes them with a VAE if one is given, and writes a store. A
+source is a folder, zip or tar with a folder per class, a Hugging Face data set (hf:ID or hf:FOLDER), or
+cifar10, which is downloaded. It can be killed at any time: the same command continues, and the store is the
+same to the last byte. Every shard has a checksum, checked by --verify STORE.
 """
 
 from __future__ import annotations
@@ -34,40 +34,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is made of the images."""
+    """Processing of the images."""
 
     size: int = 256
     """rows and columns of the images"""
     resize: Resize = "adm"
-    """how images come to that size: adm (as ImageNet's in the field) or area (means, for small images)"""
+    """resizing: adm (crop of ADM, usual for ImageNet) or area (averages, for small images)"""
     vae: OptionalStr = None
-    """hub id or folder of the VAE that makes latents, e.g. stabilityai/sd-vae-ft-mse; none: pixels"""
+    """hub id or folder of the VAE of latents, e.g. stabilityai/sd-vae-ft-mse; by default pixels"""
     decoder: OptionalStr = None
-    """the VAE that decodes samples; the same if not given"""
+    """the VAE that decodes samples; by default the same"""
     statistic: Statistic = "posterior"
-    """of latents: posterior keeps mean and std, drawn from at each reading (REPA); sample keeps one draw"""
+    """of latents: posterior stores mean and std, sampled at every read (REPA); sample stores one sample"""
     normalise: Normalise = "vae"
-    """of latents: by the VAE's own scale and bias, or each of the channels to mean 0 and deviation 1"""
+    """of latents: by scale and bias of the VAE, or every channel to mean 0 and standard deviation 1"""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """of the VAE's matrix products, both ways"""
+    """of the matrix products of encoder and decoder"""
     tiled: bool = False
-    """the VAE sees large images in overlapping tiles: less memory, slightly other latents"""
+    """encode large images in overlapping tiles: less memory, slightly different latents"""
 
 
 @dataclass(frozen=True)
 class Options:
     source: Annotated[tyro.conf.Positional[str | None], option(metavar="IMAGES")] = None
-    """folder, zip or tar with a folder per class, or with dataset.json; train/ and test/ or val/ are told
-    apart. Or hf:ID or hf:FOLDER, a Hugging Face data set; cifar10, downloaded"""
+    """folder, zip or tar with a folder per class, or with dataset.json; splits train/ and
+    test/ or val/ are recognised. Or hf:ID or hf:FOLDER, a Hugging Face data set; cifar10, downloaded"""
     output: OptionalPath = None
     """folder of the store"""
     recipe: Recipe = field(default_factory=Recipe)
     workers: OptionalInt = None
-    """processes; by default one a core, with a VAE one a GPU"""
+    """processes; by default one per core, with a VAE one per GPU"""
     yes: bool = False
-    """go on even if the images look surprising: one class, many files passed over"""
+    """continue even if the images look surprising: one class, many ignored files"""
     verify: OptionalPath = None
-    """check every record and checksum of this store, and do nothing else"""
+    """only check all records and checksums of this store"""
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None, yes: bool = False) -> None:
-    """Make the store of the images of `source`, or complete it.
+    """Make or complete the store of the images of `source`.
 
     Raises UserError if an image is damaged, the disk is full, `out` holds anything but an unfinished or
     complete store of these images, or, without `yes`, if they look surprising.

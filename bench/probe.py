@@ -41,11 +41,11 @@ class Options:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """the folder of a run with a checkpoint"""
     encoder: OptionalStr = None
-    """what hidden states are compared with; by default the run's teacher"""
+    """encoder that hidden states are compared with; by default the teacher of the run"""
     times: tuple[float, ...] = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
     """noise levels"""
     images: int = 1000
-    """training records"""
+    """number of training records"""
     device: Device = "auto"
 
 

@@ -1,6 +1,6 @@
-"""`python -m bench.report SUITE`: run folders -> tables, plots and one page, under `<folder>/report/`.
+"""Make tables, plots and a page of runs: python -m bench.report SUITE
 
-Reads the runs, never changes them.
+The report is written to the folder `report` next to the runs, which are never changed.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ MORE = "more"
 
 @dataclass(frozen=True)
 class Report:
-    """Turn run folders into tables (Markdown, LaTeX, CSV), plots (PDF, PNG) and one page."""
+    """Make tables (Markdown, LaTeX, CSV), plots (PDF, PNG) and a page of run folders."""
 
     runs: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS")]
-    """a suite's name, or a folder of run folders"""
+    """a suite, or a folder of runs"""
     results: Results = Path("results")
     reference: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "baseline"
-    """method that differences and speedups refer to"""
+    """reference method of differences and speedups"""
     metric: OptionalStr = None
-    """headline metric, as named in the rows; by default the first of the protocol's"""
+    """headline metric, as named in the rows; by default the first one of the protocol"""
     metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE...")] = ()
-    """Python files of additional metrics in the rows, which say how to print them"""
+    """Python files of additional metrics in the rows, for their labels and directions"""
     confidence: float = 0.95
-    """level of all intervals"""
+    """confidence level of all intervals"""
     allow_mixed: bool = False
-    """print runs of different protocols in one table, with footnotes"""
+    """allow runs of different protocols in one table, with footnotes"""
     with_published: bool = False
-    """add published numbers, in a table of their own, if the protocol agrees"""
+    """add a table of published numbers of the same protocol"""
     output: OptionalPath = None
     """folder of the report; by default the folder report next to the runs"""
 

@@ -1,7 +1,7 @@
-"""Train, sample and evaluate methods side by side: python -m bench.run --method vrpo --backbone sit-xl
+"""Train, sample and evaluate methods: python -m bench.run --method vrpo --backbone sit-xl
 
-The grid of methods, backbones and seeds is planned, printed with its cost, and run one after the other.
-Interrupt it at any time: the same command continues where it stopped, and finished runs cost nothing.
+Runs all combinations of methods, backbones and seeds, after printing the plan with its cost. It can be
+interrupted at any time: the same command continues where it stopped, and skips finished runs.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ EARLIER = {
 
 @dataclass(frozen=True)
 class ParallelismOptions:
-    """How a step is divided: over time, and over processes (torchrun, or --tasks-per-node of a job)."""
+    """Division of a step over micro-batches and processes (torchrun, or --tasks-per-node of a job)."""
 
     micro_batch: int = 0
-    """images that a process holds at once; 0: its whole part of the batch. No result depends on it"""
+    """images per process and pass; 0: its whole share of the batch. Results do not depend on it"""
     shard: bool = False
-    """divide weights, EMA and moments over the processes (FSDP2), for models beyond one card"""
+    """shard weights, EMA and moments over the processes (FSDP2), for models too large for one GPU"""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it runs and where results go."""
+    """Device and folder of results."""
 
     device: Device = "auto"
     results: Results = Path("results")
     dry_run: bool = False
-    """print the plan and its cost, run nothing"""
+    """print the plan and its cost without running it"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def run_here(options: Options) -> None:
-    """Run in this process, or in those of torchrun. Raises UserError if any run fails."""
+    """Run in this process, or in the processes of torchrun. Raises UserError if any run fails."""
     from bench.core import distributed, machine
     from bench.launch.inline import run_all
 
@@ -85,7 +85,7 @@ def run_here(options: Options) -> None:
 
 
 def run_as_jobs(options: Options, launcher: Launcher) -> None:
-    """Start the runs as jobs. Raises UserError if they cannot be, or any fails while this waits."""
+    """Start the runs as jobs. Raises UserError if they cannot be started, or if one fails."""
     from bench.core import machine
     from bench.launch import slurm, submit
 
@@ -94,16 +94,16 @@ def run_as_jobs(options: Options, launcher: Launcher) -> None:
         gpus = int(machine.select_device(where.device).type == "cuda")
     else:
         gpus = 0 if where.device == "cpu" else slurm.gpus_per_node(options.launch.partition or "")
-    # A cluster's GPUs are not here to be asked; those of the last years multiply bf16 natively.
+    # The GPUs of a cluster cannot be queried here; all recent ones multiply bf16 natively.
     here = machine.native_precision(machine.select_device("cpu"))
     specs, root = plan(options, "bf16" if gpus and launcher == "slurm" else here)
     submit.launch(specs, root, options.launch, parallelism, where.device, gpus, where.dry_run)
 
 
 def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
-    """The runs that the options ask for, and the folder that they go to.
+    """The runs that the options request, and the folder of their results.
 
-    Raises UserError for whatever the plan can know not to work.
+    Raises UserError for whatever is known in advance to fail.
     """
     from bench.config import grid
     from bench.launch import checks

@@ -1,6 +1,6 @@
 """Show the status of runs: python -m bench.status quickstart --watch
 
-Reads run folders and asks the scheduler; runs are not disturbed. RUNS is a suite's name or a folder of runs.
+Reads run folders and queries the scheduler, without disturbing runs. RUNS is a suite or a folder of runs.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ LOG_LINES = 30
 @dataclass(frozen=True)
 class Options:
     runs: Annotated[tyro.conf.Positional[str], option(metavar="RUNS")] = ""
-    """a suite's name or a folder of runs; by default all suites of RESULTS"""
+    """a suite or a folder of runs; by default all suites in RESULTS"""
     results: Results = Path("results")
     only: Annotated[str, option(metavar="RUN")] = ""
-    """runs whose name contains this"""
+    """only runs whose name contains this"""
     watch: bool = False
-    """show them until all have ended"""
+    """update the table until all runs have ended"""
     cancel: bool = False
-    """end the jobs of these runs; they save first, and can be submitted again"""
+    """end the jobs of these runs; they save first, and can be resubmitted"""
     resubmit: bool = False
-    """submit those again that failed, were interrupted or lost, with what they had asked for"""
+    """resubmit failed, interrupted and lost runs with the same resources"""
     log: Annotated[str, option(metavar="RUN")] = ""
-    """print the end of what this run's processes wrote"""
+    """print the end of the log of this run"""
 
 
 def main() -> None:
-    """Parse, look, and do what was asked."""
+    """Parse the command line, then show, cancel or resubmit."""
     options = parse(Options, __doc__)
     from rich.console import Console
 

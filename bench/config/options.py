@@ -1,4 +1,4 @@
-"""Options that say what runs are: shared by the command line and by the plan made of it."""
+"""Options that define runs, for the command line and the plan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.data import datasets
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared. Options stand in brackets, lists make a grid: --method "repa[weight=[0.5,1.0]]"."""
+    """What is compared. Options are in brackets, lists span a grid: --method "repa[weight=[0.5,1.0]]"."""
 
     method: Annotated[
         tuple[str, ...], option(f"methods: {', '.join(methods.names())}; or Python files", "NAME...")
@@ -41,11 +41,11 @@ class Comparison:
 class WeightsOptions:
     """Weights from a file: this project's (.safetensors) or an official SiT, REPA or DiT release (.pt)."""
 
-    init_from: Annotated[Path | None, option("train from these weights", "FILE")] = None
-    evaluate_only: Annotated[Path | None, option("sample and score these weights, train nothing", "FILE")] = (
-        None
-    )
-    family: Annotated[Release | None, option("whose code wrote the .pt file", "{sit,repa,dit}")] = None
+    init_from: Annotated[Path | None, option("start training from these weights", "FILE")] = None
+    evaluate_only: Annotated[
+        Path | None, option("sample and score these weights without training", "FILE")
+    ] = None
+    family: Annotated[Release | None, option("code base that wrote the .pt file", "{sit,repa,dit}")] = None
 
 
 _TRAINING = options_of(
@@ -55,17 +55,17 @@ _TRAINING = options_of(
         str | None, option("diffusion process: flow[path=linear,...] (default for sit) or ddpm (dit)", "NAME")
     ],
 )
-# Found out by the plan, not chosen.
+# Determined by the plan, not options.
 _FOUND = ("identity", "data", "reference", "resolved_samplers", "resolved_metrics", "checksums")
 _PROTOCOL = options_of(Protocol, without=_FOUND, guidance_interval=Interval)
 
 
 class TrainingOptions(_TRAINING):
-    """How backbones are trained. By default as the suite or the data set's preset says."""
+    """Training. Defaults are those of the suite or of the preset of the data set."""
 
 
 class ProtocolOptions(_PROTOCOL):
-    """How samples are made and scored. Tables only compare runs of one protocol."""
+    """Sampling and scoring. Tables only compare runs of the same protocol."""
 
 
 def given(options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From names to objects: run specifications, and the methods, backbones and processes that they name."""
+"""Resolution of names: run specifications, methods, backbones and processes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def architecture(text: str) -> Architecture:
-    """`"sit-xl/2[qk_norm=true]"`, or a path of a Python file with options -> its architecture.
+    """The architecture of a name, `sit-xl/2[qk_norm=true]`, or of a Python file with options.
 
-    Raises UserError for an unknown name or option, and for a file that is no backbone.
+    Raises UserError for an unknown name or option, and for a file that defines no backbone.
     """
     name, options = grammar.split(text)
     try:
@@ -39,7 +39,7 @@ def architecture(text: str) -> Architecture:
 
 
 def _architecture_class(name: str) -> type[Architecture]:
-    """The class in a backbone file, which stands in `backbones/` or anywhere."""
+    """The class of a backbone file, in `backbones/` or anywhere."""
     from backbones.base import Architecture
 
     found = plugin.load(name if plugin.is_file(name) else f"backbones.{name}", Architecture, "backbone")
@@ -50,7 +50,7 @@ def _architecture_class(name: str) -> type[Architecture]:
 def method_class(name: str) -> type[Method]:
     """The class of a method of `methods/`, or of the path of a Python file.
 
-    Raises UserError for an unknown name, and for a file that is no method.
+    Raises UserError for an unknown name, and for a file that defines no method.
     """
     from methods.base import Method
 
@@ -62,11 +62,13 @@ def method_class(name: str) -> type[Method]:
 
 
 def method(text: str) -> Method:
-    """`"repa[weight=1.0]"`, a path of a Python file with options, or several joined by "+" -> a configured
-    method, not yet built.
+    """The method of a name, `repa[weight=1.0]`, of a Python file with options, or of several joined by "+".
 
-    Raises UserError for an unknown name, a file that is not a method, an unknown or ill-typed option, and
-    methods that cannot be combined.
+    It is configured, but not yet built.
+
+    Raises:
+        UserError: an unknown name, a file that defines no method, an unknown option or one of another type,
+            or methods that cannot be combined.
     """
     from methods.composition import compose
 
@@ -83,14 +85,14 @@ def method(text: str) -> Method:
 
 
 def _single_method(text: str) -> tuple[str, Method]:
-    """Its name as shown, or the name of its file; and the method."""
+    """(its name, or that of its file; the method)."""
     name, options = grammar.split(text)
     shown = methods.shown(Path(name).name)
     return shown, grammar.configure(method_class(name), options, f"method {name}")
 
 
 def process(text: str) -> Process:
-    """`"flow[path=linear]"` or `"ddpm"` -> the diffusion process. Raises UserError like `method`."""
+    """The diffusion process of a name, `flow[path=linear]` or `ddpm`. Raises UserError as `method`."""
     from bench.diffusion.objectives import DDPM, FlowMatching
 
     kinds = {"flow": FlowMatching, "ddpm": DDPM}
@@ -103,7 +105,7 @@ def process(text: str) -> Process:
 def method_source(text: str) -> str:
     """8 hex digits for each Python file in a method's name, itself or in an option, such as an encoder.
 
-    Files of `methods/` are not among them: their `version` says when they change.
+    Files of `methods/` are not included; they have a `version` instead.
     """
     return "".join(plugin.source(Path(name).expanduser()) for name in _files(text))
 
@@ -119,7 +121,7 @@ def _files(text: str) -> Iterator[str]:
 
 
 def backbone_source(text: str) -> str:
-    """8 hex digits of the file of a backbone that does not come with the package; "" for others."""
+    """8 hex digits of the file of a backbone that is not part of the package; "" for others."""
     name, _ = grammar.split(text)
     if name in backbones.dropped_in():
         return plugin.source(Path(backbones.__file__).parent / f"{name}.py")
@@ -127,8 +129,8 @@ def backbone_source(text: str) -> str:
 
 
 def _names(method_text: str, backbone: Architecture, process_text: str) -> dict[str, Any]:
-    """The fields of a spec that say what its method, backbone and process are."""
-    method(method_text)  # refuses what cannot be combined
+    """The fields of a spec that describe its method, backbone and process."""
+    method(method_text)  # refuses methods that cannot be combined
     parts = [_single_method(summand) for summand in grammar.summands(method_text)]
     return {
         "backbone": backbone.name,
@@ -136,7 +138,7 @@ def _names(method_text: str, backbone: Architecture, process_text: str) -> dict[
         "backbone_source": backbone_source(backbone.name),
         "method": method_text,
         "resolved_method": "+".join(grammar.resolved(name, found) for name, found in parts),
-        # Of several methods each has three digits of its own.
+        # Three digits for each of several methods.
         "method_version": 1 + sum((found.version - 1) * 1000**i for i, (_, found) in enumerate(parts)),
         "method_source": method_source(method_text),
         "process": process_text,
@@ -145,7 +147,7 @@ def _names(method_text: str, backbone: Architecture, process_text: str) -> dict[
 
 
 def _protocol(settings: dict[str, Any]) -> Protocol:
-    """Nets that are named twice count once; samplers are looked up."""
+    """The protocol of these settings, with names resolved and duplicate networks removed."""
     nets = settings["feature_nets"]
     found = Protocol.model_validate(settings | {"feature_nets": tuple(dict.fromkeys(nets))})
     return with_checksums(found.model_copy(update=_resolved(found)))
@@ -175,7 +177,7 @@ def refuse_changed_files(protocol: Protocol) -> None:
 
 
 def with_checksums(protocol: Protocol) -> Protocol:
-    """The protocol with the checksums of its feature networks, of those whose weights are known by now.
+    """The protocol with the checksums of those feature networks whose weights are available.
 
     Raises UserError for an unknown network.
     """
@@ -198,12 +200,22 @@ def run_spec(
     protocol: dict[str, Any] | None = None,
     weights: InitialWeights | None = None,
 ) -> RunSpec:
-    """A full spec: the data set's preset, its values for this backbone's size, then the given overrides.
+    """A complete specification: the preset of the data set with its values for this backbone, and overrides.
 
-    `native_precision` is the machine's, taken if neither preset nor overrides name one; `teacher` is an
-    encoder instead of the one that the data set recommends.
+    Args:
+        method: name with options, as all names.
+        backbone: name.
+        data: name.
+        seed: seed of all random numbers.
+        native_precision: precision if neither the preset nor `training` gives one.
+        process: name; None: the default of the backbone.
+        teacher: encoder; None: the one recommended for the data set.
+        training: fields of `Training` that override the preset.
+        protocol: fields of `Protocol` that override the preset.
+        weights: initial weights.
 
-    Raises UserError if a name is unknown or a value is of another type or outside its range.
+    Raises:
+        UserError: an unknown name, or a value of another type or out of range.
     """
     built = architecture(backbone)
     process = process or built.process

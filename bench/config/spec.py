@@ -23,9 +23,9 @@ from bench.core import grammar
 from bench.core.errors import UserError
 from bench.core.files import json_hash, sha256
 
-IDENTITY = 2  # raised when hashes are taken of something else, so that older runs are told apart
+IDENTITY = 2  # increased when the definition of hashes changes, to distinguish older runs
 _RENAMED = {"sampler_sit": "sampler_flow", "sampler_dit": "sampler_ddpm"}  # since identity 1
-# What hashes of identity 1 were taken of, by model; names stood there as they were typed.
+# Fields that entered hashes of identity 1, by model, with names as typed.
 _FIELDS_1 = {
     "Training": "steps batch_size learning_rate weight_decay gradient_clip ema_decay label_dropout precision "
     "evaluate_every checkpoint_every log_every",
@@ -40,7 +40,7 @@ class _Data(BaseModel):
 
 
 class Training(_Data):
-    """How a backbone is trained. Learning rate, batch size, clipping and EMA are by default those of REPA."""
+    """How a backbone is trained. Learning rate, batch size, clipping and EMA default to those of REPA."""
 
     steps: int = Field(400_000, ge=0, description="training steps; 0 only evaluates")
     batch_size: int = Field(256, gt=0, description="images per step")
@@ -51,12 +51,12 @@ class Training(_Data):
     )
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged backbone per step")
     label_dropout: float = Field(
-        0.1, ge=0, le=1, description="share of labels replaced by the null class, for guidance"
+        0.1, ge=0, le=1, description="fraction of labels replaced by the null class, for guidance"
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="of matrix products, losses are float32; by default the preset's, else bf16 if the "
-        "hardware has it",
+        description="of matrix products; losses are float32. By default that of the preset, else bf16 if the "
+        "hardware supports it",
     )
     evaluate_every: int = Field(
         50_000, gt=0, description="steps between evaluations; the last step is always evaluated"
@@ -71,13 +71,13 @@ class Training(_Data):
 
 
 class Protocol(_Data):
-    """How samples are made and scored. Two rows are comparable if their protocols' hashes agree."""
+    """How samples are drawn and scored. Rows are comparable if the hashes of their protocols agree."""
 
     identity: int = Field(IDENTITY, description="how the hash is computed")
     data: str = Field(description="identity of the data set")
-    reference: str = Field(description="identity of what samples are compared with")
+    reference: str = Field(description="identity of the reference images or statistics")
     feature_nets: tuple[str, ...] = Field(
-        min_length=1, description="feature networks of the metrics; never a teacher's"
+        min_length=1, description="feature networks of the metrics, independent of teachers"
     )
     samples: int = Field(50_000, gt=1, description="images sampled per evaluation")
     labels: Literal["balanced", "random"] = Field("random", description="how class labels are chosen")
@@ -87,7 +87,7 @@ class Protocol(_Data):
     sampler_ddpm: str = Field(
         "dit-ddpm-250", description="sampler of DDPM models, e.g. ddim[steps=25] or dit-ddpm-250"
     )
-    resolved_samplers: tuple[str, ...] = Field((), description="both, flow first, with every option")
+    resolved_samplers: tuple[str, ...] = Field((), description="both samplers, flow first, with all options")
     checksums: tuple[str, ...] = Field(
         (), description="of the weights of feature networks: `NET@SHA256`, 16 digits"
     )
@@ -104,7 +104,7 @@ class Protocol(_Data):
     weights: Literal["ema", "model"] = Field("ema", description="weights to sample from")
     neighbours: int = Field(3, gt=0, description="k of precision and recall")
     metrics: tuple[str, ...] = Field((), description="Python files of additional metrics")
-    resolved_metrics: tuple[str, ...] = Field((), description="these, with their content and every option")
+    resolved_metrics: tuple[str, ...] = Field((), description="these, with their content and all options")
 
     @model_validator(mode="before")
     @classmethod
@@ -131,10 +131,10 @@ class Protocol(_Data):
 
 
 class InitialWeights(_Data):
-    """Weights of a file that a run starts from, instead of a fresh initialisation."""
+    """Initial weights of a run, from a file."""
 
     path: str = Field(description="the file")
-    family: Release | None = Field(description="whose code wrote an official file; null for our own")
+    family: Release | None = Field(description="code base that wrote an official file; null for our own")
     sha256: str = Field(description="its SHA-256, the first 16 hex digits")
 
     @classmethod
@@ -147,25 +147,25 @@ class RunSpec(_Data):
     """One training run and its evaluations."""
 
     method: str = Field(description="the method as typed: `name[option=value,...]`")
-    resolved_method: str = Field("", description="its file's name and every option")
-    method_version: int = Field(0, description="raised when the method's mathematics changes")
+    resolved_method: str = Field("", description="name of its file and all options")
+    method_version: int = Field(0, description="increased when the mathematics of the method change")
     method_source: str = Field("", description="hash of its source, for a method outside `methods/`")
     backbone: str = Field(description="the backbone as typed")
-    resolved_backbone: str = Field("", description="its name and every option")
+    resolved_backbone: str = Field("", description="its name and all options")
     backbone_source: str = Field("", description="hash of its source, for a backbone outside `backbones/`")
     data: str = Field(description="the data set as typed")
-    seed: int = Field(description="seed of all random draws; runs of one seed are paired")
+    seed: int = Field(description="seed of all random numbers; runs with the same seed are paired")
     process: str = Field(description="diffusion process: `flow[...]` or `ddpm`")
-    resolved_process: str = Field("", description="its name and every option")
+    resolved_process: str = Field("", description="its name and all options")
     teacher: str = Field(description='the encoder that "teacher" stands for')
     reward_net: str = Field(description='the reward network that "default" stands for')
     training: Training = Field(description="how the backbone is trained")
-    protocol: Protocol = Field(description="how samples are made and scored")
+    protocol: Protocol = Field(description="how samples are drawn and scored")
     weights: InitialWeights | None = Field(None, description="weights to start from")
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """Everything that decides the run's numbers, as JSON; without names as typed and paths of files."""
+        """Everything that determines the numbers of the run, as JSON, without names as typed and paths."""
         content = self.model_dump(mode="json")
         content["protocol"] = _decisive_protocol(content["protocol"])
         if self.protocol.identity == 1:
@@ -177,17 +177,17 @@ class RunSpec(_Data):
 
     @property
     def hash(self) -> str:
-        """8 hex digits of what is decisive."""
+        """8 hex digits: the hash of `decisive`."""
         return json_hash(self.decisive)
 
     @property
     def run_id(self) -> str:
-        """Folder name: readable, ending in the hash."""
+        """Name of the run's folder: readable, ending in the hash."""
         return f"{self.readable_id}-{self.hash}"
 
     @property
     def readable_id(self) -> str:
-        """What precedes the hash in the name of the folder."""
+        """The name of the folder without the hash."""
         parts = map(grammar.split, grammar.summands(self.method))
         method = "+".join(grammar.join(Path(name).stem, options) for name, options in parts)
         name, options = grammar.split(self.backbone)
@@ -197,30 +197,30 @@ class RunSpec(_Data):
 
     @property
     def sampler(self) -> str:
-        """The protocol's sampler for this backbone's process."""
+        """The sampler for the diffusion process of this run."""
         protocol = self.protocol
         return protocol.sampler_ddpm if self.process.startswith("ddpm") else protocol.sampler_flow
 
 
 def renamed(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a protocol by their names of today."""
+    """Fields of a protocol under their current names."""
     return {_RENAMED.get(key, key): value for key, value in protocol.items()}
 
 
 def protocol_hash(protocol: Mapping[str, Any]) -> str:
-    """The hash of a protocol as JSON, as rows carry it; this version need not know all of its fields."""
+    """The hash of a protocol as JSON, as recorded in rows; unknown fields are allowed."""
     return json_hash(_decisive_protocol(protocol))
 
 
 def _decisive_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    if "identity" not in protocol:  # as it was written before there were identities
+    if "identity" not in protocol:  # written before there were identities
         return dict(protocol)
     if protocol["identity"] == 1:
         earlier = {old: protocol[new] for old, new in _RENAMED.items()}
         return _of_identity_1("Protocol", dict(protocol) | earlier)
     as_typed = {*_RENAMED.values(), "metrics"}
     decisive = {key: value for key, value in protocol.items() if key not in as_typed}
-    for later in ("checksums", "resolved_metrics"):  # empty as if never recorded, as in earlier versions
+    for later in ("checksums", "resolved_metrics"):  # if empty, as in versions that did not have them
         if not protocol.get(later):
             decisive.pop(later, None)
     return decisive
@@ -232,7 +232,7 @@ def _of_identity_1(model: str, content: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def digest(path: Path) -> str:
-    """The first 16 hex digits of a file's SHA-256. Raises UserError where it cannot be read."""
+    """The first 16 hex digits of the SHA-256 of a file. Raises UserError if it cannot be read."""
     try:
         return sha256(path)[:16]
     except OSError as error:

@@ -1,6 +1,6 @@
 """Suites of runs by name: a TOML file of the folder `bench/suites`, or one of the user's.
 
-A suite says what is compared and, if it departs from the defaults, how:
+A suite defines what is compared and, if different from the defaults, how:
 
     description = "Each alignment depth"
     seed = [0, 1]                       # optional, as are data, process, backbone, [training], [protocol]
@@ -10,12 +10,12 @@ A suite says what is compared and, if it departs from the defaults, how:
     method = ["baseline", "repa[depth=[1,2,4]]"]
     backbone = ["sit-ti"]               # by default that of the suite
 
-    [quick]                             # the same comparison for the data at hand ...
+    [quick]                             # the same comparison on the embedded data ...
     [full]                              # ... and for a cluster
-    backbone = ["sit-l"]                # any of the above, instead of what stands there
+    backbone = ["sit-l"]                # any of the above, replaced
 
-A suite with the tables [quick] or [full] starts from `scales/quick.toml` or `scales/full.toml`, so that runs
-which several suites ask for are the same runs. A suite without them is the same at every scale.
+A suite with the tables [quick] or [full] starts from `scales/quick.toml` or `scales/full.toml`, so that
+several suites share runs. A suite without them is the same at every scale.
 """
 
 from __future__ import annotations

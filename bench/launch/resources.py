@@ -32,37 +32,37 @@ SIGNAL_SHARE, SIGNAL_SECONDS = 0.25, 120  # the signal before a time limit: this
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """Where runs run, and what each of their jobs gets. Defaults come from the user's launch.toml."""
+    """Launcher and resources of jobs. Defaults are read from the user's launch.toml."""
 
     launcher: Literal["auto", "inline", "local", "slurm"] = "auto"
-    """inline: here, one after the other; local: as processes of this machine; slurm: as jobs of a cluster;
-    auto: what launch.toml says, else inline"""
+    """inline: in this process, one after the other; local: as processes on this machine; slurm: as jobs of a
+    cluster; auto: as set in launch.toml, else inline"""
     detach: bool = False
-    """do not wait for the jobs: python -m bench.status watches them"""
+    """do not wait for the jobs; python -m bench.status shows them"""
     evaluate_as: Literal["here", "separate"] = "here"
-    """separate: training only keeps the weights, and jobs of their own judge them, many at once"""
+    """separate: training only saves the weights; evaluations are jobs of their own, in parallel"""
     nodes: OptionalInt = None
-    """machines of a job"""
+    """machines per job"""
     gpus_per_node: OptionalInt = None
-    """0 runs on CPUs; by default 1 where the cluster has GPUs"""
+    """0: CPUs only; by default 1 if the cluster has GPUs"""
     tasks_per_node: OptionalInt = None
-    """processes that share a run on each machine; by default one a GPU"""
+    """processes per machine that share a run; by default one per GPU"""
     cpus_per_task: OptionalInt = None
-    """cores of a process"""
+    """cores per process"""
     mem_gb: OptionalFloat = None
-    """memory of a machine, GB"""
+    """memory per machine, GB"""
     hours: OptionalFloat = None
-    """time limit; a job that reaches it saves, and continues in a new turn"""
+    """time limit; a job that reaches it saves, is queued again and continues"""
     partition: OptionalStr = None
-    """Slurm's partition"""
+    """partition of Slurm"""
     account: OptionalStr = None
-    """Slurm's account"""
+    """account of Slurm"""
     qos: OptionalStr = None
-    """Slurm's quality of service"""
+    """quality of service of Slurm"""
     constraint: OptionalStr = None
-    """features that a machine must have"""
+    """required features of machines"""
     array_parallelism: OptionalInt = None
-    """jobs at once"""
+    """number of jobs at the same time"""
     setup: Annotated[tuple[str, ...], option(metavar="COMMAND...")] = ()
     """shell commands before Python starts, e.g. 'module load cuda'"""
 
@@ -90,7 +90,7 @@ class LaunchOptions:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job gets."""
+    """Resources of one job."""
 
     nodes: int = 1
     gpus_per_node: int = 0
