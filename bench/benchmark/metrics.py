@@ -172,14 +172,14 @@ def our_pass(options: Options, device: str) -> Timing:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the weights are not the published ones
         net = AdmInception(device, _random_weights(Path(folder)))
-    images, evidence = _images(options), FeatureAccumulator()
+    images, accumulator = _images(options), FeatureAccumulator()
 
     def work() -> str:
         import torch
 
         for batch in torch.arange(len(images)).split(options.batch_size):
-            evidence.update(extract(net, images[batch]), None, batch)
-        return f"{evidence.statistics.mean.mean():.6f}" if evidence.statistics else ""
+            accumulator.update(extract(net, images[batch]), None, batch)
+        return f"{accumulator.statistics.mean.mean():.6f}" if accumulator.statistics else ""
 
     extract(net, images[: options.batch_size])  # warm-up
     return _timed(work, device)

@@ -12,21 +12,21 @@ from bench.nets.base import Activations, FeatureNet, no_tf32, same_width
 
 
 class FeatureAccumulator:
-    """One net's statistics of one set of images, and its features for the metrics that need them all."""
+    """Features and statistics of a set of images for one network."""
 
     def __init__(self) -> None:
         self.pooled: list[Tensor] = []  # [B, D] each
-        self.index: list[Tensor] = []  # [B] each, the images' numbers
+        self.index: list[Tensor] = []  # [B] each, numbers of the images
         self.statistics: GaussianStatistics | None = None  # of the pooled features
         self.spatial: GaussianStatistics | None = None
         self.inception = InceptionScore()
-        self.judged = 0  # samples with a requested class
-        self.agreed = 0  # of these, the ones that the net puts in it
+        self.labelled = 0  # samples with a requested class
+        self.correct = 0  # of these, classified as that class
 
     def update(self, seen: Activations, labels: Tensor | None, index: Tensor) -> None:
-        """Add a batch: its activations, the requested classes [B] and the numbers [B] of its images.
+        """Add a batch: activations, requested classes [B] and numbers [B] of its images.
 
-        Raises UserError where features are not finite, or not of the space of those before.
+        Raises UserError if features are not finite, or of another dimension than earlier ones.
         """
         if not seen.pooled.isfinite().all():
             raise UserError(f"the features of images {index.min()} to {index.max()} hold NaN or infinity.")
@@ -44,34 +44,34 @@ class FeatureAccumulator:
         if seen.unbiased_logits is not None:
             self.inception.update(seen.unbiased_logits, index)
         if labels is not None and seen.logits is not None:
-            self.judged += len(labels)
-            self.agreed += int((seen.logits.argmax(dim=1).cpu() == labels.cpu()).sum())
+            self.labelled += len(labels)
+            self.correct += int((seen.logits.argmax(dim=1).cpu() == labels.cpu()).sum())
 
     def merge(self, other: FeatureAccumulator) -> None:
-        """Add everything that `other` has seen; the two must have seen different images."""
+        """Add all images of `other`, which must be different ones."""
         self.pooled += other.pooled
         self.index += other.index
         self.statistics = _merged(self.statistics, other.statistics)
         self.spatial = _merged(self.spatial, other.spatial)
         self.inception.merge(other.inception)
-        self.judged += other.judged
-        self.agreed += other.agreed
+        self.labelled += other.labelled
+        self.correct += other.correct
 
     @property
     def count(self) -> int:
-        """Images seen."""
+        """Number of images."""
         return sum(map(len, self.index))
 
     @property
     def gaussian(self) -> Gaussian:
-        """Of the pooled features. Raises UserError with fewer than two images."""
+        """Mean and covariance of the pooled features. Raises UserError for fewer than two images."""
         if self.statistics is None:
             raise UserError("there are no images to score.")
         return self.statistics.gaussian
 
     @property
     def features(self) -> Tensor:
-        """All pooled features [N, D] by image number, however they came."""
+        """All pooled features [N, D], ordered by image number."""
         return torch.cat(self.pooled)[torch.cat(self.index).argsort().to(self.pooled[0].device)]
 
 
@@ -83,6 +83,6 @@ def _merged(a: GaussianStatistics | None, b: GaussianStatistics | None) -> Gauss
 
 
 def extract(net: FeatureNet, images: Tensor) -> Activations:
-    """What a net sees in images [B, C, H, W] uint8, in plain float32."""
+    """Activations of images [B, C, H, W] uint8, in float32 without TF32."""
     with no_tf32():
         return net(images)

@@ -1,4 +1,4 @@
-"""Hidden states of a trained backbone beside a frozen encoder's features, by depth and noise level."""
+"""Comparison of hidden states of a trained backbone with features of an encoder, by depth and noise level."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ from bench.nets import teachers
 from bench.runs.loading import LoadedRun
 from bench.runs.record import ProbeRow
 
-BATCH_SIZE = 100  # images at once; no number depends on it
+BATCH_SIZE = 100  # images per pass; results do not depend on it
 FEWEST_IMAGES = 50
 
 
 def probe(run: LoadedRun, times: Sequence[float], images: int, encoder: str | None = None) -> list[ProbeRow]:
-    """A row for every depth and every time in (0, 1]: step, t, depth and the measures of `alignment`.
+    """A row for every depth and time, with the measures of `bench.metrics.representation`.
 
-    The class is withheld (null label). `encoder` None is the run's teacher. Raises UserError for too few
-    images, a time outside its range, and an encoder whose grid of tokens differs from the backbone's.
+    The network is given the null class.
+
+    Args:
+        run: the run and its last checkpoint.
+        times: noise levels in (0, 1].
+        images: number of training images.
+        encoder: name of an encoder; None: the teacher of the run.
+
+    Raises:
+        UserError: too few images, a time out of range, or an encoder with another grid than the backbone.
     """
     count = min(images, len(run.data))
     if count < FEWEST_IMAGES:
@@ -33,10 +41,12 @@ def probe(run: LoadedRun, times: Sequence[float], images: int, encoder: str | No
     device, seed = next(run.model.parameters()).device, run.spec.seed
     batch = run.data.batch(data_order(seed, len(run.data), 0, count), generator(seed, "probe data"))
     grid = run.model.grid
-    seer = teachers.load(encoder or run.spec.teacher, batch.image.shape[-1], device, grid=grid)
-    if seer.info.grid != grid:
-        raise UserError(f"{seer.info.name} gives {seer.info.grid} tokens, the backbone has {grid}.")
-    teacher = torch.cat([seer(part.to(device)).patch_tokens for part in batch.image.split(BATCH_SIZE)])
+    encoder_net = teachers.load(encoder or run.spec.teacher, batch.image.shape[-1], device, grid=grid)
+    if encoder_net.info.grid != grid:
+        raise UserError(
+            f"{encoder_net.info.name} gives {encoder_net.info.grid} tokens, the backbone has {grid}."
+        )
+    teacher = torch.cat([encoder_net(part.to(device)).patch_tokens for part in batch.image.split(BATCH_SIZE)])
     noise = torch.randn(batch.x0.shape, generator=generator(seed, "probe noise"))
     rows = []
     with progress_bar(len(times), 0, "noise levels", "level") as bar:
@@ -50,9 +60,9 @@ def probe(run: LoadedRun, times: Sequence[float], images: int, encoder: str | No
 
 @torch.no_grad()
 def hidden_states(run: LoadedRun, x0: Tensor, noise: Tensor, t: float) -> dict[int, Tensor]:
-    """Tokens [B, N, D] after every block (from 1), of x0 [B, C, H, W] at time t, without a class.
+    """Tokens [B, N, D] after every block (from 1) for x0 [B, C, H, W] at time t, with the null class.
 
-    Extra parts of the state are given as noise at that time, without a signal: no encoder is there to ask.
+    Extra parts of the state are noise without signal, since their clean values are not available.
     """
     device = next(run.model.parameters()).device
     depths = tuple(range(1, run.model.architecture.depth + 1))

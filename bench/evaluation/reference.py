@@ -1,9 +1,9 @@
-"""The reference that samples are compared with: from images, or from a file of statistics.
+"""Reference statistics that samples are compared with, from images or a file.
 
 Files are `.npz` without pickled objects. Two layouts are read:
     ADM's   arr_0 [M, H, W, 3] uint8 and/or mu [2048], sigma (pooled), mu_s [2023], sigma_s (spatial).
-            Where statistics are there they are used, and the images only for precision and recall;
-            a file with mu and sigma alone (clean-fid, pytorch-fid) serves the one net that is asked for
+            Statistics are used if present, and images then only for precision and recall; a file with
+            only mu and sigma (clean-fid, pytorch-fid) is used for the only network
     ours    NET/mean, NET/covariance, NET/spatial_mean, NET/spatial_covariance, NET/features for each net
 """
 
@@ -29,14 +29,14 @@ from bench.evaluation.accumulator import FeatureAccumulator, extract
 from bench.metrics.frechet import Gaussian
 from bench.nets.base import FeatureNet
 
-BATCH_SIZE = 64  # images at once; no number depends on it
-ADM = "inception"  # the net that ADM's statistics are of
-_MEAN = "/mean"  # ends the name of what every net of our layout has
+BATCH_SIZE = 64  # images per pass; results do not depend on it
+ADM = "inception"  # the network of ADM's statistics
+_MEAN = "/mean"  # suffix of an array that every network of our layout has
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What one net knows of the reference images."""
+    """Statistics of the reference images for one feature network."""
 
     gaussian: Gaussian
     spatial: Gaussian | None = None
@@ -46,7 +46,7 @@ class Reference:
 def reference_of(
     nets: Sequence[FeatureNet], batches: Iterable[Tensor], total: int = 0
 ) -> dict[str, Reference]:
-    """From images [B, C, H, W] uint8, by the name of each net; `total` > 0 shows their progress."""
+    """Reference of images [B, C, H, W] uint8, by name of the network; `total` > 0 shows progress."""
     seen = {net.name: FeatureAccumulator() for net in nets}
     with progress_bar(total, 0, "reference", "img") if total else nullcontext() as bar:
         for batch in batches:
@@ -57,13 +57,13 @@ def reference_of(
                 if bar is not None:
                     bar.update(len(part))
     return {
-        name: Reference(evidence.gaussian, evidence.spatial and evidence.spatial.gaussian, evidence.features)
-        for name, evidence in seen.items()
+        name: Reference(part.gaussian, part.spatial and part.spatial.gaussian, part.features)
+        for name, part in seen.items()
     }
 
 
 def reference_of_data(name: str, data: Records, nets: Sequence[FeatureNet]) -> dict[str, Reference]:
-    """What samples of a data set are compared with: the file that its name brings along, else its images."""
+    """The reference of a data set: the file in its name, else its reference images."""
     file = datasets.get(name).reference_file
     if file is not None:
         return read_reference(file, nets)
@@ -72,9 +72,9 @@ def reference_of_data(name: str, data: Records, nets: Sequence[FeatureNet]) -> d
 
 
 def read_reference(path: Path, nets: Sequence[FeatureNet]) -> dict[str, Reference]:
-    """From a folder or zip of images, or a file of either layout.
+    """The reference of a folder or zip of images, or of a file in either layout.
 
-    Raises UserError where a part is missing, damaged, or of another net.
+    Raises UserError if a part is missing, damaged, or of another network.
     """
     if not is_npz(path):
         images = open_images(path)
@@ -94,7 +94,7 @@ def read_reference(path: Path, nets: Sequence[FeatureNet]) -> dict[str, Referenc
         if not has_images and undescribed:
             raise UserError(
                 f"the reference {path} has statistics of one net and no images (arr_0): "
-                f"it cannot serve {', '.join(undescribed)}."
+                f"it cannot be used for {', '.join(undescribed)}."
             )
         gaussian = _gaussian(path, arrays, "mu", "sigma") if has_statistics else None
         spatial = _gaussian(path, arrays, "mu_s", "sigma_s") if {"mu_s", "sigma_s"} <= names else None
@@ -110,7 +110,7 @@ def read_reference(path: Path, nets: Sequence[FeatureNet]) -> dict[str, Referenc
 
 
 def write_reference(path: Path, references: Mapping[str, Reference]) -> None:
-    """Save what the nets know of the reference images, to be read again instead of them."""
+    """Save the reference statistics, to be read instead of the images."""
     arrays: dict[str, np.ndarray] = {}
     for name, reference in references.items():
         arrays[f"{name}/mean"], arrays[f"{name}/covariance"] = (

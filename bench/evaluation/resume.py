@@ -1,7 +1,7 @@
-"""Work that can be taken up again: what the nets saw of images, kept on disk until a scoring is complete.
+"""Resumable scoring: activations of images are kept on disk until the scoring is complete.
 
-Scoring 50,000 images takes an hour on a CPU. Activations are written in parts of PART images; when the same
-command is started again, these images are not looked at again. The parts go when the scoring is complete.
+Scoring 50,000 images takes an hour on a CPU. Activations are written in parts of PART images; if the same
+command is started again, these images are not processed again. The parts are removed at the end.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ PART = 1000  # images
 
 
 def score_resumable(images: ImageSet, scorer: Scorer, batch_size: int, weights: Sequence[str] = ()) -> None:
-    """Show all images to the scorer, taking up an interrupted scoring of the same images.
+    """Pass all images to the scorer, continuing an interrupted scoring of the same images.
 
-    `weights` names the files that the nets were given: with others, nothing is taken up.
+    `weights`: files of weights of the networks; with other files, scoring starts again.
     """
 
     def add(seen: list[Activations]) -> int:

@@ -1,4 +1,4 @@
-"""Sampling: sample i depends on (seed, i) alone, not on its batch or the number of processes."""
+"""Sampling of images. Sample i only depends on (seed, i), not on its batch or the number of processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bench.diffusion.objectives import Process
 from bench.diffusion.pixels import to_uint8
 from bench.evaluation.joint_state import JointState
 
-BATCH_SIZE = 250  # images at once; no number depends on it
+BATCH_SIZE = 250  # images per pass; results do not depend on it
 
 
 class Samples(NamedTuple):
-    """Some samples, ready to be judged."""
+    """A batch of samples."""
 
     images: Tensor  # [B, C', R, R] uint8
     labels: Tensor  # [B], the requested classes
@@ -37,10 +37,18 @@ class Samples(NamedTuple):
 def stream(
     model: Backbone, process: Process, spec: RunSpec, data: Records, index: Tensor, *, progress: str = ""
 ) -> Iterator[Samples]:
-    """Sample the images of these numbers by the spec's protocol, batch by batch, in float32.
+    """Draw samples under the protocol of a run, in batches, in float32.
 
-    `progress` names the work on a progress bar; empty shows none. Raises UserError for samples that hold NaN
-    or infinity.
+    Args:
+        model: the weights.
+        process: the diffusion process.
+        spec: the run.
+        data: decodes samples.
+        index: [N] numbers of the samples.
+        progress: title of a progress bar; "": none.
+
+    Raises:
+        UserError: samples contain NaN or infinity.
     """
     if not len(index):
         return
@@ -85,7 +93,7 @@ def _refuse_not_finite(pixels: Tensor, numbers: Tensor) -> None:
 
 
 def _noise_of(numbers: list[int], seed: int, data: Records, joint: JointState | None) -> Callable[[], Tensor]:
-    """What draws the next noise of these samples: of the image, or of the whole state."""
+    """A function that draws the next noise of these samples, of the image or of the whole state."""
     streams = [generator(seed, "sampling", number) for number in numbers]
     extras = joint.extra_streams(seed, numbers) if joint else {}
 
@@ -103,7 +111,7 @@ def _noise_of(numbers: list[int], seed: int, data: Records, joint: JointState | 
 
 
 def requested_labels(index: Tensor, rule: str, classes: int, seed: int) -> Tensor:
-    """The class asked of each sample number [B]: in turn ("balanced") or drawn uniformly ("random")."""
+    """The class label of each sample number [B]: in turn ("balanced") or uniformly random ("random")."""
     if rule == "balanced":
         return index % classes
     streams = [generator(seed, "sampling labels", i) for i in index.tolist()]

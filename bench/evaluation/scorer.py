@@ -31,18 +31,18 @@ from bench.nets.base import Activations, FeatureNet
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """Which metrics, beside those that always are, and how."""
+    """Options of metrics, and additional metrics."""
 
     neighbours: int = 3  # k of precision and recall
     arithmetic: Arithmetic = "exact"  # of precision and recall
     kid: bool = False  # kernel distance: kid[NET]
-    fid_infinity: bool = False  # Frechet distance extrapolated to endless samples: fid_infinity[NET]
-    bootstrap: int = 0  # resamples of the samples for the distance's spread: fid_std[NET]
+    fid_infinity: bool = False  # Frechet distance extrapolated to infinitely many samples: fid_infinity[NET]
+    bootstrap: int = 0  # bootstrap resamples for the standard deviation of the distance: fid_std[NET]
     custom: Mapping[str, CustomMetric] = field(default_factory=dict)  # from files, by name
 
 
 class Scorer:
-    """Compares samples with a reference through several feature nets at once."""
+    """Compares samples with a reference in the spaces of several feature networks."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class Scorer:
         neighbours: int = 3,
         options: MetricOptions | None = None,
     ) -> None:
-        """`reference`: images [M, C, H, W] uint8, seen once, here; or what each net, by name, knows of them.
+        """`reference`: images [M, C, H, W] uint8, or their statistics by name of the network.
 
-        Raises UserError where this machine's linear algebra cannot be trusted.
+        Raises UserError if the linear algebra of this machine is wrong.
         """
         self_test()
         self.nets = tuple(nets)
@@ -65,21 +65,21 @@ class Scorer:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the samples, keep the reference."""
+        """Remove all samples; the reference is kept."""
         self.samples = {net.name: FeatureAccumulator() for net in self.nets}
         self._next = 0
 
     def update(self, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None) -> None:
-        """Add samples [B, C, H, W] uint8, the classes [B] asked of them, and their numbers [B].
+        """Add samples [B, C, H, W] uint8 with their requested classes [B] and numbers [B].
 
-        Without numbers they are counted on from the last.
+        Without numbers, counting continues from the last sample.
         """
         self.add([extract(net, images) for net in self.nets], labels, index)
 
     def add(
         self, activations: Sequence[Activations], labels: Tensor | None = None, index: Tensor | None = None
     ) -> None:
-        """`update` where what each net sees is there already."""
+        """`update` with activations, one for each network."""
         if index is None:
             index = torch.arange(self._next, self._next + len(activations[0].pooled))
         self._next = int(index.max()) + 1
@@ -87,20 +87,20 @@ class Scorer:
             self.samples[net.name].update(seen, labels, index)
 
     def gather(self) -> None:
-        """Unite the samples of all processes of the default group; every process then has them all."""
+        """Gather the samples of all processes on every process."""
         from torch import distributed
 
         everywhere: list[dict[str, FeatureAccumulator]] = [{} for _ in range(distributed.get_world_size())]
         distributed.all_gather_object(everywhere, self.samples)
         self.samples = everywhere[0]
         for samples in everywhere[1:]:
-            for name, evidence in samples.items():
-                self.samples[name].merge(evidence)
+            for name, part in samples.items():
+                self.samples[name].merge(part)
 
     def results(self) -> dict[str, float]:
-        """Every metric by name. Warns where there are fewer samples than feature dimensions.
+        """All metrics by name. Warns if there are fewer samples than feature dimensions.
 
-        Raises UserError where a metric cannot be had: too few images, features of another net.
+        Raises UserError if a metric cannot be computed: too few images, or features of another network.
         """
         results: dict[str, float] = {}
         for net in self.nets:
@@ -117,7 +117,7 @@ class Scorer:
 def compute_metrics(
     samples: FeatureAccumulator, reference: Reference, options: MetricOptions, distance: str
 ) -> dict[str, float]:
-    """The metrics of one net; `distance` is what its Frechet distance is called."""
+    """The metrics of one network; `distance` is the name of its Frechet distance."""
     results = {distance: frechet_distance(samples.gaussian, reference.gaussian)}
     if samples.spatial is not None and reference.spatial is not None:
         results["sfid"] = frechet_distance(samples.spatial.gaussian, reference.spatial)
@@ -131,8 +131,8 @@ def compute_metrics(
         if options.kid:
             results["kid"] = kernel_distance(features, known)
         results |= {name: float(metric(features, known)) for name, metric in options.custom.items()}
-    if samples.judged:
-        results["accuracy"] = samples.agreed / samples.judged
+    if samples.labelled:
+        results["accuracy"] = samples.correct / samples.labelled
     if options.fid_infinity:
         results[f"{distance}_infinity"] = extrapolated(features, reference.gaussian)
     if options.bootstrap:

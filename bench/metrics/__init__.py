@@ -1,1 +1,1 @@
-"""Metrics: tensors in, numbers out."""
+"""Metrics: functions of tensors."""

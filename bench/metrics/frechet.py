@@ -1,4 +1,4 @@
-"""Frechet distance of two Gaussians, and the statistics it needs, in float64.
+"""Frechet distance between two Gaussians, and their statistics, in float64.
 
     d(a, b) = |mean_a - mean_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^(1/2))        (Dowson & Landau 1982)
 
@@ -21,17 +21,17 @@ from bench.core.errors import UserError
 
 
 class Gaussian(NamedTuple):
-    """What a set of features is reduced to."""
+    """Mean and covariance of a set of features."""
 
     mean: Tensor  # [D] float64
     covariance: Tensor  # [D, D] float64, unbiased (divided by N - 1)
 
 
 class GaussianStatistics:
-    """Mean and covariance of features that come in batches.
+    """Mean and covariance of features, accumulated over batches.
 
-    Batches are combined by the pairwise update of Chan, Golub and LeVeque (1983), so neither the batch size
-    nor the split over processes changes the result beyond float64 rounding.
+    Batches are combined by the pairwise update of Chan, Golub and LeVeque (1983), so the result does not
+    depend on batch size and number of processes, up to float64 rounding.
     """
 
     def __init__(self, dimension: int, device: torch.device | str = "cpu") -> None:
@@ -47,7 +47,7 @@ class GaussianStatistics:
         self._absorb(len(batch), mean, _scatter(centred))
 
     def merge(self, other: GaussianStatistics) -> None:
-        """Add everything that `other` has seen."""
+        """Add the statistics of `other`."""
         self._absorb(other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
 
     def _absorb(self, count: int, mean: Tensor, scatter: Tensor) -> None:
@@ -62,14 +62,14 @@ class GaussianStatistics:
 
     @property
     def gaussian(self) -> Gaussian:
-        """Mean and unbiased covariance. Raises UserError with fewer than two samples."""
+        """Mean and unbiased covariance. Raises UserError for fewer than two samples."""
         if self.count < 2:
             raise UserError(f"a covariance needs at least 2 samples, there are {self.count}.")
         return Gaussian(self.mean, self.scatter / (self.count - 1))
 
 
 def _scatter(centred: Tensor) -> Tensor:
-    """X^T X [D, D]. numpy sees that the product is symmetric and computes half of it; torch does not."""
+    """X^T X [D, D]. numpy recognises the symmetric product and computes half of it; torch does not."""
     if centred.device.type == "cpu":
         array = centred.numpy()
         return torch.from_numpy(array.T @ array)
@@ -77,7 +77,7 @@ def _scatter(centred: Tensor) -> Tensor:
 
 
 def gaussian_of(features: Tensor) -> Gaussian:
-    """Mean and covariance of features [N, D] that are all there, in blocks."""
+    """Mean and covariance of features [N, D]."""
     statistics = GaussianStatistics(features.shape[1], features.device)
     for block in features.split(4096):
         statistics.update(block)
@@ -85,10 +85,10 @@ def gaussian_of(features: Tensor) -> Gaussian:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """The squared Frechet (2-Wasserstein) distance of two Gaussians; symmetric, at least 0.
+    """The squared Frechet (2-Wasserstein) distance between two Gaussians; symmetric, at least 0.
 
-    Raises UserError where the dimensions differ, a value is not finite or a covariance has a negative
-    eigenvalue beyond rounding.
+    Raises UserError if dimensions differ, a value is not finite, or a covariance has a negative eigenvalue
+    beyond rounding.
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(f"features of {len(a.mean)} and {len(b.mean)} dimensions are of different nets.")
@@ -96,7 +96,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
         raise UserError("the feature statistics hold NaN or infinity: an image or a feature net is broken.")
     mean_a, covariance_a = (part.double() for part in a)
     mean_b, covariance_b = (part.to(mean_a.device, torch.float64) for part in b)
-    factor = _factor(covariance_b)  # the reference: seldom of fewer images than dimensions
+    factor = _factor(covariance_b)  # the reference, which rarely has fewer images than dimensions
     eigenvalues = torch.linalg.eigvalsh(factor.T @ covariance_a @ factor)
     _refuse_negative(eigenvalues)
     overlap = eigenvalues.clamp(min=0).sqrt().sum()
@@ -105,14 +105,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """L [D, r] with L L^T = covariance: Cholesky's where it exists, else (few samples) by eigenvectors."""
+    """L [D, r] with L L^T = covariance: the Cholesky factor, or for few samples from eigenvectors."""
     lower, failed = torch.linalg.cholesky_ex(covariance)
     if not failed:
         return lower
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     _refuse_negative(eigenvalues)
     noise = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.max()
-    positive = eigenvalues > noise  # at most one less than there were images; none if all are equal
+    positive = eigenvalues > noise  # at most one less than the number of images; none if all are equal
     return eigenvectors[:, positive] * eigenvalues[positive].sqrt()
 
 
@@ -126,9 +126,9 @@ def _refuse_negative(eigenvalues: Tensor) -> None:
 
 @cache
 def self_test() -> None:
-    """Check this machine's linear algebra on pairs whose distance is known, once per process.
+    """Check the linear algebra of this machine on known distances, once per process.
 
-    Raises UserError where it is off: no number computed here could be trusted.
+    Raises UserError if it is wrong.
     """
     dimension = 256
     draw = torch.Generator().manual_seed(0)

@@ -1,9 +1,9 @@
-"""Inception Score (Salimans et al. 2016): exp(mean KL(p(y|x) || p(y))), classes sharp but varied.
+"""Inception Score (Salimans et al. 2016): exp(mean KL(p(y|x) || p(y))).
 
-As in the ADM suite: over splits of 5,000 images in the order of their numbers, then the mean over splits.
-p is the softmax of the logits *without bias*. Between 1 and the number of classes.
+As in the ADM suite, the score is averaged over splits of 5,000 images in the order of their numbers, and p is
+the softmax of the logits *without bias*. It lies between 1 and the number of classes.
 
-Each split keeps the sums that its score needs,  sum p  and  sum p log p,  so no logits are stored:
+Each split only stores the sums that its score needs,  sum p  and  sum p log p:
     mean KL = (sum p log p) / n - sum_y p(y) log p(y),   p(y) = (sum p) / n
 """
 
@@ -16,13 +16,13 @@ SPLIT = 5000  # images
 
 
 class InceptionScore:
-    """Sums by split; sums of other processes can be added."""
+    """Sums by split, which can be merged over processes."""
 
     def __init__(self) -> None:
         self.sums: dict[int, Tensor] = {}  # split -> [2 + classes] float64: n, sum p log p, sum p by class
 
     def update(self, logits: Tensor, index: Tensor) -> None:
-        """Logits [B, K] of the images with these numbers [B]."""
+        """Add the logits [B, K] of images with these numbers [B]."""
         log_p = logits.double().log_softmax(dim=1)
         p = log_p.exp()
         negative_entropy = torch.xlogy(p, p).sum(dim=1, keepdim=True)
@@ -32,7 +32,7 @@ class InceptionScore:
             self._add(split, rows[splits == split].sum(dim=0))
 
     def merge(self, other: InceptionScore) -> None:
-        """Add everything that `other` has seen."""
+        """Add the sums of `other`."""
         for split, sums in other.sums.items():
             self._add(split, sums)
 
@@ -41,7 +41,7 @@ class InceptionScore:
 
     @property
     def score(self) -> float:
-        """Mean over splits; a last split of fewer images counts as one, as it does in the ADM suite."""
+        """Mean over splits; an incomplete last split counts like the others, as in the ADM suite."""
         scores = []
         for sums in self.sums.values():
             count, negative_entropy, p = sums[0], sums[1], sums[2:]

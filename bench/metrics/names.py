@@ -1,7 +1,7 @@
-"""The metrics: names in rows and in print, better direction, decimals. Scorer and report read this table.
+"""Table of metrics: names in rows and in print, better direction, decimals; for scorer and report.
 
-Rows name a metric `NAME[NET]`, after the feature net that it is computed with: `fid[digits-cnn]`,
-`precision[random-conv]`; plain `fid` for the Inception of ADM, which the literature reports.
+In rows a metric is called `NAME[NET]`, with its feature network: `fid[digits-cnn]`, `precision[random-conv]`;
+plain `fid` is that of ADM's Inception, which the literature reports.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What is known about a metric, whatever the feature net."""
+    """Properties of a metric, for all feature networks."""
 
     label: str
     lower_is_better: bool | None  # None: neither is better, nothing is marked best
     decimals: int
     definition: str = ""
-    is_distance: bool = False  # between distributions: speed-ups and logarithmic axes make sense
+    is_distance: bool = False  # between distributions: speedups and logarithmic axes make sense
 
 
 _FRECHET = "Frechet distance between Gaussians fitted to the pooled features of samples and reference"
@@ -84,7 +84,7 @@ class Metric:
 
     @property
     def is_distance(self) -> bool:
-        """Whether speed-ups and logarithmic axes make sense."""
+        """Whether speedups and logarithmic axes make sense."""
         return self.info.is_distance
 
     @property

@@ -1,13 +1,14 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991).
 
-A set of features covers the union of the balls around its members that reach to their k-th neighbour.
-    precision  share of samples inside the reference's balls: how many samples look real
-    recall     share of reference images inside the samples' balls: how much of reality is reached
-Distances are computed block by block, so memory is O(BLOCK^2) beside the features themselves.
+The manifold of a set of features is the union of balls around its members, with the distance to their k-th
+neighbour as radius.
+    precision  fraction of samples inside the manifold of the reference
+    recall     fraction of reference images inside the manifold of the samples
+Distances are computed in blocks, so the additional memory is O(BLOCK^2).
 
-`exact` is fast in float32 and decides in float64: wherever rounding could turn a comparison, the distance
-is computed again. `adm-fp16` follows the arithmetic of the evaluator of Dhariwal and Nichol (ADM, 2021),
-which rounds features and squared distances to half precision: its third decimal differs.
+`exact` computes in float32 and repeats in float64 those distances for which rounding could change a
+comparison. `adm-fp16` reproduces the evaluator of Dhariwal and Nichol (ADM, 2021), which rounds features and
+squared distances to half precision; results differ in the third decimal.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from bench.nets.base import no_tf32
 
 Arithmetic = Literal["exact", "adm-fp16"]
 BLOCK = 4096  # rows and columns of a block of distances
-SPARE = 5  # neighbours beyond the k-th that are measured again, in case rounding changed their order
+SPARE = 5  # neighbours beyond the k-th whose distances are repeated in float64
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in 0..1."""
+    """Fractions in [0, 1]."""
 
     precision: float
     recall: float
@@ -35,9 +36,9 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     samples: Tensor, reference: Tensor, neighbours: int = 3, arithmetic: Arithmetic = "exact"
 ) -> PrecisionRecall:
-    """Of samples [N, D] against reference features [M, D], on the device that they are on.
+    """Precision and recall of features of samples [N, D] and reference [M, D], computed on their device.
 
-    Raises UserError where either set has no k-th neighbour.
+    Raises UserError if either set has no k-th neighbour.
     """
     samples_radii = radii(samples, neighbours, arithmetic)
     reference_radii = radii(reference, neighbours, arithmetic)
@@ -65,9 +66,9 @@ def precision_recall(
 
 
 def radii(features: Tensor, neighbours: int, arithmetic: Arithmetic = "exact") -> Tensor:
-    """Squared distance of each of [N, D] to its k-th nearest neighbour, itself not counted, [N] float64.
+    """Squared distance of each feature [N, D] to its k-th nearest other feature, [N] float64.
 
-    Raises UserError where there are fewer than k others.
+    Raises UserError if there are fewer than k others.
     """
     count = len(features)
     if count <= neighbours:
@@ -96,12 +97,12 @@ def radii(features: Tensor, neighbours: int, arithmetic: Arithmetic = "exact") -
 
 
 def _centre(features: Tensor, arithmetic: Arithmetic) -> Tensor | float:
-    """What fast distances are computed from: rounding errors grow with the norms. ADM's stay as they are."""
+    """Origin of float32 distances, since rounding errors grow with norms; 0 for the arithmetic of ADM."""
     return features.mean(dim=0) if arithmetic == "exact" else 0.0
 
 
 def _keep_smallest(best: Tensor, who: Tensor, distances: Tensor, first: int) -> None:
-    """Update the smallest values of each row and whose they are with distances to features `first`, ..."""
+    """Update the smallest values of each row, and their indices, with distances to features from `first`."""
     count = min(best.shape[1], distances.shape[1])
     values, columns = distances.topk(count, dim=1, largest=False)
     values, owners = torch.cat([best, values], dim=1), torch.cat([who, columns + first], dim=1)
@@ -110,7 +111,7 @@ def _keep_smallest(best: Tensor, who: Tensor, distances: Tensor, first: int) -> 
 
 
 def _squared_distances(a: Tensor, b: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor | None]:
-    """Distances of [N, D] and [M, D] as [N, M] float32, and how far they may be off (None: they decide)."""
+    """Squared distances of [N, D] and [M, D] as [N, M] float32, and a bound of their error (None: exact)."""
     if arithmetic == "adm-fp16":
         distances = _half_precision_distances(a, b)
         if distances.isfinite().all():
@@ -118,13 +119,13 @@ def _squared_distances(a: Tensor, b: Tensor, arithmetic: Arithmetic) -> tuple[Te
     norms = a.square().sum(1)[:, None] + b.square().sum(1)
     with no_tf32():
         distances = torch.addmm(norms, a, b.T, alpha=-2)
-    # A sum of D rounded products is off by about sqrt(D) roundings; four times that is taken as the bound.
+    # The error of a sum of D rounded products is about sqrt(D) roundings; the bound is four times that.
     error = norms.mul_(4 * a.shape[1] ** 0.5 * torch.finfo(torch.float32).eps)
     return distances, error if arithmetic == "exact" else None
 
 
 def _exact_squared_distances(a: Tensor, b: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Of the pairs a[row], b[column], [P] float64; 0 for equal features."""
+    """Squared distances of the pairs a[row], b[column], [P] float64; 0 for equal features."""
     distances = torch.empty(len(row), dtype=torch.float64, device=a.device)
     for pairs in torch.arange(len(row), device=a.device).split(1024):
         difference = a[row[pairs]].double() - b[column[pairs]].double()
@@ -133,7 +134,7 @@ def _exact_squared_distances(a: Tensor, b: Tensor, row: Tensor, column: Tensor) 
 
 
 def _half_precision_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distances with every intermediate result rounded to half precision, sums taken in float32."""
+    """Squared distances with intermediate results rounded to half precision and sums in float32."""
     a, b = a.half().float(), b.half().float()
     norms_a, norms_b = ((x.square().half().float()).sum(1).half() for x in (a, b))
     products = 2 * (a @ b.T).half()

@@ -1,4 +1,4 @@
-"""How much two representations have in common, and what one is like.
+"""Similarity of two representations, and properties of one.
 
     cka                  centred kernel alignment with linear kernels (Kornblith et al. 2019)
     cknna                the same over common nearest neighbours only (Huh et al. 2024), as in REPA
@@ -18,18 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RIDGE = 1e-3  # of the linear maps, relative to the mean variance of a feature
-FAR = 6 / 16  # of the grid's side: Manhattan distance from which tokens count as far, 6 on 16 x 16
+FAR = 6 / 16  # of the side of the grid: least Manhattan distance of distant tokens, 6 on 16 x 16
 
 
 def cka(a: Tensor, b: Tensor) -> float:
-    """Of features [N, D] and [N, E] of the same images: about 0 (unrelated) to 1 (equal up to rotation)."""
+    """CKA of features [N, D] and [N, E] of the same images: about 0 (unrelated) to 1 (rotated)."""
     return _alignment(_gram(a), _gram(b))
 
 
 def cknna(a: Tensor, b: Tensor, neighbours: int = 10) -> float:
-    """Of features [N, D] and [N, E] of the same images, in 0..1.
+    """CKNNA of features [N, D] and [N, E] of the same images, in [0, 1].
 
-    A pair of images counts where each space has the second among the k nearest of the first.
+    Pairs of images count if in both spaces the second is among the k nearest neighbours of the first.
     """
     gram_a, gram_b = _gram(a), _gram(b)
     near_a, near_b = _near(gram_a, neighbours), _near(gram_b, neighbours)
@@ -55,7 +55,7 @@ def _alignment(k: Tensor, other: Tensor) -> float:
 
 
 def _hsic(k: Tensor, other: Tensor) -> Tensor:
-    """Unbiased, of Gram matrices [N, N] with zero diagonal, which need not be symmetric."""
+    """Unbiased HSIC of Gram matrices [N, N] with zero diagonal, which need not be symmetric."""
     n = len(k)
     trace = (k * other.T).sum()
     means = k.sum() * other.sum() / ((n - 1) * (n - 2))
@@ -64,9 +64,9 @@ def _hsic(k: Tensor, other: Tensor) -> Tensor:
 
 
 def linear_probe(features: Tensor, labels: Tensor) -> float:
-    """Share of the second half of [N, D] that a linear classifier, fitted on the first half, puts right.
+    """Accuracy of a linear classifier on the second half of [N, D], fitted on the first half.
 
-    The classifier is ridge regression on the classes [N].
+    The classifier is ridge regression of the classes [N].
     """
     half = len(labels) // 2
     classes = F.one_hot(labels).to(features.device, torch.float64)
@@ -75,10 +75,10 @@ def linear_probe(features: Tensor, labels: Tensor) -> float:
 
 
 def token_cosine(tokens: Tensor, teacher: Tensor) -> float:
-    """Mean cosine of teacher tokens [B, N, E] and their linear prediction from tokens [B, N, D].
+    """Mean cosine between teacher tokens [B, N, E] and their linear prediction from tokens [B, N, D].
 
-    Fitted on the first half of the images, measured on the second. It tells what a projector could find,
-    so it can be compared between methods with and without one.
+    Fitted on the first half of the images, evaluated on the second. It does not depend on a projector, so
+    methods with and without one can be compared.
     """
     half = len(tokens) // 2
     x, y = (part[:half].flatten(0, 1) for part in (tokens, teacher))
@@ -99,9 +99,9 @@ def _predicted(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
 
 
 def local_vs_distant(tokens: Tensor, grid: tuple[int, int]) -> float:
-    """Mean cosine of adjacent tokens minus that of far ones, of [B, N, D] with N = rows * columns.
+    """Mean cosine of adjacent tokens minus that of distant ones, of [B, N, D] with N = rows * columns.
 
-    High where the tokens tell the places of an image apart. A grid with no far tokens has none: NaN.
+    High if tokens vary smoothly over the image. NaN for a grid without distant tokens.
     """
     rows, columns = grid
     unit = F.normalize(tokens.double(), dim=2)
@@ -114,7 +114,7 @@ def local_vs_distant(tokens: Tensor, grid: tuple[int, int]) -> float:
 
 
 def effective_rank(features: Tensor) -> float:
-    """Number of directions that centred features [N, D] really use: 1 to min(N - 1, D)."""
+    """Effective number of dimensions of centred features [N, D]: 1 to min(N - 1, D)."""
     values = torch.linalg.svdvals((features - features.mean(dim=0)).double())
     shares = values / values.sum()
     return torch.special.entr(shares).sum().exp().item()

@@ -1,4 +1,4 @@
-"""How far a Frechet distance can be trusted: its bias with the sample count, and its spread over samples."""
+"""Uncertainty of Frechet distances: bias due to the number of samples, and standard deviation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ POINTS = 15  # sample counts of the extrapolation
 
 
 def extrapolated(features: Tensor, reference: Gaussian, seed: int = 0) -> float:
-    """FID-infinity (Chong and Forsyth 2020, arXiv 1911.07023), of sample features [N, D].
+    """FID-infinity (Chong and Forsyth 2020, arXiv 1911.07023) of sample features [N, D].
 
-    The distance of n samples is biased by about c / n, so it is computed for POINTS subsets of n = N/10 .. N
-    samples and the line through distance over 1/n is followed to 1/n = 0. May come out below 0.
+    The bias for n samples is about c / n, so the distance is computed for POINTS subsets of n = N/10 .. N
+    samples, and a linear fit over 1/n is extrapolated to 1/n = 0. May be negative.
     """
     draw = torch.Generator().manual_seed(seed)
     total = len(features)
@@ -27,10 +27,9 @@ def extrapolated(features: Tensor, reference: Gaussian, seed: int = 0) -> float:
 
 
 def bootstrap_spread(features: Tensor, reference: Gaussian, resamples: int, seed: int = 0) -> float:
-    """Standard deviation of the Frechet distance over resamples, with replacement, of features [N, D].
+    """Standard deviation of the Frechet distance over bootstrap resamples of features [N, D].
 
-    It tells how much another draw of N samples from the same model would differ, not how another training
-    would.
+    It estimates the variation between sets of N samples from the same model, not between training runs.
     """
     draw = torch.Generator().manual_seed(seed)
     size = (len(features),)

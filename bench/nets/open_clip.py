@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError, unknown
-from bench.nets import layers as inside
 from bench.nets import table, weights
 from bench.nets.base import NO_LAYERS, EncoderOptions, WholeImage, first_line
+from bench.nets.layers import capture, refuse
 from bench.nets.published import Precision, PublishedEncoder
 from methods.base import EncoderInfo, EncoderLayers, Features
 
@@ -51,11 +51,11 @@ class OpenClipEncoder(PublishedEncoder):
 
         Raises UserError for `layers` that the tower does not have.
         """
-        inside.refuse(self.info, layers)
+        refuse(self.info, layers)
         x = self.preprocess(images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             forward = self.forward if layers == NO_LAYERS else self.net
-            with inside.capture(self.net.transformer.resblocks, layers) as seen:
+            with capture(self.net.transformer.resblocks, layers) as seen:
                 pooled, tokens = forward(x)
             tokens = self.norm(tokens).float()
         return seen.features(tokens, pooled.float(), layers, self.info.layers)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bench.core import grammar, plugin
 from bench.core.errors import UserError
-from bench.nets import layers as inside
 from bench.nets import open_clip, table, timm, weights
 from bench.nets.base import NO_LAYERS, CustomEncoder, Encoder, EncoderOptions, with_channels
+from bench.nets.layers import refuse
 from bench.nets.local import local_net
 from bench.nets.open_clip import OpenClipEncoder
 from bench.nets.recipes import RECIPES, ConvolutionalRecipe, TransformerRecipe
@@ -54,7 +54,7 @@ class LocalEncoder:
     @torch.no_grad()
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
         """Images [B, C, R, R] uint8 -> features in float32. Raises UserError for layers it does not have."""
-        inside.refuse(self.info, layers)
+        refuse(self.info, layers)
         images = with_channels(images.to(self.device), self.net.channels, self.info.name)
         return self.features(images.float() / 127.5 - 1, layers)
 
@@ -103,7 +103,7 @@ class EncoderFromFile:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
-        inside.refuse(self.info, layers)
+        refuse(self.info, layers)
         return self.encode(images.to(self.device), layers)
 
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.nets import layers as inside
 from bench.nets import table, weights
 from bench.nets.base import NO_LAYERS, EncoderOptions, WholeImage, first_line
+from bench.nets.layers import capture, refuse
 from bench.nets.published import Precision, PublishedEncoder
 from methods.base import EncoderInfo, EncoderLayers, Features
 
@@ -68,7 +68,7 @@ class TimmEncoder(PublishedEncoder):
 
         Raises UserError for `layers` that the network does not have.
         """
-        inside.refuse(self.info, layers)
+        refuse(self.info, layers)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             x = self.preprocess(images)
             if self.info.name == LITE:
@@ -86,7 +86,7 @@ def tokens(
     """Features of prepared images by a vision transformer of timm; `forward`: its `forward_features`."""
     if layers != NO_LAYERS:
         forward = net.forward_features  # activations of a compiled one cannot be captured
-    with inside.capture(net.blocks, layers) as seen:
+    with capture(net.blocks, layers) as seen:
         found = forward(x).float()
     patches = found[:, net.num_prefix_tokens :]
     cls = found[:, 0] if info.class_token else patches.mean(dim=1)

@@ -19,7 +19,7 @@ from methods.base import EncoderInfo
 
 
 class RewardBatch(NamedTuple):
-    """What the estimates of a batch are compared with."""
+    """The clean images that estimates are compared with."""
 
     x0: Tensor  # [B, C, H, W], clean, in model space
     scale: Tensor  # [B], |d x0_hat / d prediction|
@@ -30,7 +30,7 @@ RewardFn = Callable[[Tensor], Mapping[str, Tensor]]  # [G, B, C, H, W] -> name -
 
 
 class Reward(Protocol):
-    """One or several rewards that share their computation."""
+    """One or several rewards with a common computation."""
 
     def bind(self, batch: RewardBatch) -> RewardFn:
         """Rewards of estimates of this batch, differentiable in them, in float32."""
@@ -38,7 +38,7 @@ class Reward(Protocol):
 
 
 class RewardContext(NamedTuple):
-    """What rewards of a run are made for."""
+    """The run that rewards are made for."""
 
     channels: int  # of x0
     size: int  # rows and columns of x0
@@ -46,7 +46,7 @@ class RewardContext(NamedTuple):
     grid: tuple[int, int]  # of patches, for maps
     net: str  # the network of "features" and "tokens"
     teacher: Callable[[], EncoderInfo]  # loads the teacher that "latent" is distilled from
-    prompts: Sequence[str]  # a sentence per class, for "clip-text"
+    prompts: Sequence[str]  # a prompt per class, for "clip-text"
     device: torch.device
 
 
@@ -76,7 +76,7 @@ class CustomReward(ABC):
 
 
 class CustomRewards:
-    """The rewards of one or several files of the user's."""
+    """The rewards of one or several files of the user."""
 
     def __init__(self, names: Collection[str], context: RewardContext) -> None:
         self.rewards = {name: plugin.configured(name, CustomReward, "reward") for name in names}

@@ -3,7 +3,7 @@
     clip-image   cos(E(x^), E(x0)), E the image embedding
     clip-text    cos(E(x^), T(c)), T the embedding of the prompt of x0's class
 
-Latents are decoded first, with gradient. Images are made three-channel and enlarged to the net's 224 pixels.
+Latents are decoded first, with gradient. Images are converted to three channels and resized to 224 pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NETWORK = "clip-vit-b-32"  # of bench/nets/table.py
 
 
 class CLIP:
-    """Cosines [G, B] in [-1, 1]; no maps, as the embedding is one of the whole image."""
+    """Cosine similarities [G, B] in [-1, 1] of embeddings of the whole image."""
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
-"""Fidelity: minus the mean square error of the estimate, in the unit of x0 or of the backbone's prediction.
+"""Fidelity rewards: minus the mean squared error of the estimate, of x0 or of the prediction.
 
     x0         -(x^ - x0)^2
     velocity   -((x^ - x0) / scale)^2,  scale = |d x0_hat / d prediction|
 
-For velocity prediction the second is -(v - u)^2, for noise prediction -(eps_hat - eps)^2. Rewards that are
-normalised per sample cannot tell the two apart.
+For velocity prediction the second is -(v - u)^2, for noise prediction -(eps_hat - eps)^2. The two are equal
+after normalisation per sample.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.rewards.base import RewardBatch, RewardFn
 SMALLEST_SCALE = 1e-3
 
 
-class Errors:
+class SquaredErrors:
     """Maps [G, B, h, w] of (-inf, 0], on a grid of patches."""
 
     def __init__(self, names: Collection[str], grid: tuple[int, int]) -> None:

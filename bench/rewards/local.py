@@ -1,7 +1,7 @@
-"""Rewards of a frozen convolutional net f, both from one forward of it.
+"""Rewards of a frozen convolutional network f, from one forward pass.
 
-features   -mean over maps l before the last of |f_l(x^) - f_l(x0)|^2, f_l of unit length at each place:
-           LPIPS (arXiv 1801.03924) without its learnt channel weights
+features   -mean over maps l before the last of |f_l(x^) - f_l(x0)|^2, f_l normalised at each position:
+           LPIPS (arXiv 1801.03924) without learned channel weights
 tokens     cos(f_L(x^), f_L(x0)), L the last map
 """
 

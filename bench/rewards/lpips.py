@@ -1,10 +1,10 @@
-"""LPIPS (arXiv 1801.03924), of the `lpips` package: its learnt heads on an ImageNet net of torchvision.
+"""LPIPS (arXiv 1801.03924) of the `lpips` package: learned heads on an ImageNet network of torchvision.
 
-    r = -sum_l mean over positions of w_l . (f_l(x^) - f_l(x0))^2,   f_l of unit length at each position
+    r = -sum_l mean over positions of w_l . (f_l(x^) - f_l(x0))^2,   f_l normalised at each position
 
-Latents are decoded first, with gradient. Images are made three-channel and enlarged to 64 pixels where they
-are smaller, the least that AlexNet takes with maps of some size. The package ships the heads; the nets'
-weights are read from torch's hub folder.
+Latents are decoded first, with gradient. Images are converted to three channels and enlarged to at least 64
+pixels, as AlexNet requires. The heads are part of the package; weights of the networks are read from torch's
+hub folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LPIPS:
     def __init__(
         self, names: Collection[str], to_pixels: Callable[[Tensor], Tensor], device: torch.device
     ) -> None:
-        """Names are "lpips-" and the net. Raises UserError where weights are missing."""
+        """Names are `lpips-NET`. Raises UserError if weights are missing."""
         self.nets = {name: _load(name, device) for name in names}
         self.to_pixels = to_pixels
 
@@ -55,13 +55,13 @@ def _load(name: str, device: torch.device) -> Any:
     import lpips
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package asks torchvision in an outdated way
+        warnings.simplefilter("ignore")  # the package uses a deprecated interface of torchvision
         net = lpips.LPIPS(net=name.removeprefix("lpips-"), verbose=False)
     return net.eval().requires_grad_(False).to(device)
 
 
 def _maps(net: Any, images: Tensor) -> list[Tensor]:
-    """The unit-length maps of images [M, C, H, W] in [-1, 1], made three-channel and large enough."""
+    """The normalised feature maps of images [M, C, H, W] in [-1, 1]."""
     images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
     if images.shape[-1] < SMALLEST_SIDE:
         images = F.interpolate(images, (SMALLEST_SIDE, SMALLEST_SIDE), mode="bilinear", antialias=True)

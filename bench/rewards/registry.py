@@ -1,4 +1,4 @@
-"""All rewards by name. Costs are of one estimate with its gradient; what is needed of x0 is computed once.
+"""Registry of rewards. Costs are per estimate with gradient; terms of x0 are computed once.
 
     name             what                                                     range      map  cost
     x0               - mean square error of x^                                (-inf, 0]  yes  none
@@ -10,9 +10,9 @@
     clip-text        cosine with CLIP's embedding of the class prompt         [-1, 1]    no   shared*
     latent           cosine of a small student's tokens with the teacher's    [-1, 1]    yes  the student
 
-* For latents, besides: the decoder of the data set's VAE, forward and backward; see VRPO's option `share`.
+* For latents, in addition: forward and backward pass of the decoder of the VAE; see VRPO's option `share`.
 
-All of them are without unit, but for the square errors (model space, and model space over t).
+All of them are dimensionless, except for the squared errors (model space, and model space over t).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from bench.core.errors import unknown
 from bench.nets.local import local_net
 from bench.rewards import clip
 from bench.rewards.base import CustomReward, CustomRewards, Reward, RewardBatch, RewardContext
-from bench.rewards.fidelity import Errors
+from bench.rewards.fidelity import SquaredErrors
 from bench.rewards.local import NetRewards
 from bench.rewards.lpips import LPIPS
 from bench.rewards.student import Student
 
 
 def _errors(names: Collection[str], context: RewardContext) -> Reward:
-    return Errors(names, context.grid)
+    return SquaredErrors(names, context.grid)
 
 
 def _net(names: Collection[str], context: RewardContext) -> Reward:
@@ -59,7 +59,7 @@ CHOSEN, TEACHER = "the method's reward network", "the method's first encoder"
 
 
 class Entry(NamedTuple):
-    """A reward: what makes it, shared by all names that have the same, and the network it computes with."""
+    """A reward: its constructor, shared by all names with the same one, and its network."""
 
     make: Callable[[Collection[str], RewardContext], Reward]
     network: str = ""  # a name of bench/nets/table.py, or CHOSEN, TEACHER; "": none
@@ -89,7 +89,7 @@ def entry(name: str) -> Entry:
 
 
 class Rewards:
-    """The rewards of those names, ready to use.
+    """Several rewards of a run.
 
     Raises UserError for an unknown name, and if weights are missing.
     """
@@ -102,14 +102,14 @@ class Rewards:
 
     @property
     def student(self) -> Student | None:
-        """The reward model that learns with the run, if "latent" is among the rewards."""
+        """The reward model that is trained with the run, if "latent" is among the rewards."""
         return next((reward for reward in self.rewards if isinstance(reward, Student)), None)
 
     def bind(self, batch: RewardBatch) -> Callable[[Tensor, Tensor], Mapping[str, Tensor]]:
-        """The rewards of a batch: a function of estimates [..., n, C, H, W] of x0[index], and index [n].
+        """The rewards of a batch, as a function of estimates [..., n, C, H, W] of x0[index], and index [n].
 
-        It gives name -> [..., n], or [..., n, h, w] for a map reward, differentiable in the estimate, in
-        float32. Only the samples of `index` are computed, their clean images included.
+        It returns name -> [..., n], or [..., n, h, w] for a map reward, differentiable in the estimate, in
+        float32. Only the samples in `index` are computed.
         """
 
         def rewards(estimate: Tensor, index: Tensor) -> dict[str, Tensor]:

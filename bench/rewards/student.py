@@ -1,12 +1,13 @@
-"""A reward for latents: a small student of the teacher, distilled while the backbone trains.
+"""A reward for latents: a small student of the teacher, distilled during training.
 
-The teacher sees images; x^ is a latent, and decoding it would cost more than the step. The student q maps
-clean x0 to the teacher's tokens y and learns with every batch, by AdamW on 1 - mean cos(q(x0), y). Then
+The teacher needs images, but x^ is a latent, and decoding it would cost more than the step. The student q
+maps x0 to the teacher's tokens y and is trained on every batch, by AdamW on 1 - mean cos(q(x0), y). The
+reward is
 
-    latent     cos(q(x^), q(x0)), token by token, in [-1, 1]
+    latent     cos(q(x^), q(x0)), per token, in [-1, 1]
 
-is the teacher's reward as far as the student has learnt it. The student sees x0, too, so that its error
-cancels. Cost: two convolutions on the grid of tokens, forward and backward, besides its own training.
+It is computed with the student for x0 as well, so that the error of the student cancels. Cost: two
+convolutions on the grid of tokens, forward and backward, and its training.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ LEARNING_RATE = 1e-3
 
 
 class Student:
-    """A map reward [G, B, h, w]; its weights and optimiser are part of a run's state."""
+    """A map reward [G, B, h, w]; its weights and optimiser are part of the state of a run."""
 
     def __init__(
         self, channels: int, size: int, grid: tuple[int, int], width: int, device: torch.device
     ) -> None:
-        """From x0 [B, channels, size, size] to tokens of `width` on `grid`."""
+        """A network from x0 [B, channels, size, size] to tokens of `width` on `grid`."""
         patch = size // grid[0]
         self.net = nn.Sequential(
             nn.Conv2d(channels, WIDTH, patch, stride=patch),
@@ -38,15 +39,17 @@ class Student:
             nn.SiLU(),
             nn.Conv2d(WIDTH, width, 1),
         ).to(device)
-        self.net.requires_grad_(False)  # but for `learn`: rewards differentiate in the estimate alone
+        self.net.requires_grad_(
+            False
+        )  # except in `learn`: rewards are only differentiated with respect to the estimate
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=LEARNING_RATE)
 
     def learn(
         self, x0: Tensor, tokens: Tensor, average: Callable[[Tensor], Tensor] = lambda mean: mean
     ) -> Tensor:
-        """One step towards the teacher's tokens [B, N, D] of clean x0; returns the loss before it.
+        """A training step towards the teacher's tokens [B, N, D] of x0; returns the loss before it.
 
-        `average` is over the processes that share a batch, for loss and gradients.
+        `average`: the average over processes, for loss and gradients.
         """
         self.net.requires_grad_(True)
         with torch.enable_grad(), torch.autocast(x0.device.type, enabled=False):

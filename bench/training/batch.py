@@ -20,9 +20,9 @@ from methods.base import Features
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Some samples of a step's batch: records, draws, and what encoders say of the images."""
+    """Samples of the batch of a step: records, random numbers, and features of the images."""
 
-    rows: slice  # of the step's batch, the b samples here
+    rows: slice  # indices in the whole batch of the b samples here
     x0: Tensor  # [b, C, H, W]
     t: Tensor  # [b]
     noise: Tensor  # [b, C, H, W]
@@ -30,16 +30,16 @@ class TrainingBatch:
     true_label: Tensor  # [b]
     image: Tensor  # [b, C', R, R] uint8
     indices: Tensor  # [b], numbers of the records, on the CPU
-    step_t: Tensor  # [B], t of the step's batch
-    features: Mapping[str, Features] = field(default_factory=dict)  # encoder name -> what it says of image
+    step_t: Tensor  # [B], t of the whole batch
+    features: Mapping[str, Features] = field(default_factory=dict)  # encoder name -> features of image
 
     @property
     def fraction(self) -> float:
-        """Of the step's batch; 1 for all of it."""
+        """Fraction of the whole batch, in (0, 1]."""
         return len(self.x0) / len(self.step_t)
 
     def part(self, rows: slice) -> TrainingBatch:
-        """The samples of these rows of the step's batch, all of which are here."""
+        """The samples with these indices in the whole batch, which must be here."""
         first = self.rows.start
         own = slice(rows.start - first, rows.stop - first)
         return replace(
@@ -65,7 +65,7 @@ def draw_batch(
     records: Batch,
     device: torch.device,
 ) -> TrainingBatch:
-    """The `rows` of the batch of a step (from 0), whose records are read; on the device, drawn on the CPU."""
+    """The `rows` of the batch of a step (from 0) with its records; drawn on the CPU, moved to the device."""
     seed, size = spec.seed, spec.training.batch_size
     t = process.draw_t(torch.rand(size, generator=generator(seed, "time", step)))
     noise = torch.randn((size, *records.x0.shape[1:]), generator=generator(seed, "noise", step))

@@ -1,4 +1,4 @@
-"""The frozen networks of a run: encoders, whose features a method may ask for, and reward nets."""
+"""Frozen networks of a run: encoders and reward networks."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ SAMPLE_BATCH = 64  # images
 
 
 class FrozenNets:
-    """Encoders and rewards of one run; only what its method asks for is loaded."""
+    """Encoders and rewards of one run; only those that its method needs are loaded."""
 
     def __init__(self, spec: RunSpec, data: Records, grid: tuple[int, int], device: torch.device) -> None:
-        """`grid`: rows and columns of the backbone's tokens."""
+        """`grid`: rows and columns of tokens of the backbone."""
         self.spec, self.data, self.grid, self.device = spec, data, grid, device
         self.encoders: dict[str, Encoder | FeatureCache] = {}
         self.sample_seconds, self.sample_flops = 0.0, 0  # of `EncoderInfo.sample`
 
     def load_encoder(self, name: str) -> EncoderInfo:
-        """Load a frozen encoder, once, and say its width and grid.
+        """Load a frozen encoder, once, and return its properties.
 
         Raises UserError for an unknown name and for missing weights.
         """
@@ -54,7 +54,7 @@ class FrozenNets:
         return self.encoders[name].info
 
     def _sample(self, encoder: Encoder, count: int, layers: EncoderLayers = NO_LAYERS) -> Iterator[Features]:
-        """`EncoderInfo.sample`: features of the first training records. What this costs is noted."""
+        """`EncoderInfo.sample`: features of the first training records. Records the cost."""
         for indices in torch.arange(min(count, len(self.data))).split(SAMPLE_BATCH):
             records = self.data.batch(indices, generator(self.spec.seed, "sample"))
             start = time.perf_counter()
@@ -65,7 +65,7 @@ class FrozenNets:
             yield found
 
     def load_rewards(self, needs: Needs) -> None:
-        """The rewards named by the `needs` of step 0; a student learns from the method's first encoder.
+        """Load the rewards in `needs` of step 0; a student is distilled from the first encoder of the method.
 
         Raises UserError for rewards that cannot be computed.
         """
@@ -86,33 +86,31 @@ class FrozenNets:
 
     @property
     def names(self) -> set[str]:
-        """Names of the encoders that are loaded."""
+        """Names of the loaded encoders."""
         return {self.spec.teacher if name == TEACHER else name for name in self.encoders}
 
     @property
     def feature_caches(self) -> list[FeatureCache]:
-        """Of the encoders with `cache=true`; to be filled before the first step."""
+        """The caches of encoders with `cache=true`, to be filled before the first step."""
         return [encoder for encoder in self.encoders.values() if isinstance(encoder, FeatureCache)]
 
-    def asked_encoders(self, needs: Needs) -> list[str]:
-        """Names of the encoders that see a batch: the method's, and the one that a reward's student learns
-        from."""
+    def required_encoders(self, needs: Needs) -> list[str]:
+        """Names of the encoders of a batch: those of the method, and the teacher of a student."""
         student = needs.rewards and self.rewards.student
         return list(dict.fromkeys((*needs.encoders, self.teacher) if student else needs.encoders))
 
-    def see_images(self, needs: Needs) -> bool:
-        """Whether an encoder will look at images, rather than read what it said of them before."""
-        return any(not isinstance(self.encoders[name], FeatureCache) for name in self.asked_encoders(needs))
+    def need_images(self, needs: Needs) -> bool:
+        """Whether an encoder needs images, because its features are not cached."""
+        return any(
+            not isinstance(self.encoders[name], FeatureCache) for name in self.required_encoders(needs)
+        )
 
     def features(self, batch: TrainingBatch, needs: Needs) -> dict[str, Features]:
-        """What the encoders say about the images of a batch, by name."""
-        return {name: self._encode(name, batch, needs) for name in self.asked_encoders(needs)}
+        """Features of a batch, by name of the encoder."""
+        return {name: self._encode(name, batch, needs) for name in self.required_encoders(needs)}
 
     def learn(self, batch: TrainingBatch, needs: Needs) -> dict[str, float | Tensor]:
-        """If a reward is a student of the teacher, it learns from this process's part of a step's batch.
-
-        Returns its logs.
-        """
+        """Train the student of a reward, if there is one, on the local batch; returns its logs."""
         student = self.rewards.student if needs.rewards else None
         if student is None:
             return {}

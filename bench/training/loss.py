@@ -1,4 +1,4 @@
-"""The loss of a micro-batch: steer, add noise, call the network once, and sum the loss terms."""
+"""The loss of a micro-batch: one forward pass of the network, and the sum of all loss terms."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from methods.base import Context, Draw, Loss, Method, Needs, Share, Steering, To
 
 @dataclass(frozen=True)
 class MicroBatchLoss:
-    """What a step of one run computes of a micro-batch."""
+    """The loss of a run as a function of step and micro-batch."""
 
     spec: RunSpec
     process: Process
     method: Method
     backbone: Backbone
-    network: nn.Module  # the backbone as it is called: alone, or wrapped for several processes
+    network: nn.Module  # the backbone, wrapped if there are several processes
     ema: Backbone
     frozen: FrozenNets
 
     def __call__(self, step: int, batch: TrainingBatch, needs: Needs) -> tuple[Tensor, dict[str, Any]]:
-        """The mean loss, with gradient, and its terms for the row.
+        """The mean loss, with gradient, and the row of its terms.
 
-        Raises UserError if what the method asks for cannot be had of this backbone or process.
+        Raises UserError if the backbone or process does not support a request of the method.
         """
         training, process = self.spec.training, self.process
         x0, noise, label = batch.x0, batch.noise, batch.label
@@ -47,17 +47,17 @@ class MicroBatchLoss:
             x_t = process.corrupt(x0, noise, t)
             extras = self._extras(step, batch, steering)
             noised = {name: extra.x_t for name, extra in extras.items()}
-            asked = _asked(needs, steering, times, noised)
-            self._refuse_unknown(asked)
+            arguments = _arguments(needs, steering, times, noised)
+            self._refuse_unknown(arguments)
             first = times.times if isinstance(times, TokenTimes) else times
-            output = self.network(x_t, first, label, hidden_depths=needs.hidden_depths, **asked)
+            output = self.network(x_t, first, label, hidden_depths=needs.hidden_depths, **arguments)
             denoising = process.losses(output, x0, noise, t, x_t)
             weights = dict.fromkeys(denoising, 1.0)
             for name, extra in extras.items():
                 error = output.extras[name].float() - extra.target.float()
                 denoising[f"denoise {name}"] = error.square().flatten(1).mean(1)
                 weights[f"denoise {name}"] = extra.weight
-            truth = RewardBatch(x0, process.x0_hat_scale(batch.t), batch.true_label)
+            reward_batch = RewardBatch(x0, process.x0_hat_scale(batch.t), batch.true_label)
             share = self._share(step, batch, "method")
             context = Context(
                 x0=x0,
@@ -67,7 +67,7 @@ class MicroBatchLoss:
                 target=process.target(x0, noise, t),
                 prediction=output.prediction,
                 x0_hat=process.x0_hat(output.prediction.float(), x_t, t),
-                x0_hat_scale=truth.scale,
+                x0_hat_scale=reward_batch.scale,
                 label=label,
                 step=step,
                 steps=training.steps,
@@ -79,7 +79,7 @@ class MicroBatchLoss:
                 features=batch.features,
                 denoising=denoising,
                 ema=(lambda *call, **more: self._ema(batch, noised, *call, **more)) if needs.ema else None,
-                rewards=self.frozen.rewards.bind(truth) if needs.rewards else None,
+                rewards=self.frozen.rewards.bind(reward_batch) if needs.rewards else None,
                 noise_level=process.noise_level(batch.t),
                 share=share,
                 memo=steering.memo,
@@ -121,15 +121,15 @@ class MicroBatchLoss:
             return times
         if not isinstance(self.process, FlowMatching):
             raise UserError(
-                f"{self.spec.method} gives tokens times of their own, which {self.spec.process} "
-                "cannot: use a backbone and a process of flow matching, such as sit-xl/2."
+                f"{self.spec.method} needs a time per token, which {self.spec.process} does not "
+                "support: use a backbone and a process of flow matching, such as sit-xl/2."
             )
         grid = times.per_token.unflatten(1, self.backbone.grid)[:, None]
         patch = self.backbone.architecture.patch
         return grid.repeat_interleave(patch, dim=2).repeat_interleave(patch, dim=3)
 
     def _extras(self, step: int, batch: TrainingBatch, steering: Steering) -> dict[str, _NoisedExtra]:
-        """The extras of the state, noised with the sample's t; each has noise of its own stream."""
+        """The extras of the state, noised with the t of the sample; each has its own random stream."""
         t = steering.t if isinstance(steering.t, Tensor) else batch.t
         found = {}
         for extra in self.backbone.extras:
@@ -159,16 +159,16 @@ class MicroBatchLoss:
         hidden_depths: tuple[int, ...] = (),
         mask: Tensor | None = None,
     ) -> Output:
-        """The weight average on the same noise, labels and extras at another time."""
+        """Output of the weight average for the same noise, labels and extras at another time."""
         x_t = self.process.corrupt(batch.x0, batch.noise, self._of_pixels(t))
-        asked = _asked(Needs(), Steering(mask=mask), t, noised)
+        arguments = _arguments(Needs(), Steering(mask=mask), t, noised)
         first = t.times if isinstance(t, TokenTimes) else t
-        output = self.ema(x_t, first, batch.label, hidden_depths=hidden_depths, **asked)
+        output = self.ema(x_t, first, batch.label, hidden_depths=hidden_depths, **arguments)
         parallel.reshard(self.ema)
         return output
 
-    def _refuse_unknown(self, asked: Mapping[str, Any]) -> None:
-        for name in asked:
+    def _refuse_unknown(self, arguments: Mapping[str, Any]) -> None:
+        for name in arguments:
             if not self.backbone.takes(name):
                 raise UserError(
                     f"{self.spec.method} needs a backbone that takes {name}, which "
@@ -183,10 +183,10 @@ class _NoisedExtra:
     weight: float
 
 
-def _asked(
+def _arguments(
     needs: Needs, steering: Steering, times: Tensor | TokenTimes, noised: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """Arguments of the network, of those that are used: another call would not be paired to the last bit."""
+    """Additional arguments of the network, only those in use, so that all other calls stay identical."""
     values = {
         "group": times.group if isinstance(times, TokenTimes) else None,
         "attention_depths": needs.attention_depths or None,

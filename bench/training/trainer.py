@@ -1,9 +1,9 @@
-"""Training one run: records -> encoders -> backbone -> losses -> optimiser -> EMA.
+"""Training of one run: records -> encoders -> backbone -> losses -> optimiser -> EMA.
 
-Several processes may train one run (`bench/core/parallel.py`), each on its rows of every batch. The
-state after a step is a function of the spec alone (on one machine): every random draw comes from a stream
-seeded by (seed, name, step), so a run that is killed and started again continues from its last checkpoint to
-the same numbers.
+Several processes may train one run (`bench/core/parallel.py`), each on its rows of every batch. On a given
+machine, the state after a step is a function of the spec only: every random number comes from a stream seeded
+by (seed, name, step), so a run that is killed and started again continues from its last checkpoint to the
+same numbers.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero h
 
 
 class Trainer:
-    """What one run trains, and one batch of its training: `step`."""
+    """The state of a training run, and one step of it."""
 
     def __init__(self, spec: RunSpec, device: torch.device, parallelism: Parallelism = UNDIVIDED) -> None:
-        """Backbone, method, EMA and optimiser as they are before step 0.
+        """Initialise backbone, method, EMA and optimiser.
 
         Raises UserError if the spec does not fit the data set, the backbone, the method or the parallelism.
         """
@@ -87,7 +87,9 @@ class Trainer:
             self._start_from(spec.weights)
         self.method.to(device)
         self.ema = copy.deepcopy(self.backbone).requires_grad_(False).eval()
-        self.network = parallel.wrap(self.backbone, self.backbone.blocks, parallelism)  # what is called
+        self.network = parallel.wrap(
+            self.backbone, self.backbone.blocks, parallelism
+        )  # the module that is called
         if parallel.is_shard(next(self.backbone.parameters())):
             parallel.fsdp(self.ema, self.ema.blocks)
         self.trained = {
@@ -113,7 +115,7 @@ class Trainer:
             spec, self.process, self.method, self.backbone, self.network, self.ema, self.frozen
         )
         self.records = Prefetch(self._read)
-        self._needs: Needs | None = None  # of the step before
+        self._needs: Needs | None = None  # of the previous step
         self.flops_per_step = 0
 
     def _build_backbone(self, extras: tuple[Extra, ...] = ()) -> Backbone:
@@ -127,7 +129,7 @@ class Trainer:
         ).to(self.device)
 
     def _attach_extras(self) -> None:
-        """The method's parts of the state, initialised by a stream of their own: all else stays paired."""
+        """Attach extra parts of the state, initialised from their own random stream to keep runs paired."""
         extras = self.method.extras()
         if not extras:
             return
@@ -175,7 +177,9 @@ class Trainer:
         seed, size, steps = self.spec.seed, self.spec.training.batch_size, self.spec.training.steps
         index = data_order(seed, len(self.data), step * size, size)
         needs = needs or self.method.needs(step, steps)
-        return self.data.batch(index, generator(seed, "data", step), self.frozen.see_images(needs), self.rows)
+        return self.data.batch(
+            index, generator(seed, "data", step), self.frozen.need_images(needs), self.rows
+        )
 
     def prepare(self, step: int) -> Needs:
         """What the method needs at this step; where that changed, the FLOPs of a step are counted."""
