@@ -186,7 +186,7 @@ def verify(folder: Path) -> None:
             path = folder / shard.file
             if sha256(path) != manifest.checksums[shard.file]:
                 raise UserError(
-                    f"{path} is damaged (its checksum differs): prepare the store again, what is intact is "
+                    f"{path} is damaged (its checksum differs): prepare the store again, intact shards are "
                     "kept."
                 )
             labels = load_file(path)["label"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, warm_up: int, repeats: int) -> list[float]:
-    """Seconds of each timed call of `work`, the device's queue included."""
+    """Seconds of each timed call of `work`, including the queue of the device."""
     seconds = []
     for _ in range(warm_up + repeats):
         start = now(device)
@@ -49,7 +49,7 @@ def with_spread(values: list[float]) -> str:
 
 
 def new_table(title: str, names: list[str], figures: list[str]) -> Table:
-    """An empty table with left-aligned names and right-aligned figures."""
+    """An empty table with left-aligned names and right-aligned numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in names:
         table.add_column(name, no_wrap=True)
@@ -59,5 +59,5 @@ def new_table(title: str, names: list[str], figures: list[str]) -> Table:
 
 
 def print_table(table: Table) -> None:
-    """Print it in full width: figures are for copying."""
+    """Print a table without truncation."""
     Console(width=140, soft_wrap=True).print(table)

@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How much is read, by whom, from where."""
+    """Amount of data, readers, and folder."""
 
     records: int = 2048
-    """written in each layout, 0.23 MB a record"""
+    """records per layout, 0.23 MB each"""
     batch_size: int = 256
-    """records read at once"""
+    """records per batch"""
     workers: int = 2
-    """threads of the store, processes of the others' data loader"""
+    """threads of the store, processes of the data loader of others"""
     folder: Path = Path(tempfile.gettempdir())
-    """on the disk that is measured; a folder in it is written, and removed at the end"""
+    """path on the disk that is measured; a folder in it is written, and removed at the end"""
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def layouts() -> dict[str, tuple[Callable[[Path, Records], None], Open]]:
-    """Name -> how it is written and read."""
+    """Name -> (writer, reader) of each layout."""
     found = {"store": (write_store, read_store), "files (PNG + npy)": (write_files, read_files)}
     if importlib.util.find_spec("datasets"):
         found["arrow (datasets)"] = (write_arrow, read_arrow)
@@ -112,7 +112,7 @@ def forget(folder: Path) -> None:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of the workers that ended."""
+    """CPU seconds of this process and of its finished workers."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 

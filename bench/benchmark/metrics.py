@@ -1,4 +1,4 @@
-"""Speed and memory of the metrics beside torch-fidelity's and scipy's: python -m bench.benchmark.metrics
+"""Speed and memory of metrics compared with torch-fidelity and scipy: python -m bench.benchmark.metrics
 
 Features are random, of Inception's size and with a decaying spectrum; weights are random too, so nothing is
 downloaded. Each way runs in a fresh process, whose peak memory stands beside its time.
@@ -40,7 +40,7 @@ class Options:
     images: int = 32
     """images of the metric pass, 256 x 256"""
     batch_size: int = 32
-    """images at once in the metric pass"""
+    """images per batch in the metric pass"""
     parts: tuple[Part, ...] = ("statistics", "distance", "neighbours", "pass")
     """statistics: features to covariance (torch-fidelity, clean-fid and ADM use numpy's); distance: two
     covariances to a Frechet distance; neighbours: precision and recall; pass: images to features"""
@@ -48,7 +48,7 @@ class Options:
 
 
 class Timing(NamedTuple):
-    """One way of computing one thing."""
+    """An implementation of a part."""
 
     seconds: float
     memory: float  # GB of main memory at the peak of the process, features or images included
@@ -56,7 +56,7 @@ class Timing(NamedTuple):
 
 
 def main() -> None:
-    """Time every way and print a table."""
+    """Time all implementations and print a table."""
     options = parse(Options, __doc__)
 
     from bench.core import machine

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What is timed, and how often."""
+    """Networks and number of repetitions."""
 
     backbone: tuple[str, ...] = ("sit-s",)
     """backbones, as for bench.run"""
@@ -34,11 +34,11 @@ class Options:
     channels: int = 4
     """channels of the input"""
     batch_size: int = 8
-    """images at once"""
+    """images per batch"""
     precision: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    """bf16 is autocast"""
+    """bf16: autocast"""
     compile: bool = False
-    """time torch.compile of our network too"""
+    """also time our network with torch.compile"""
     device: Device = "auto"
     warm_up: int = 2
     """untimed repeats"""
@@ -106,7 +106,7 @@ def time_pass(network: nn.Module, options: Options, device: torch.device, precis
 
 
 def reference(network: Backbone) -> nn.Module:
-    """The same network with blocks put together from timm's Attention and Mlp in the plainest way."""
+    """The same network with blocks of timm's Attention and Mlp, in the simplest way."""
     import copy
 
     from timm.layers.attention import Attention

@@ -1,4 +1,4 @@
-"""Simulated results folders whose truth is known, for tests and the benchmark of the report.
+"""Simulated results folders with known statistics, for tests and the benchmark of the report.
 
 Every method follows the baseline's power law, but `speed` times sooner.
 """
@@ -28,7 +28,7 @@ STEP_SECONDS = {"baseline": 0.1, "repa": 0.125, "vrpo": 0.15}
 
 
 def frechet(step: float, speed: float) -> float:
-    """The law that all simulated curves follow."""
+    """The formula of all simulated curves."""
     return 50.0 * (speed * step) ** -0.7
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What is timed, and how often."""
+    """Runs and number of repetitions."""
 
     method: tuple[str, ...] = ("baseline",)
     """methods, as for bench.run"""
@@ -28,16 +28,16 @@ class Options:
     data: str = "digits"
     """data set"""
     batch_size: OptionalInt = None
-    """images a step; the data set's preset if not given"""
+    """images per step; by default that of the preset"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: the preset's, else bf16 where the hardware multiplies it natively"""
+    """auto: that of the preset, else bf16 if the hardware supports it"""
     device: Device = "auto"
     warm_up: int = 3
     """untimed repeats"""
     repeats: int = 15
     """timed repeats"""
     sampling: bool = True
-    """time training alone; sampling is by the protocol, which can be 250 steps"""
+    """only time training; sampling follows the protocol, which can have 250 steps"""
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Checks of what anyone may add: a method or a backbone, tried on the embedded digits."""
+"""Checks of methods and backbones on the embedded digits, of the installation, and of faults."""

@@ -1,4 +1,4 @@
-"""Checks of a backbone: what the suite needs of a network, tried on the embedded digits."""
+"""Checks of a backbone on the embedded digits: the interface that the suite requires."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_backbone(backbone: str) -> Iterator[CheckResult]:
 
 
 def built(backbone: str) -> Backbone:
-    """The network for the images of the digits; every parameter is random, as after some training."""
+    """The network for the digits, with all parameters random, as after some training."""
     shape = datasets.get(DATA).shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -44,7 +44,7 @@ def built(backbone: str) -> Backbone:
 
 
 def called(network: Backbone, rows: slice = slice(None), depths: tuple[int, ...] = ()) -> Output:
-    """The network's output for some of a few random images, with a null class among their labels."""
+    """Output of the network for a few random images, with the null class among their labels."""
     stream = torch.Generator().manual_seed(1)
     shape = (IMAGES, network.channels, network.input_size, network.input_size)
     x_t, t = torch.randn(shape, generator=stream), torch.rand(IMAGES, generator=stream)
@@ -55,7 +55,7 @@ def called(network: Backbone, rows: slice = slice(None), depths: tuple[int, ...]
 
 
 def output(backbone: str) -> str:
-    """Prediction and hidden states have the promised shapes."""
+    """Prediction and hidden states have the documented shapes."""
     network = built(backbone)
     if not isinstance(network, Backbone):
         raise CheckFailed(f"build returns a {type(network).__name__}: return a backbones.base.Backbone.")
@@ -90,7 +90,7 @@ def output(backbone: str) -> str:
 
 
 def inputs(backbone: str) -> str:
-    """Image, time and class matter, and one sample does not see another."""
+    """The output depends on image, time and class, and not on other samples."""
     network = built(backbone)
     whole = called(network).prediction
     alone = called(network, slice(0, 1)).prediction
@@ -114,7 +114,7 @@ def inputs(backbone: str) -> str:
 
 
 def name(backbone: str) -> str:
-    """The architecture's name stands for it."""
+    """The name of the architecture determines it."""
     architecture = resolve.architecture(backbone)
     if resolve.architecture(architecture.name) != architecture:
         raise CheckFailed(
@@ -124,7 +124,7 @@ def name(backbone: str) -> str:
 
 
 def weights(backbone: str) -> str:
-    """Saved and loaded, it is the same function."""
+    """A saved and loaded network computes the same function."""
     network, other = built(backbone), built(backbone)
     for parameter in other.parameters():
         parameter.data.zero_()
@@ -140,7 +140,7 @@ def weights(backbone: str) -> str:
 
 
 def costs(backbone: str) -> str:
-    """Parameters and FLOPs that the plan states are those of the network."""
+    """Parameters and FLOPs of the architecture are those of the network."""
     network = built(backbone)
     architecture = network.architecture
     planned = architecture.parameters(network.input_size, network.channels, network.num_classes)
@@ -180,12 +180,12 @@ def trains(backbone: str) -> str:
 
 
 def resumes(backbone: str) -> str:
-    """A run that is stopped and continued is the run that was not."""
+    """A resumed run equals an uninterrupted one."""
     return method_checks.resume(Trial("baseline", backbone))
 
 
 def samples(backbone: str) -> str:
-    """Sample i depends on seed and i alone."""
+    """Sample i only depends on seed and i."""
     return method_checks.samples(Trial("baseline", backbone))
 
 

@@ -1,4 +1,4 @@
-"""Checks of a method: what the suite promises of every run holds with it.
+"""Checks of a method: the properties that the suite guarantees for every run.
 
 The same functions are run by tests over all registered methods.
 """
@@ -50,7 +50,7 @@ def check_method(
 
 @lru_cache(maxsize=1)
 def first_step(trial: Trial) -> tuple[dict[str, Any], dict[str, Loss]]:
-    """The row of a first step and the method's loss terms in it, which must be of the promised form."""
+    """The row of the first step, and the loss terms of the method, which must have the documented form."""
     trainer, terms = trial.trainer(), {}
     original = trainer.method.losses
 
@@ -69,7 +69,7 @@ def first_step(trial: Trial) -> tuple[dict[str, Any], dict[str, Loss]]:
 
 
 def losses(trial: Trial) -> str:
-    """A step trains, and its loss terms are of the promised form."""
+    """A step trains, and its loss terms have the documented form."""
     row, terms = first_step(trial)
     for name, loss in terms.items():
         if not torch.isfinite(loss.value).all():
@@ -97,12 +97,12 @@ def _refuse_malformed(found: Any) -> None:
 
 @lru_cache(maxsize=8)
 def uninterrupted(trial: Trial) -> tuple[State, list[dict[str, Any]]]:
-    """State and rows of some steps, which several checks compare with."""
+    """State and rows of a few steps, for comparison in several checks."""
     return trial.train()
 
 
 def pairing(trial: Trial) -> str:
-    """Up to the method's own terms, the first step is the baseline's: same data, noise, initial weights."""
+    """Except for terms of the method, the first step equals that of the baseline: data, noise, weights."""
     rows, baseline = uninterrupted(trial)[1], uninterrupted(Trial("baseline", trial.backbone))[1]
     own = resolve.method(trial.method)
     found, expected = float(rows[0]["raw"]["denoise"]), float(baseline[0]["raw"]["denoise"])
@@ -119,7 +119,7 @@ def pairing(trial: Trial) -> str:
 
 
 def repeatable(trial: Trial) -> str:
-    """Two runs of one seed are one run, whatever happened to the global random streams."""
+    """Two runs of one seed are equal, independent of the state of global random generators."""
     state, _ = uninterrupted(trial)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
@@ -133,7 +133,7 @@ def repeatable(trial: Trial) -> str:
 
 
 def resume(trial: Trial) -> str:
-    """A run that is stopped and continued is the run that was not."""
+    """A resumed run equals an uninterrupted one."""
     state, _ = uninterrupted(trial)
     half, _ = trial.train(range(HALF))
     continued, _ = trial.train(range(HALF, STEPS), after=half)
@@ -178,7 +178,7 @@ def micro_batches(trial: Trial) -> str:
 
 
 def processes(trial: Trial) -> str:
-    """Two processes train what one process trains."""
+    """Two processes compute what one process computes."""
     refuse_difference(
         trained_by_two([trial])[0],
         uninterrupted(trial),
@@ -190,7 +190,7 @@ def processes(trial: Trial) -> str:
 
 
 def trained_by_two(trials: list[Trial]) -> list[tuple[Any, Any]]:
-    """State and rows of every trial, each trained by two processes together."""
+    """State and rows of each trial, trained by two processes."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(_work, (folder, trials), nprocs=WORLD)
         return [torch.load(Path(folder) / str(number)) for number in range(len(trials))]
@@ -207,7 +207,7 @@ def _work(rank: int, folder: str, trials: list[Trial]) -> None:
 
 
 def refuse_difference(found: tuple[Any, Any], expected: tuple[Any, Any], what: str, remedy: str) -> None:
-    """Raises CheckFailed unless rows and states agree up to the order of float additions."""
+    """Raises CheckFailed unless rows and states agree up to the order of floating-point sums."""
     where = rows_differ(found[1], expected[1]) or first_difference(
         found[0], expected[0], tolerance=STATE_TOLERANCE
     )
@@ -216,7 +216,7 @@ def refuse_difference(found: tuple[Any, Any], expected: tuple[Any, Any], what: s
 
 
 def samples(trial: Trial) -> str:
-    """Sample i depends on seed and i alone, and needs the backbone alone."""
+    """Sample i only depends on seed and i, and only needs the backbone."""
     trainer = trial.trainer()
     trainer.step(0)
 
@@ -234,7 +234,7 @@ def samples(trial: Trial) -> str:
 
 
 def flops(trial: Trial) -> str:
-    """All work of a step is counted."""
+    """All FLOPs of a step are counted."""
     trainer = trial.trainer()
     trainer.prepare(0)
     with cost.counter() as counter:

@@ -1,4 +1,4 @@
-"""Trials: short training runs on the digits, and the checks that are made of them."""
+"""Trials: short training runs on the digits, for checks."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ State = Mapping[str, Mapping[str, Tensor]]
 
 
 class CheckFailed(Exception):
-    """Says in plain words what is wrong and where to look."""
+    """A check has failed; the message says what is wrong and where."""
 
 
 class NotChecked(Exception):
-    """Says why a check does not apply."""
+    """A check does not apply; the message says why."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A method on a backbone, as they are named on the command line."""
+    """A method on a backbone, named as on the command line."""
 
     method: str
     backbone: str
 
     def trainer(self, parallelism: Parallelism = UNDIVIDED, after: State | None = None) -> Trainer:
-        """At its start, or at a state to continue from."""
+        """The trainer at its start, or at a given state."""
         training = {
             "steps": 60,
             "batch_size": BATCH_SIZE,
@@ -72,7 +72,7 @@ class Trial:
 
 
 def run_checks(checks: Mapping[str, Callable[[C], str]], case: C, file: str) -> Iterator[CheckResult]:
-    """Each check in turn; if the first fails, the others are not made.
+    """Results of all checks; if the first fails, the others are skipped.
 
     A check returns what it compared. `file` is where the code under test lies: of an error inside of it, the
     line is named.

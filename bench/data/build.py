@@ -1,4 +1,4 @@
-"""The shards of a store, each made by one process: read, resize and encode its images, write, rename."""
+"""Building of the shards of a store, each by one process: read, resize, encode, write, rename."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def build_shards(
     workers: int | None,
     progress: Callable[[int], object],
 ) -> list[Built]:
-    """All shards in order; those that an earlier run completed are compared with the source and kept.
+    """Build all shards, in order; existing ones are compared with the source and kept.
 
     If `manifest` has checksums, a shard that differs from its own is damaged and made again. `workers` None:
     a process for every core, with a VAE for every GPU.
@@ -90,7 +90,7 @@ def _default_workers(manifest: Manifest) -> int:
 
 
 class _Worker:
-    """What a process keeps from shard to shard."""
+    """State of a worker process."""
 
     number: int
     source: Source
@@ -115,14 +115,14 @@ def _open_worker(number: int, source: str, out: Path, manifest: Manifest, thread
 
 
 def _end_with(parent: int) -> None:
-    """A killed command leaves no process behind."""
+    """End this process if the command is killed."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def _build_shard(shard: Shard) -> Built:
-    """Write one shard, unless it is there."""
+    """Write one shard, unless it exists."""
     manifest, source, path = _Worker.manifest, _Worker.source, _Worker.out / shard.file
     members = source.layout.parts[shard.part][shard.first : shard.end]
     with ThreadPoolExecutor(_Worker.threads) as pool:
@@ -137,7 +137,7 @@ def _build_shard(shard: Shard) -> Built:
 
 
 def _kept(path: Path, arrays: dict[str, np.ndarray]) -> str | None:
-    """The checksum of a shard that an earlier run completed; None if it is not there, or damaged.
+    """The checksum of an existing shard; None if it is absent or damaged.
 
     Raises UserError if it holds other images.
     """

@@ -1,4 +1,4 @@
-"""The files in a folder, a zip or a tar, listed and read alike. Nothing is ever unpacked or executed.
+"""Uniform access to the files in a folder, a zip or a tar. Nothing is unpacked or executed.
 
 A key is a file's path inside its container, with forward slashes. Links to files and folders are followed in
 folders, and inside tars.
@@ -31,7 +31,7 @@ _COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zi
 
 @dataclass(frozen=True)
 class Container:
-    """Files by their keys."""
+    """Files by key, their path in the container."""
 
     path: Path
     files: list[str]  # keys, sorted
@@ -41,7 +41,7 @@ class Container:
 
 
 def open_container(path: Path) -> Container:
-    """List a folder, zip or uncompressed tar. Raises UserError for anything else, and for what is damaged."""
+    """Open a folder, zip or uncompressed tar. Raises UserError for anything else, and for damaged files."""
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
@@ -52,7 +52,7 @@ def open_container(path: Path) -> Container:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except Exception as error:  # foreign bytes: damaged directories end in many ways
+    except Exception as error:  # damaged files raise many kinds of errors
         kind = "neither a folder, nor a zip, nor an uncompressed tar of images"
         if path.suffix.lower() in (".zip", ".tar"):
             kind = "cut off or damaged"
@@ -60,7 +60,7 @@ def open_container(path: Path) -> Container:
 
 
 def is_npz(path: Path) -> bool:
-    """Whether a file holds arrays of numpy, whatever its suffix; a file called so is taken to."""
+    """Whether a file is an `.npz`, by its suffix or content."""
     if path.suffix.lower() == ".npz" and not path.is_dir():
         return True
     if not path.is_file() or not zipfile.is_zipfile(path):
@@ -68,7 +68,7 @@ def is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception:  # damaged: whoever opens it says how
+    except Exception:  # damaged: opening it raises the error
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 
@@ -181,7 +181,7 @@ def _tar(path: Path) -> Container:
 
 
 def _inside(name: str) -> str | None:
-    """A member's name without needless parts; None if it points out of the archive."""
+    """The normalised name of a member; None if it points outside of the archive."""
     key = posixpath.normpath(name.lstrip("/"))
     return None if key.split("/")[0] == ".." else key
 

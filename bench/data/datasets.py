@@ -44,31 +44,31 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """What may stand in brackets behind the name of a data set that lives in a store."""
+    """Options of a data set in a store."""
 
-    reference: str = ""  # a file that samples are compared with, instead of images of the store
+    reference: str = ""  # reference file that samples are compared with, instead of images of the store
     path: str = ""  # of the store
-    vae: str = ""  # that made its latents, if it is another than the preset's
-    decoder: str = ""  # of its latents, likewise
+    vae: str = ""  # of its latents, if different from the preset
+    decoder: str = ""  # of its latents, if different from the preset
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as its name describes it. No file of images is opened before `open`."""
+    """A data set, described by its name. Image files are not opened before `open`."""
 
     name: str  # of the preset
-    options: dict[str, str]  # as they stand in brackets
+    options: dict[str, str]  # as in brackets
     preset: Mapping[str, Any]
     folder: Path | None  # of its store; None: the data set comes with the package
-    reference_file: Path | None  # that the name brings along for samples to be compared with
-    custom: CustomDataset | None = None  # from a file of the user's
+    reference_file: Path | None  # that samples are compared with, given in the name
+    custom: CustomDataset | None = None  # from a file of the user
 
     def __str__(self) -> str:
         return grammar.join(self.name, self.options)
 
     @property
     def expected(self) -> dict[str, Any]:
-        """What the preset and the options say of its store; empty for a data set without a store."""
+        """Expected properties of its store, from preset and options; empty for a data set without a store."""
         own = {
             key: os.path.expanduser(self.options[key]) for key in ("vae", "decoder") if key in self.options
         }
@@ -76,12 +76,12 @@ class Dataset:
 
     @property
     def available(self) -> bool:
-        """Whether it can be trained on: it comes with the package, or its store is here and finished."""
+        """Whether it can be trained on: it is part of the package, or its store is complete."""
         return self.folder is None or (self.folder / MANIFEST).is_file()
 
     @cached_property
     def manifest(self) -> Manifest | None:
-        """Of its store; None if there is none, or none that is finished.
+        """The manifest of its store; None if there is no complete store.
 
         Raises UserError if the manifest is damaged, or the store is not what the preset expects.
         """
@@ -93,7 +93,7 @@ class Dataset:
 
     @property
     def shape(self) -> Shape:
-        """Classes and size of x0: the store's; if it is not there yet, the preset's.
+        """Classes and size of x0, from the store or, if it does not exist yet, from the preset.
 
         Raises UserError if neither says.
         """
@@ -112,7 +112,7 @@ class Dataset:
 
     @property
     def identity(self) -> str:
-        """The name, with the content of its store or its file: the same wherever they lie."""
+        """The name and the content of its store or file, independent of their paths."""
         if self.custom:
             return plugin.identity(str(self), CustomDataset, "data set")
         return f"{self.name}@{self.manifest.identity}" if self.manifest else self.name
@@ -132,7 +132,7 @@ class Dataset:
             raise UserError(f"the reference {self.reference_file} cannot be read: {reason}.") from None
 
     def open(self) -> Records:
-        """Its records. Raises UserError if its files are missing, damaged, or not what the preset expects.
+        """Open its records. Raises UserError if files are missing, damaged, or not as the preset expects.
 
         Of a data set that has a reference file and no store here, samples can be decoded, and nothing else.
         """

@@ -1,6 +1,6 @@
-"""A data set whose images are not here: its network can be sampled and its samples decoded, nothing trained.
+"""A data set without images: samples can be decoded, but nothing can be trained.
 
-It is what scoring a released checkpoint takes, beside a file of reference statistics.
+Together with a file of reference statistics, this is sufficient to score a released checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bench.data.vae import VAE, weight_file
 
 
 class DecodeOnly:
-    """Model space is z * scale with z the latents of a VAE, or pixels; no records."""
+    """Model space is z * scale, with z the latents of a VAE, or pixels; no records."""
 
     def __init__(self, shape: Shape, store: dict[str, Any]) -> None:
         """`store` says what the data set's store would be: image_size, vae, scale, perhaps decoder.

@@ -1,4 +1,4 @@
-"""One image file: which suffixes are read, and its bytes to pixels, by Pillow."""
+"""Decoding of image files by Pillow, and the suffixes that are read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata; a large imag
 
 
 def decode(read: Callable[[], bytes], name: str, grey: bool = False) -> Image.Image:
-    """The image in the bytes that `read` gives: RGB, or L if `grey` allows it and the file has no colours.
+    """Decode the bytes that `read` returns: RGB, or L if `grey` is set and the file has no colours.
 
     Of several frames it is the first. Raises UserError, beginning with `name`, for what is not
     an image of 8 bits a channel, and for whatever is damaged, too large or of an unknown kind.
@@ -38,7 +38,7 @@ def decode(read: Callable[[], bytes], name: str, grey: bool = False) -> Image.Im
             return image.convert("L" if grey and image.mode in ("L", "1") else "RGB")
     except UserError:
         raise
-    except Exception as error:  # foreign bytes: every reader of Pillow raises something else
+    except Exception as error:  # readers of Pillow raise many kinds of errors
         reason = "no format that Pillow reads" if "cannot identify" in str(error) else str(error)
         reason = (reason.strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{name} cannot be read as an image ({reason}): repair or remove it.") from None

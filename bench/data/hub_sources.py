@@ -1,4 +1,4 @@
-"""Sources of images by name: files, and data sets that others publish: `hf:ID`, `hf:FOLDER`, `cifar10`."""
+"""Sources of images by name: files, and published data sets `hf:ID`, `hf:FOLDER`, `cifar10`."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _column(name: str, features: Any, fits: Any, what: str) -> str:
 
 
 def cifar10() -> Source:
-    """torchvision's CIFAR-10, downloaded into the cache folder unless it lies there."""
+    """torchvision's CIFAR-10, downloaded to the cache folder unless it is there already."""
     from torchvision.datasets import CIFAR10
 
     from bench.core.machine import cache_folder

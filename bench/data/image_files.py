@@ -1,4 +1,4 @@
-"""Sets of images on disk, read batch by batch and written one by one: `.npz`, folders, zips, tars.
+"""Sets of images on disk, read and written in batches: `.npz`, folders, zips, tars.
 
 An `.npz` holds `arr_0` [N, H, W, C] uint8 and, optionally, the requested classes `arr_1` [N], as the samplers
 of ADM write it; it is streamed, never loaded whole (50,000 images of 256x256 are 9.8 GB). Files of a folder,
@@ -35,9 +35,9 @@ class ImageSet:
     path: Path
     count: int
     read: Callable[[int, int], Iterator[Tensor]]  # (largest batch, first number) -> batches
-    labels: Tensor | None = None  # [N], the classes that were asked for
-    files: tuple[Path, ...] = ()  # whose content the images are
-    layout: Layout | None = None  # what was understood of a folder or archive of files
+    labels: Tensor | None = None  # [N], requested classes
+    files: tuple[Path, ...] = ()  # source files of the images
+    layout: Layout | None = None  # of a folder or archive
 
     def batches(self, size: int, start: int = 0) -> Iterator[Tensor]:
         """Images number `start` to the end, [B, C, H, W] uint8 with C = 1 or 3 and B <= `size`.
@@ -48,17 +48,17 @@ class ImageSet:
 
     @property
     def summary(self) -> str:
-        """A few lines: how many images, of which classes and parts, what was passed over and why."""
+        """Number of images, classes and splits, and ignored files with reasons; a few lines."""
         return self.layout.summary if self.layout else f"images: {self.count}"
 
     def refuse_surprises(self) -> None:
-        """Raises UserError if there is anything that a person should confirm."""
+        """Raises UserError if there is anything that the user should confirm."""
         if self.layout:
             self.layout.refuse_surprises(self.path)
 
 
 def open_images(path: Path) -> ImageSet:
-    """A set of images. Raises UserError if there are none; its batches do, for what is no 8-bit image."""
+    """Open a set of images. Raises UserError if there are none; its batches do for other than 8-bit ones."""
     if is_npz(path):
         return _archive_images(path)
     container = open_container(path)
@@ -81,14 +81,14 @@ def open_images(path: Path) -> ImageSet:
 
 
 def open_archive(path: Path) -> np.lib.npyio.NpzFile:
-    """An `.npz` from which nothing is unpickled. Raises UserError if it cannot be read."""
+    """Open an `.npz` without unpickling objects. Raises UserError if it cannot be read."""
     if not path.is_file():
         raise UserError(f"there is nothing at {path}: give an .npz, a folder or a zip of images.")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} cannot be read as an .npz: it is cut off, or another kind of file.")
     try:
         return np.load(path, allow_pickle=False)
-    except Exception as error:  # foreign bytes: damaged directories end in many ways
+    except Exception as error:  # damaged files raise many kinds of errors
         raise UserError(f"{path} cannot be read as an .npz: {error or type(error).__name__}.") from None
 
 
@@ -134,7 +134,7 @@ def _labels(path: Path, count: int) -> Tensor:
 
 @contextmanager
 def _reading(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """An array of an `.npz` as a stream. Raises UserError if it is damaged, encrypted or in an odd format."""
+    """Open an array of an `.npz` as a stream. Raises UserError if it is damaged, encrypted or unsupported."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             yield file
@@ -150,7 +150,7 @@ def _shape_and_type(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _header(path: Path, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array that follows; the file is left at its first byte."""
+    """Read the header of an array, its shape and type; the file is left at its first byte."""
     try:
         version = np.lib.format.read_magic(file)
         reader = (

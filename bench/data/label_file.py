@@ -1,4 +1,4 @@
-"""Labels by file, in `dataset.json`: the layout of StyleGAN, EDM and REPA.
+"""Labels by file in `dataset.json`, the format of StyleGAN, EDM and REPA.
 
 {"labels": [["00000/img00000000.png", 6], ...]}     null for images without classes
 """

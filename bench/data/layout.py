@@ -41,9 +41,9 @@ HIDDEN, GRIDS, LISTS, NESTED, UNLABELLED, NO_PART, BESIDE, NO_CLASS = (
     "images beside the class folders",
     "images of the reference part of no class of the training part",
 )
-_EXPECTED = {HIDDEN, GRIDS, LISTS, DEAD, LOOP}  # reasons that nobody needs to confirm
+_EXPECTED = {HIDDEN, GRIDS, LISTS, DEAD, LOOP}  # reasons that need no confirmation
 OTHER = "files that are no images by their suffix"
-MANY = 0.1  # of the number of images: passing over more of the other files is surprising
+MANY = 0.1  # fraction of the number of images; more ignored files are surprising
 
 Parts = dict[str, dict[str, tuple[str, ...]]]  # part -> key -> folders
 
@@ -57,16 +57,16 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """What was understood."""
+    """Splits, classes and labels of a source, and its ignored files."""
 
     classes: tuple[str, ...]
     parts: dict[str, list[Member]]  # in the order of sorted keys
     passed_over: dict[str, list[str]] = field(default_factory=dict)  # why -> keys
-    surprises: list[str] = field(default_factory=list)  # sentences that a person should confirm
+    surprises: list[str] = field(default_factory=list)  # sentences that the user should confirm
 
     @property
     def summary(self) -> str:
-        """A few lines: images, classes, images per class, parts, what was passed over and why."""
+        """Numbers of images and classes, splits, and ignored files with reasons; a few lines."""
         lines = []
         for part, members in self.parts.items():
             counts = Counter(member.label for member in members)
@@ -78,13 +78,13 @@ class Layout:
         return "\n".join(lines + skipped(self.passed_over))
 
     def refuse_surprises(self, source: object) -> None:
-        """Raises UserError if there is anything that a person should confirm."""
+        """Raises UserError if there is anything that the user should confirm."""
         if self.surprises:
             raise UserError(f"{source}: {'; '.join(self.surprises)}. If this is right, add --yes.")
 
 
 def images_in(container: Container) -> tuple[list[str], dict[str, list[str]]]:
-    """The keys of the images, sorted, and those of all other files by the reason why they are passed over.
+    """The keys of all images, sorted, and of all other files by the reason why they are ignored.
 
     Raises UserError if there are no images.
     """
@@ -103,7 +103,7 @@ def images_in(container: Container) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _no_image(container: Container, key: str) -> str | None:
-    """Why a file is no image of the data; None if it is one."""
+    """Why a file is not an image of the data set; None if it is one."""
     names, suffix = key.split("/"), posixpath.splitext(key)[1].lower()
     if _hidden(names):
         return HIDDEN
@@ -133,7 +133,7 @@ def skipped(passed_over: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def to_confirm(images: int, passed_over: Mapping[str, Sequence[str]]) -> list[str]:
-    """Sentences about files that are passed over without being expected beside `images` images."""
+    """Sentences about ignored files that are unexpected in a source of `images` images."""
     found = []
     for why, keys in passed_over.items():
         few = why.startswith(OTHER) and len(keys) <= MANY * images
@@ -143,7 +143,7 @@ def to_confirm(images: int, passed_over: Mapping[str, Sequence[str]]) -> list[st
 
 
 def understand(container: Container) -> Layout:
-    """Parts, classes and labels. Raises UserError if there are no images, or labels that do not fit them."""
+    """Infer splits, classes and labels. Raises UserError for no images, or labels that do not match."""
     images, passed_over = images_in(container)
     surprises: list[str] = []
     part_level = _level_of_parts({key: _folders(key) for key in images})
@@ -176,12 +176,12 @@ def understand(container: Container) -> Layout:
 
 
 def _says_nothing(name: str) -> bool:
-    """Whether a lone folder is rather a place for images than a class."""
+    """Whether a single folder is a place of images rather than a class."""
     return not name or name.isdigit() or name.lower() in _PLACES
 
 
 def survey(container: Container) -> tuple[list[str], Layout]:
-    """All images, sorted, for a use that takes them without labels; classes are those of the folders.
+    """All images, sorted, for use without labels; classes are those of the folders.
 
     Raises UserError if there are no images.
     """
@@ -222,7 +222,7 @@ def _level_of_parts(folders: Mapping[str, tuple[str, ...]]) -> int | None:
 
 
 def _by_part(images: Sequence[str], level: int | None, passed_over: dict[str, list[str]]) -> Parts:
-    """The images of each part, with the folders that they are in but the one that names the part."""
+    """The images of each split, with their folders except that of the split."""
     if level is None:
         return {TRAIN: {key: _folders(key) for key in images}}
     parts: Parts = {TRAIN: {}}
@@ -272,7 +272,7 @@ def _level_of_classes(folders: set[tuple[str, ...]], surprises: list[str]) -> in
 
 
 def _repeats(folders: set[tuple[str, ...]], level: int) -> bool:
-    """Whether a name at this depth is under two parents."""
+    """Whether a name at this depth occurs under two parents."""
     paths = {names[: level + 1] for names in folders if len(names) > level}
     return len({path[-1] for path in paths}) < len(paths)
 
@@ -298,7 +298,7 @@ def _labels_of_folders(
 
 
 def _empty_folders(container: Container, images: Sequence[str], level: int) -> list[str]:
-    """A sentence about folders beside those of classes, at this depth, that hold no image."""
+    """A sentence about folders at the depth of classes that contain no image."""
     classes = {tuple(key.split("/")[: level + 1]) for key in images}
     parents = {path[:-1] for path in classes}
     paths = [tuple(folder.split("/")) for folder in sorted(container.folders)]

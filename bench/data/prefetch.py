@@ -1,4 +1,4 @@
-"""Batches that are there before they are asked for."""
+"""Prefetching of batches by threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """What `read(step)` gives, for steps asked in order; threads read the coming ones meanwhile.
+    """Results of `read(step)` for consecutive steps; threads read the next ones in advance.
 
     Reading is copying from memory-mapped files, which does not hold the interpreter's lock, so threads do
     what others need processes for, and nothing is sent between processes. A result is a function of its
@@ -18,7 +18,7 @@ class Prefetch(Generic[T]):
     """
 
     def __init__(self, read: Callable[[int], T], ahead: int = 4) -> None:
-        """`ahead`: steps, and threads."""
+        """`ahead`: number of steps read in advance, and of threads."""
         self._read, self._ahead = read, ahead
         self._pool = ThreadPoolExecutor(ahead, thread_name_prefix="prefetch")
         self._coming: dict[int, Future[T]] = {}

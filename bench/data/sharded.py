@@ -1,4 +1,4 @@
-"""Data sets that live in a store: pixels as they are, or latents drawn anew each time a record is read."""
+"""Data sets in a store: pixels, or latents that are sampled each time a record is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFERENCE_IMAGES = 10_000  # at most, of the training part, if the source has no
 
 
 class StoredImages:
-    """Model space is pixels in [-1, 1], or x0 = (mean + std n - bias) scale with n drawn at each reading."""
+    """Model space is pixels in [-1, 1], or x0 = (mean + std n - bias) scale, with n drawn at every read."""
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError if the store is absent, unfinished or damaged."""
@@ -53,7 +53,7 @@ class StoredImages:
         return Batch((z - self.bias) * self.scale, label, image, indices)
 
     def to_pixels(self, x0: Tensor) -> Tensor:
-        """Raises UserError if the decoder is not available, or is not the one the store names."""
+        """Raises UserError if the decoder is not available, or is not that of the store."""
         if not self.latents:
             return x0
         if self._decoder is None:
@@ -68,7 +68,7 @@ class StoredImages:
         return self._decoder.decode(z)
 
     def reference(self) -> tuple[Tensor, Tensor]:
-        """The reference part, or evenly spaced training records if the source had none."""
+        """The reference split, or evenly spaced training records if the source has none."""
         records, part = self.manifest.records, REFERENCE if REFERENCE in self.manifest.records else TRAIN
         count = records[part] if part == REFERENCE else min(records[part], REFERENCE_IMAGES)
         indices = torch.arange(count) * records[part] // count

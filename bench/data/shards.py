@@ -1,4 +1,4 @@
-"""A store: a data set on disk in a few large files, read at random and at speed.
+"""A store: a data set in a few large files, with fast random access.
 
     STORE/manifest.json               what it holds and how it was made, with checksums; written last
     STORE/train-00000.safetensors     shards of consecutive records; record i lies in shard i // per_shard
@@ -36,9 +36,9 @@ SHARD_NAME = re.compile(r"\.?(train|reference)-\d{5}\b.*\.safetensors")
 TRAIN, REFERENCE = "train", "reference"
 SHARD_BYTES, SHARD_RECORDS = 512 * 2**20, 4096  # a shard holds at most this much
 
-Statistic = Literal["posterior", "sample"]  # mean and std, drawn from at each reading; or one draw for good
-Normalise = Literal["vae", "channels"]  # scale and bias: the VAE's own, or each channel's over the store
-Resize = Literal["adm", "area"]  # how images come to their size, with what the manifest says of it
+Statistic = Literal["posterior", "sample"]  # mean and std, sampled at every read; or one fixed sample
+Normalise = Literal["vae", "channels"]  # scale and bias of the VAE, or of each channel over the store
+Resize = Literal["adm", "area"]  # how images are resized, with the description in the manifest
 CROPS: dict[Resize, str] = {
     "adm": "ADM: halve by box while twice too large, bicubic, centre",
     "area": "area: centre square, mean of the pixels under each new one",
@@ -47,7 +47,7 @@ CROPS: dict[Resize, str] = {
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of a store, and the records that it holds."""
+    """A file of a store, and its records."""
 
     file: str
     part: str
@@ -60,7 +60,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Latents:
-    """How latents were made, and what makes images of them again: x0 = (z - bias) * scale."""
+    """How latents were made and are decoded: x0 = (z - bias) * scale."""
 
     vae: str  # hub id or folder
     vae_weights: str  # first 16 hex digits of the weight file's SHA-256: the revision
@@ -83,7 +83,7 @@ class Latents:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds and how it was made; all but the last three fields are known before it is."""
+    """Content and origin of a store; all but the last three fields are known in advance."""
 
     source: str  # for the reader; nothing depends on it
     size: int  # rows and columns of the images
@@ -100,7 +100,7 @@ class Manifest:
 
     @property
     def identity(self) -> str:
-        """8 hex digits: the same for the same images and labels, whatever their files and classes are called.
+        """8 hex digits, determined by images and labels, independent of the names of files and classes.
 
         Latents count by how they were made, since their last digits differ between machines. A manifest of
         format 1 has no checksums of images; those of its shards count instead, and with them the names.
@@ -117,7 +117,7 @@ class Manifest:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What is known before the preparation, and decides the bytes: no places of files."""
+        """What is known in advance and determines the content, without paths of files."""
         plan = {key: value for key, value in asdict(self).items() if key not in _NOT_PLANNED}
         return plan | {"latents": _without_places(self.latents) if self.latents else None}
 
@@ -129,7 +129,7 @@ class Manifest:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a preset may expect, by the preset's names; of pixels, what concerns latents is empty."""
+        """Properties that a preset may expect, by its keys; those of latents are empty for pixels."""
         kept = ("vae", "decoder", "scale", "statistic", "normalise")
         latents = {key: getattr(self.latents, key) if self.latents else "" for key in kept}
         return {"image_size": self.size, **self.shape._asdict(), "resize": self.resize, **latents}
@@ -159,12 +159,12 @@ class Manifest:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a file; `identity` is for the reader."""
+        """As JSON; `identity` is only for human readers."""
         return {"format": FORMAT, "identity": self.identity} | asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Manifest:
-        """Of this format or format 1. Raises ValueError, KeyError or TypeError for anything else."""
+        """Parse this format or format 1. Raises ValueError, KeyError or TypeError for anything else."""
         if content.get("format", 1) == 1:  # what was known beforehand stood apart, and alone while unfinished
             content = {**content.get("contents", content), **{k: content.get(k) for k in _FINISHED}}
             content |= {"images": {}, "checksums": content["checksums"] or {}}
@@ -178,12 +178,12 @@ _NOT_PLANNED = ("source", "images", *_FINISHED)
 
 
 def _without_places(latents: Latents) -> dict[str, Any]:
-    """Weights identify a VAE, wherever it lies."""
+    """A VAE is identified by its weights, not its path."""
     return {key: value for key, value in asdict(latents).items() if key not in ("vae", "decoder")}
 
 
 def write_shard(path: Path, arrays: dict[str, np.ndarray]) -> str:
-    """Write a shard under a temporary name, on disk before it is renamed. Returns its SHA-256."""
+    """Write a shard atomically. Returns its SHA-256."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -202,7 +202,7 @@ def records_digest(images: np.ndarray, labels: np.ndarray) -> bytes:
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a finished store. Raises UserError if it is absent, unfinished or damaged."""
-    again = "prepare it again, what is intact is kept"
+    again = "prepare it again; intact shards are kept"
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
         if content["format"] not in (1, FORMAT):
@@ -213,8 +213,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.from_json(content)
         if missing := [shard.file for shard in manifest.shards() if shard.file not in manifest.checksums]:
             raise UserError(
-                f"the manifest of the store {folder} has no checksum of {missing[0]}, so that nothing tells "
-                f"which images it holds: {again}."
+                f"the manifest of the store {folder} has no checksum of {missing[0]}, so its images "
+                f"cannot be identified: {again}."
             )
         return manifest
     except FileNotFoundError:
@@ -238,14 +238,14 @@ class ShardedRecords:
     """A finished store, opened for reading."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UserError if it is absent, unfinished, or a shard is absent or of another size."""
+        """Raises UserError if it is absent or unfinished, or if a shard is absent or of another size."""
         self.folder = folder
         self.manifest = read_manifest(folder)
         for shard in self.manifest.shards():
             path = folder / shard.file
             if not path.is_file() or path.stat().st_size < len(shard) * self.manifest.record_bytes:
                 raise UserError(
-                    f"{path} is absent or cut off: prepare the store again, what is intact is kept."
+                    f"{path} is absent or cut off: prepare the store again; intact shards are kept."
                 )
         self._opened: dict[str, dict[str, Tensor]] = {}
 

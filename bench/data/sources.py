@@ -1,4 +1,4 @@
-"""Where the images of a store come from: a folder, a zip or a tar, resized to one size.
+"""Sources of images for a store: a folder, a zip or a tar, resized to one size.
 
 How folders are understood is in layout.py; published data sets bring their own splits and classes, see
 hub_sources.py.
@@ -51,12 +51,12 @@ class Source:
 
 
 def as_bytes(key: str) -> bytes:
-    """A key as the file system spells it, UTF-8 or not."""
+    """The bytes of a key as in the file system, UTF-8 or not."""
     return key.encode("utf-8", "surrogateescape")
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's preprocessing (`center_crop_arr` of guided-diffusion, Dhariwal and Nichol 2021)."""
+    """Preprocessing of ADM (`center_crop_arr` of guided-diffusion, Dhariwal and Nichol 2021)."""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
@@ -66,7 +66,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def area_average(image: Image.Image, size: int) -> Image.Image:
-    """The largest centred square; a pixel is the mean of those whose centres it covers."""
+    """The largest centred square, resized by averaging."""
     square = _centre(image, min(image.size))
     return square.resize((size, size), Image.Resampling.BOX)
 

@@ -19,7 +19,7 @@ from bench.core.files import sha256
 from bench.data.shards import Latents
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-BATCH_SIZE = 16  # images at once
+BATCH_SIZE = 16  # images per pass
 
 
 class VAE:
@@ -64,7 +64,7 @@ class VAE:
 
 
 def describe(name: str, decoder: str, image_size: int, **how: Any) -> Latents:
-    """What a store says of its latents; `how`: the fields of `Latents` that the VAE leaves open.
+    """The description of latents in a store; `how`: fields of `Latents` that the VAE does not determine.
 
     Raises UserError if the decoder takes other latents.
     """

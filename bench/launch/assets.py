@@ -18,7 +18,7 @@ from bench.runs import networks
 
 
 def missing_assets(specs: Sequence[RunSpec]) -> list[str]:
-    """A line for every store, VAE, encoder, reward network and metric network that is absent, none twice.
+    """One line for each absent store, VAE, encoder, reward network and metric network.
 
     Raises UserError for what cannot be fetched or made: an unknown name, a damaged file, a method that cannot
     be built on its backbone.
@@ -27,7 +27,7 @@ def missing_assets(specs: Sequence[RunSpec]) -> list[str]:
 
 
 def with_trained_networks(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """The specs with the checksums of all feature networks; those that are nowhere yet are trained first.
+    """The specs with checksums of all feature networks; local networks are trained first if necessary.
 
     Raises UserError if one cannot be trained here.
     """
@@ -36,7 +36,7 @@ def with_trained_networks(specs: Sequence[RunSpec]) -> list[RunSpec]:
 
 
 def _missing(spec: RunSpec) -> Iterator[str]:
-    # Scoring weights against a file takes no images of the data set.
+    # Scoring weights with a reference file needs no images of the data set.
     dataset = datasets.get(spec.data)
     storeless = not spec.training.steps and dataset.reference_file is not None
     if not storeless and not dataset.available:
@@ -55,7 +55,7 @@ def _missing(spec: RunSpec) -> Iterator[str]:
 
 
 def _refuse_without_cache(text: str) -> None:
-    """Raises UserError if weights or features of a network have to be made, and cannot be kept."""
+    """Raises UserError if weights or features of a network must be cached, and cannot be."""
     name, options = grammar.split(text)
     trained = name in RECIPES and (path := weight_file(name)) and not path.is_file()
     if trained or options.get("cache") == "true":
@@ -70,7 +70,7 @@ def _refusal(look: Callable[[], object]) -> Iterator[str]:
 
 
 def _autoencoders(dataset: Dataset, storeless: bool) -> list[str]:
-    """What the store needs to be made; of one that is there, or does without, what decodes its latents."""
+    """VAEs that are needed to make the store, or only to decode its latents if it exists."""
     if dataset.manifest:
         latents = dataset.manifest.latents
         return [latents.decoder] if latents else []
@@ -81,7 +81,7 @@ def _autoencoders(dataset: Dataset, storeless: bool) -> list[str]:
 
 
 def _prepare(dataset: Dataset) -> str:
-    """The command that makes the store of a preset, and what it will take on disk where that is known."""
+    """The command that makes the store of a preset, and its size if known."""
     store = dataset.expected
     options = {"size": "image_size", "resize": "resize", "vae": "vae", "decoder": "decoder"}
     chosen = [f"--{option} {store[key]}" for option, key in options.items() if store.get(key)]

@@ -17,7 +17,7 @@ from bench.runs import networks
 
 
 def refuse_unusable(specs: Sequence[RunSpec], root: Path, parallelism: Parallelism) -> None:
-    """Raises UserError for a plan that cannot be run anywhere, or whose results cannot be written here."""
+    """Raises UserError for a plan that cannot be run, or whose results cannot be written."""
     refuse_unwritable(root, "choose another --results")
     for spec in {(spec.method, spec.backbone, spec.data): spec for spec in specs}.values():  # of any seed
         if datasets.get(spec.data).available:  # else nothing is known of its images
@@ -28,14 +28,14 @@ def refuse_unusable(specs: Sequence[RunSpec], root: Path, parallelism: Paralleli
 
 
 def _records(dataset: Dataset) -> int | None:
-    """Training records of a data set; None if nothing is known of a store that is not here yet."""
+    """Number of training records of a data set; None if its store does not exist and the preset has none."""
     if dataset.manifest:
         return dataset.manifest.records[TRAIN]
     return (dataset.preset.get("store") or dataset.preset).get("records")
 
 
 def _refuse_sizes(spec: RunSpec) -> None:
-    """Raises UserError for patches or batches that the data set does not have."""
+    """Raises UserError for patches or batches that do not fit the data set."""
     dataset, training = datasets.get(spec.data), spec.training
     patch, size = resolve.architecture(spec.backbone).patch, dataset.shape.size
     if size % patch:

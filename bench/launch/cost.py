@@ -36,16 +36,16 @@ from bench.evaluation import sampling
 from bench.runs import networks
 from bench.runs.record import RunRecord
 
-MEASURED_BELOW = 2e11  # FLOPs of a step; a laptop takes under a second for these
+MEASURED_BELOW = 2e11  # FLOPs of a step, less than a second on a laptop
 WARM_UP, TIMED = 2, 5  # steps
-EFFICIENCY = 0.5  # of a training step against a large matrix product
+EFFICIENCY = 0.5  # of a training step relative to a large matrix product
 H100 = 1.2e14  # FLOP/s of one in training: SiT-XL/2, 5.4 steps/s of 256 images on eight (arXiv 2410.06940)
-ADAPTIVE_EVALUATIONS = 100  # of the model a sample, where the sampler chooses its own steps
+ADAPTIVE_EVALUATIONS = 100  # model evaluations per sample of adaptive samplers
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run costs."""
+    """Estimated cost of a run."""
 
     parameters: int  # of the backbone
     flops_per_step: float
@@ -53,12 +53,12 @@ class Cost:
     measured: bool
     total_seconds: float  # training and evaluations
     memory: int  # bytes
-    disk: int  # bytes of its checkpoints at most
+    disk: int  # bytes of its checkpoints, at most
     total_flops: float  # training and evaluations
 
 
 def estimate_all(specs: Sequence[RunSpec], device: torch.device) -> list[Cost]:
-    """The cost of each run on this machine; runs that differ in their seed alone are estimated once."""
+    """The cost of each run on this machine; runs that only differ in their seed are estimated once."""
     precisions = {spec.training.precision for spec in specs}
     peaks = {precision: machine.matrix_product_speed(device, precision) for precision in precisions}
     costs: dict[RunSpec, Cost] = {}
@@ -73,7 +73,7 @@ def _any_seed(spec: RunSpec) -> RunSpec:
 
 
 def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
-    """The cost of a run on a device that multiplies matrices at `peak` FLOP/s."""
+    """The cost of a run on a device with `peak` FLOP/s for matrix products."""
     dataset, training, protocol = datasets.get(spec.data), spec.training, spec.protocol
     data = dataset.shape
     architecture = resolve.architecture(spec.backbone)
@@ -125,7 +125,7 @@ def _of_a_step(spec: RunSpec) -> int:
 
 
 def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
-    """FLOPs and median seconds of a training step, at a learning rate at which nothing can diverge."""
+    """FLOPs and median seconds of a training step, with a learning rate at which nothing diverges."""
     from bench.training.trainer import (
         Trainer,  # takes seconds to import, which large models need not wait for
     )
@@ -142,7 +142,7 @@ def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
 
 
 def show(specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: torch.device) -> None:
-    """Print the plan: a table with a line per method and backbone, and what all of it takes."""
+    """Print the plan: a table with a line per method and backbone, and the total cost."""
     console = Console()
     if not console.is_terminal:
         console.width = 110
@@ -169,7 +169,7 @@ def show(specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: to
 def _table(
     specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: torch.device
 ) -> tuple[Table, float]:
-    """The table, and the seconds that all runs still take."""
+    """The table, and the remaining seconds of all runs."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
     table.title = f"{len(specs)} runs on {machine.hardware(device)} -> {root}"
     table.add_column("method", overflow="fold", min_width=12)
@@ -200,7 +200,7 @@ def _table(
 
 
 def refuse_what_does_not_fit(costs: list[Cost], folder: Path, device: torch.device) -> None:
-    """Raises UserError where a run needs more memory than the device has, or more disk than is free."""
+    """Raises UserError if a run needs more memory than the device has, or more disk than is free."""
     memory, needed = machine.available_memory(device), max(cost.memory for cost in costs)
     if needed > memory:
         raise UserError(

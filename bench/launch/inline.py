@@ -1,4 +1,4 @@
-"""The runs of a plan in this process, one after the other; or, under torchrun, in all of its processes."""
+"""Runs in this process, one after the other, or in all processes of torchrun."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_all(
     evaluate: Literal["here", "separate"],
     dry_run: bool,
 ) -> None:
-    """Print what the runs cost, then run them in order; those that fail do not keep back the others.
+    """Print the plan, then execute the runs in order; a failed run does not stop the others.
 
     Raises UserError if the machine lacks what they need, and if any run fails.
     """
@@ -50,7 +50,7 @@ def run_all(
 
 
 def _adopt(specs: Sequence[RunSpec], root: Path) -> None:
-    """Copy the runs that other suites have finished."""
+    """Copy runs that were finished for other suites."""
     shared = [source for spec in specs if (source := adopt(root, spec))]
     if shared:
         places = ", ".join(sorted({str(source.parent) for source in shared}))

@@ -30,7 +30,7 @@ PATIENCE = 3  # turns without a single step, after which a run is given up
 
 @dataclass
 class Job:
-    """One run, or one evaluation of it, as submitit keeps it: plain data, and a call."""
+    """A run, or one evaluation of it, as a callable that submitit can store."""
 
     spec: str  # JSON
     root: str
@@ -49,7 +49,7 @@ class Job:
         return RunSpec.model_validate_json(self.spec)
 
     def __call__(self) -> None:
-        """Run until it is done or a signal comes. Raises UserError where the run cannot be completed."""
+        """Run to the end or until a signal. Raises UserError if the run cannot be completed."""
         from bench.core import distributed, machine
         from bench.launch.runner import AGAIN, STOP, Stopped
 
@@ -82,7 +82,7 @@ class Job:
         runner.run(signals)
 
     def _start_evaluation(self, step: int) -> None:
-        """The weights of this step are kept: its job need not wait for the end of training any longer."""
+        """Let the evaluation of a step start as soon as its weights are saved, before the end of training."""
         from bench.launch import slurm, watch
         from bench.runs.folder import RunFolder
 
@@ -92,7 +92,7 @@ class Job:
             slurm.release(jobs[spec.training.evaluation_steps.index(step)])
 
     def checkpoint(self) -> DelayedSubmission | None:
-        """submitit's protocol: what to queue for the next turn; None gives up. The state is saved by then."""
+        """submitit's protocol: the job to queue again, or None to give up; the state is saved before."""
         from submitit.core.utils import DelayedSubmission
 
         from bench.runs.folder import RunFolder
@@ -122,7 +122,7 @@ class Job:
 
 
 def _meet() -> None:
-    """Tell torch.distributed of the other processes of this job, if there are any."""
+    """Set the environment of torch.distributed for the processes of this job."""
     from submitit import JobEnvironment
     from submitit.helpers import TorchDistributedEnvironment
 
@@ -134,13 +134,13 @@ def _meet() -> None:
 
 
 def describe(number: str, launcher: str, logs: Path, job: Job) -> dict[str, Any]:
-    """What is written beside a run when it is submitted: where it was, and what to submit again."""
+    """The record of a submitted job in the run folder: where it runs, and how to resubmit it."""
     where = {"id": number, "launcher": launcher, "host": socket.gethostname(), "logs": str(logs)}
     return where | {"submitted": time.time(), "job": asdict(job)}
 
 
 def reset(description: dict[str, Any]) -> Job:
-    """The job of a description, as on its first turn. Raises UserError for another version's."""
+    """The job of such a record, as first submitted. Raises UserError for one of another version."""
     try:
         return Job(**description["job"] | {"turns_without_progress": 0, "first_step": 0})
     except (KeyError, TypeError):

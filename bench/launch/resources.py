@@ -68,7 +68,7 @@ class LaunchOptions:
 
     @property
     def chosen(self) -> Launcher:
-        """Raises UserError for a file that cannot be read, and for slurm where there is none."""
+        """The launcher. Raises UserError if launch.toml cannot be read, or Slurm is not available."""
         chosen = self.launcher
         if chosen == "auto":
             wish = _file().get("launcher", "inline")
@@ -109,7 +109,7 @@ class Resources:
     def of(
         cls, options: LaunchOptions, launcher: Launcher, *, gpus: int, evaluation: bool = False
     ) -> Resources:
-        """`gpus`: a node's, where nobody says. Raises UserError for an unknown or ill-typed setting."""
+        """`gpus`: default number per node. Raises UserError for an unknown setting or one of another type."""
         tables = _file()
         settings: dict[str, Any] = {"gpus_per_node": gpus}
         settings |= _checked(tables.get(launcher, {}), launcher)
@@ -126,22 +126,22 @@ class Resources:
 
     @classmethod
     def stored(cls, settings: dict[str, Any]) -> Resources:
-        """As they were written beside a run."""
+        """The resources recorded in a run folder."""
         listed: dict[str, Any] = {"setup": tuple(settings["setup"])}
         return cls(**settings | listed)
 
     @property
     def tasks(self) -> int:
-        """Processes on a node."""
+        """Number of processes per node."""
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
     @property
     def minutes(self) -> int:
-        """The time limit, in the scheduler's unit."""
+        """The time limit in minutes."""
         return max(1, round(60 * self.hours))
 
     def parameters(self, name: str) -> dict[str, Any]:
-        """For submitit's executors."""
+        """Parameters for submitit's executors."""
         delay = int(min(SIGNAL_SECONDS, SIGNAL_SHARE * 60 * self.minutes))
         slurm = {
             "partition": self.partition,
@@ -183,7 +183,7 @@ _FIELDS = {field: type(getattr(Resources(), field)) for field in Resources.__dat
 
 
 def file() -> Path:
-    """Where the user's defaults are looked for."""
+    """Path of the user's launch.toml."""
     chosen = os.environ.get("ALIGNMENT_BENCH_CONFIG")
     return Path(chosen) if chosen else platformdirs.user_config_path("alignment-bench") / "launch.toml"
 

@@ -1,4 +1,4 @@
-"""One run from start to end: train, checkpoint, sample, evaluate; continued wherever it was left.
+"""Execution of one run from start to end: train, checkpoint, sample, evaluate; resumable.
 
 Several processes may share the work (`bench/core/distributed.py`); the first owns the folder and writes.
 """
@@ -64,7 +64,7 @@ class Runner:
         self.step, self.seconds, self.flops = 0, 0.0, 0
 
     def run(self, signals: Mapping[int, int] = SIGNALS) -> None:
-        """Train to the last step, evaluating on the way.
+        """Train to the last step, with all evaluations.
 
         One of `signals` (number -> STOP or AGAIN) ends the step at hand, saves, and raises Stopped. Raises
         UserError where another process works on this run, the checkpoint is damaged, or the loss diverges,
@@ -91,7 +91,7 @@ class Runner:
         self.lock = self.run_folder.lock()
 
     def _prepare(self) -> None:
-        """Build what is trained, and restore the last checkpoint."""
+        """Build the trainer and restore the last checkpoint."""
         self.trainer = Trainer(self.spec, self.device, self.parallelism)
         restored = self.run_folder.load_checkpoint()
         if restored:

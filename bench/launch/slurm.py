@@ -20,7 +20,7 @@ ADVICE = {
 
 
 class Queued(NamedTuple):
-    """A job that the scheduler still has."""
+    """A pending or running job."""
 
     state: str  # PENDING, RUNNING, ...
     reason: str  # why it waits
@@ -28,7 +28,7 @@ class Queued(NamedTuple):
 
 
 def queue() -> dict[str, Queued]:
-    """This user's jobs that wait or run, by number (ARRAY_TASK for those of arrays); none without Slurm."""
+    """Pending and running jobs of this user, by number (ARRAY_TASK for arrays); empty without Slurm."""
     found = {}
     for line in _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r|%N").splitlines():
         number, state, reason, node = line.split("|")
@@ -37,7 +37,7 @@ def queue() -> dict[str, Queued]:
 
 
 def fate(number: str) -> str:
-    """The state of a job that waits and runs no more, "" where nobody knows: Slurm forgets within minutes."""
+    """The state of a job that has ended; "" if unknown, since Slurm forgets jobs within minutes."""
     known = re.search(r"JobState=(\w+)", _ask("scontrol", "--oneliner", "show", "job", number))
     if known:
         return known[1]
@@ -48,7 +48,7 @@ def fate(number: str) -> str:
 
 
 def gpus_per_node(partition: str) -> int:
-    """1 where the partition's nodes (all: "") have GPUs, else 0."""
+    """1 if nodes of the partition ("": any) have GPUs, else 0."""
     where = [f"--partition={partition}"] if partition else []
     return int("gpu" in _ask("sinfo", "--noheader", "--format=%G", *where))
 
@@ -59,17 +59,17 @@ def partitions() -> list[str]:
 
 
 def cancel(numbers: Iterable[str]) -> None:
-    """End jobs; those that have ended already are left alone."""
+    """Cancel jobs; jobs that have ended are ignored."""
     subprocess.run(["scancel", *numbers], capture_output=True, check=False)
 
 
 def release(number: str) -> None:
-    """Let a waiting job start without the jobs that it depends on."""
+    """Remove the dependencies of a pending job."""
     _ask("scontrol", "update", f"JobId={number}", "Dependency=")
 
 
 def _ask(*command: str) -> str:
-    """A command's output; nothing where it is absent or fails."""
+    """Output of a command; empty if it is absent or fails."""
     if not shutil.which(command[0]):
         return ""
     try:

@@ -1,4 +1,4 @@
-"""A grid of runs becomes jobs: an array on a cluster, or a few processes at a time on this machine."""
+"""Submission of runs as jobs: an array on a cluster, or a few processes at a time on this machine."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def launch(
 def jobs_of(
     specs: Sequence[RunSpec], root: Path, device: str, parallelism: Parallelism, options: LaunchOptions
 ) -> list[Job]:
-    """A job for each run that is neither finished nor in somebody's hands."""
+    """A job for each run that is neither finished nor locked by another process."""
     queue, revision, jobs = slurm.queue(), machine.revision(), []
     for spec in specs:
         folder = root / spec.run_id
@@ -114,7 +114,7 @@ def jobs_of(
 
 
 def explain(jobs: Sequence[Job], resources: Resources, judging: Resources | None) -> None:
-    """Print the jobs and what each gets."""
+    """Print the jobs and their resources."""
     at_once = f", {resources.array_parallelism} at once" if resources.array_parallelism else ""
     print(f"{len(jobs)} jobs{at_once}, each: {resources}")
     for line in resources.setup:
@@ -193,7 +193,7 @@ def _start(job: Job, resources: Resources, slot: int) -> Any:
 
 
 def _capacity(resources: Resources) -> int:
-    """Jobs that this machine carries at once: by its GPUs, else by its cores."""
+    """Number of jobs that this machine can run at the same time, by its GPUs or else its cores."""
     if resources.gpus_per_node:
         import torch
 
@@ -237,7 +237,7 @@ def resubmit(seen: Sequence[watch.RunState]) -> None:
 
 
 def evaluation_jobs(seen: Sequence[watch.RunState]) -> list[Job]:
-    """The jobs that evaluate what runs have kept."""
+    """The jobs of separate evaluations."""
     jobs = [reset(watch.description(run.folder)) for run in seen if run.to_evaluate]
     return [
         replace(job, kept=step)
@@ -265,7 +265,7 @@ class Display:
             self._live.stop()
 
     def draw(self) -> list[watch.RunState]:
-        """Look at the runs and show them."""
+        """Update the display."""
         seen = watch.poll(self.folders)
         states, now = watch.summary(seen), time.monotonic()
         if self._live:

@@ -26,7 +26,7 @@ TAIL_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class RunState:
-    """One run, as it looks now."""
+    """Current state of a run."""
 
     folder: Path
     state: str  # "not started", WAITING, RUNNING, FINISHED, "failed", "interrupted" or "lost"
@@ -42,32 +42,32 @@ class RunState:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of training, by the speed of the last logged step."""
+        """Remaining seconds of training, at the speed of the last logged step."""
         if self.seconds_per_step is None:
             return None
         return (self.steps - self.step) * self.seconds_per_step
 
     @property
     def done(self) -> bool:
-        """Whether nothing remains to be made."""
+        """Whether training and all evaluations are complete."""
         return self.state == FINISHED and not self.to_evaluate
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen by itself."""
+        """Whether its state will not change without user action."""
         return self.state not in ("not started", WAITING, RUNNING) and not (
             self.to_evaluate and self.evaluations_queued
         )
 
 
 def poll(folders: Sequence[Path]) -> list[RunState]:
-    """Runs, as they look now; the scheduler is asked once."""
+    """Current states of runs; the scheduler is queried once."""
     queue = slurm.queue()
     return [poll_run(folder, queue) for folder in folders]
 
 
 def poll_run(folder: Path, queue: dict[str, Queued]) -> RunState:
-    """One run, given what the scheduler has."""
+    """State of one run, given the jobs of the scheduler."""
     record, job = RunRecord(folder), description(folder)
     status, last = record.status(), record.last_training_row()
     number, alive = job.get("id", ""), lock.working_on(folder)
@@ -101,12 +101,12 @@ def poll_run(folder: Path, queue: dict[str, Queued]) -> RunState:
 
 
 def description(folder: Path) -> dict[str, Any]:
-    """What was written when the run was submitted; empty for runs that were not."""
+    """The record of the submitted job; empty for runs that were not submitted."""
     return read_json(folder / "job.json")
 
 
 def logs(folder: Path) -> list[Path]:
-    """What the processes of the run's last job wrote: errors, then the rest; then the run's own log."""
+    """Log files of the last job, errors first, then the log of the run."""
     job = description(folder)
     found = []
     if job:
@@ -116,12 +116,12 @@ def logs(folder: Path) -> list[Path]:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a text file that are not empty."""
+    """The last non-empty lines of a text file."""
     return [line for line in _tail(path).splitlines() if line.strip()][-count:]
 
 
 def table(seen: list[RunState]) -> Table:
-    """For the terminal: a line a run."""
+    """Table for the terminal, one line per run."""
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     found.add_column("run", overflow="fold")
     found.add_column("state", no_wrap=True)
@@ -157,7 +157,7 @@ def time_left(seen: list[RunState]) -> str:
 
 
 def _explain(folder: Path, job: dict[str, Any]) -> str:
-    """Why a job ended without saying so itself."""
+    """Why a job ended without a message of its own."""
     fate = slurm.fate(job["id"]) if job["launcher"] == "slurm" else ""
     errors = Path(job["logs"]) / f"{job['id']}_0_log.err"
     said = last_lines(errors, 20)

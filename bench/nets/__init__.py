@@ -1,1 +1,1 @@
-"""Frozen networks: teachers, which give tokens to training, and metric networks, which give one vector."""
+"""Frozen networks: teachers, which give patch tokens, and metric networks, which give a vector per image."""

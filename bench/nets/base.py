@@ -18,16 +18,16 @@ NO_LAYERS = EncoderLayers()
 
 
 class Activations(NamedTuple):
-    """What a feature network gives for images."""
+    """Output of a feature network."""
 
-    pooled: Tensor  # [B, D] float32, what distances and neighbours are measured in
-    spatial: Tensor | None = None  # [B, S], with places, for sFID
-    logits: Tensor | None = None  # [B, classes] of the data set, for the agreement with the requested class
+    pooled: Tensor  # [B, D] float32, the space of distances and neighbours
+    spatial: Tensor | None = None  # [B, S], spatial, for sFID
+    logits: Tensor | None = None  # [B, classes] of the data set, for the accuracy of the requested class
     unbiased_logits: Tensor | None = None  # [B, K], for the Inception Score
 
 
 class FeatureNet(Protocol):
-    """A frozen network in whose features samples are scored."""
+    """A frozen network whose features are used by metrics."""
 
     name: str
     classifies: bool  # trained to classify: its Frechet distance is called fid, another network's fd
@@ -38,14 +38,14 @@ class FeatureNet(Protocol):
 
 
 class Encoder(Protocol):
-    """A frozen image encoder, as methods see it."""
+    """A frozen image encoder, for methods."""
 
     info: EncoderInfo
-    cache: bool  # whether the features of a data set shall be kept on disk
+    cache: bool  # whether features of the data set are cached on disk
 
     @property
     def key(self) -> dict[str, Any]:
-        """What decides the features of an image, but for the grid; JSON."""
+        """What determines the features of an image, except for the grid; JSON."""
         ...
 
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
@@ -90,11 +90,11 @@ class EncoderOptions:
     weights: str = ""  # a file, or a folder in the hub's format; "": the caches
     antialias: bool = False  # of the resize
     cache: bool = False  # keep the features of the data set on disk: feature_cache.py
-    compile: bool = False  # by torch.compile: minutes at the start, then faster on a GPU
+    compile: bool = False  # use torch.compile: minutes at the start, then faster on a GPU
 
 
 class WholeImage(NamedTuple):
-    """A published network that gives one vector per image, and the images it was trained on."""
+    """A published network that gives one vector per image, and its preprocessing."""
 
     encode: Callable[[Tensor], Tensor]  # [B, 3, *size] normalised -> [B, D]
     size: tuple[int, int]
@@ -103,9 +103,9 @@ class WholeImage(NamedTuple):
 
 
 def with_channels(images: Tensor, channels: int, name: str) -> Tensor:
-    """Images [B, C, H, W] with the channels that a network takes: grey ones are repeated for one of three.
+    """Images [B, C, H, W] with the number of channels of a network; grey images are repeated to three.
 
-    Raises UserError if they cannot be given.
+    Raises UserError for any other difference.
     """
     found = images.shape[1]
     if found == channels:
@@ -119,7 +119,7 @@ def with_channels(images: Tensor, channels: int, name: str) -> Tensor:
 
 
 def same_width(a: Tensor, b: Tensor) -> None:
-    """Raises UserError if features [N, D] and [M, E] are of different spaces."""
+    """Raises UserError if features [N, D] and [M, E] have different dimensions."""
     if a.shape[1] != b.shape[1]:
         raise UserError(
             f"some images give {a.shape[1]} features and others {b.shape[1]}: they are of several sizes, and "
@@ -128,9 +128,9 @@ def same_width(a: Tensor, b: Tensor) -> None:
 
 
 def join(batches: Sequence[Activations]) -> Activations:
-    """The activations of several batches of one network as those of one batch.
+    """Concatenation of the activations of several batches of a network.
 
-    Raises UserError if they are of different spaces.
+    Raises UserError if their dimensions differ.
     """
     for batch in batches:
         same_width(batches[0].pooled, batch.pooled)
@@ -140,7 +140,7 @@ def join(batches: Sequence[Activations]) -> Activations:
 
 @contextmanager
 def no_tf32() -> Iterator[None]:
-    """While inside, neither convolutions nor matrix products use TF32: Frechet distances would notice."""
+    """Context without TF32 in convolutions and matrix products, which would affect Frechet distances."""
     convolutions = torch.backends.cudnn.allow_tf32
     products = torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
@@ -153,5 +153,5 @@ def no_tf32() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Of its message, or its type if it has none."""
+    """The first line of the message of an error, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""A frozen encoder's features of a whole data set on disk, computed once: `dinov2-b[cache=true]`.
+"""Cache on disk of the features of a frozen encoder for a whole data set: `dinov2-b[cache=true]`.
 
 Features are deterministic, for nothing is augmented, so that a second epoch need not ask the encoder again.
 They lie in float16 shards in the cache folder, under a key of everything that decides them: encoder, weights,
@@ -36,7 +36,7 @@ MANIFEST = "manifest.json"  # written last: with it the cache is complete
 
 
 class FeatureCache:
-    """The features of the training records of a data set, by their numbers."""
+    """Features of the training records of a data set, by index."""
 
     def __init__(self, encoder: Encoder, data: Records, identity: str) -> None:
         """`identity` of the data set: see `Dataset.identity`."""
@@ -50,7 +50,7 @@ class FeatureCache:
 
     @property
     def bytes(self) -> int:
-        """What it takes on disk."""
+        """Size on disk in bytes."""
         rows, columns = self.info.grid
         return len(self.data) * (rows * columns + 1) * self.info.width * 2
 
@@ -60,14 +60,14 @@ class FeatureCache:
 
     @property
     def cost(self) -> tuple[float, int]:
-        """Seconds and FLOPs of filling it, as they were then; nothing before that."""
+        """Recorded seconds and FLOPs of filling the cache; 0 before."""
         if not self.complete:
             return 0.0, 0
         manifest = json.loads((self.folder / MANIFEST).read_text())
         return manifest["seconds"], manifest["flops"]
 
     def pretend(self) -> None:
-        """Give zeros where nothing is computed yet: to time the steps of a plan."""
+        """Return zeros instead of missing features, to time steps for a plan."""
         if not self.complete:
             rows, columns = self.info.grid
             cls = torch.zeros(1, 1).expand(SHARD_RECORDS, self.info.width)
@@ -99,7 +99,7 @@ class FeatureCache:
         return self._opened[number]
 
     def fill(self) -> None:
-        """Compute what is missing; says first what it takes. Raises UserError where the disk is too small."""
+        """Compute missing features, after printing their size. Raises UserError if the disk is too small."""
         if self.complete:
             return
         shards = range(-(-len(self.data) // SHARD_RECORDS))

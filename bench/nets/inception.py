@@ -1,4 +1,4 @@
-"""The Inception nets of 2015-12-05, one class for each way in which published FIDs feed them.
+"""The Inception networks of 2015-12-05, with the preprocessing of each published FID.
 
     inception          ADM's suite (Dhariwal and Nichol 2021): resized inside the graph by TF1's bilinear rule
     clean              clean-fid (Parmar et al. 2022): PIL's antialiased bicubic in float
@@ -29,13 +29,13 @@ SPATIAL_CHANNELS = 7  # of the 192 of ADM's spatial features: 17 * 17 * 7 = 2023
 
 
 class AdmInception:
-    """The net of the ADM suite: pooled and spatial features, and logits for the Inception Score."""
+    """The network of the ADM suite: pooled and spatial features, and logits for the Inception Score."""
 
     name = "inception"
     classifies = True
 
     def __init__(self, device: torch.device | str = "cpu", file: Path | None = None) -> None:
-        """Raises UserError where the weights are absent or not of this net."""
+        """Raises UserError if the weights are absent or of another network."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         path = _find(self.name, file)
@@ -65,13 +65,13 @@ class AdmInception:
 
 
 class CleanFid:
-    """The nets and resizers of clean-fid, by its three modes."""
+    """The networks and resizers of the three modes of clean-fid."""
 
     MODES = ("clean", "legacy-pytorch", "legacy-tensorflow")
     classifies = True
 
     def __init__(self, mode: str, device: torch.device | str = "cpu", file: Path | None = None) -> None:
-        """Raises UserError where the weights are absent or cannot be read."""
+        """Raises UserError if the weights are absent or cannot be read."""
         from cleanfid.inception_pytorch import InceptionV3
         from cleanfid.inception_torchscript import InceptionV3W
         from cleanfid.resize import build_resizer
@@ -112,7 +112,7 @@ class CleanFid:
 
 
 def _read_parameters(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file, without executing anything it may hold."""
+    """The tensors of a file of weights, without executing code in it."""
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (UnpicklingError, RuntimeError, EOFError) as error:

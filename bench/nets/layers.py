@@ -1,4 +1,4 @@
-"""Looking into the layers of a frozen vision transformer: hidden states, attention logits, keys and values.
+"""Capture of hidden states, attention logits, keys and values in frozen vision transformers.
 
 Nothing is captured unless asked for, and the network runs as it always does: queries, keys and values are
 caught on their way into its own attention, after any normalisation and rotary positions.
@@ -23,7 +23,7 @@ Projections = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each [B, h
 
 
 class _AttentionInputs(TorchFunctionMode):
-    """Notes what the network hands to PyTorch's attention, call by call: one per layer."""
+    """Records the arguments of PyTorch's attention, one call per layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _AttentionInputs(TorchFunctionMode):
 
 
 class Capture:
-    """What a forward pass showed, by layer, counted from 1; class and register tokens included."""
+    """Captured tensors by layer, counted from 1, including class and register tokens."""
 
     def __init__(self) -> None:
         self.hidden: dict[int, Tensor] = {}  # [B, tokens, D]
@@ -47,7 +47,7 @@ class Capture:
     def features(
         self, patch_tokens: Tensor, cls_token: Tensor, layers: EncoderLayers, depth: int
     ) -> Features:
-        """All features of a batch; class and register tokens, which come first, are taken off."""
+        """Features of a batch, without class and register tokens, which come first."""
         count = patch_tokens.shape[1]
 
         def logits(layer: int) -> Tensor:
@@ -70,7 +70,7 @@ class Capture:
 
 @contextmanager
 def capture(blocks: Sequence[nn.Module], layers: EncoderLayers) -> Iterator[Capture]:
-    """While inside, a forward pass through these blocks shows what `layers` asks for.
+    """Context that captures the requested tensors of a forward pass through `blocks`.
 
     Raises UserError if their attention cannot be looked into.
     """
@@ -116,12 +116,12 @@ def _projections(module: Any, x: Tensor) -> Projections:
 
 
 def number(layer: int, depth: int) -> int:
-    """The layer counted from 1, of -1 for the last, -2 for the one before."""
+    """The layer counted from 1; -1 is the last, -2 the one before."""
     return layer if layer > 0 else depth + 1 + layer
 
 
 def refuse(info: EncoderInfo, layers: EncoderLayers) -> None:
-    """Raises UserError if an encoder does not have what `layers` asks for."""
+    """Raises UserError if an encoder does not provide the requested layers."""
     asked = {*layers.hidden, *layers.attention, *layers.keys_values}
     if (asked and not info.layers) or ((layers.attention or layers.keys_values) and not info.heads):
         raise UserError(

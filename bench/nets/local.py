@@ -1,4 +1,4 @@
-"""Small networks trained here: teachers, reward networks and metric networks of data sets of small images.
+"""Small networks of this suite: teachers, reward networks and metric networks for small images.
 
 Those of the embedded digits ship with the package, so that they are the same on every machine;
 `python -m bench.nets.local NAME` trains one anew in their place. Others are trained on first use, minutes on
@@ -32,7 +32,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 
 class NetOutput(NamedTuple):
-    """What a local network gives for images."""
+    """Output of a local network."""
 
     maps: tuple[Tensor, ...]  # feature map after each layer, [B, C_l, H_l, W_l]
     pooled: Tensor  # [B, D]: mean of the last map, or class token
@@ -40,7 +40,7 @@ class NetOutput(NamedTuple):
 
 
 class ConvolutionalNet(nn.Module):
-    """Convolutions with batch norm, halvings of the map, mean pooling, a linear classifier."""
+    """Convolutions with batch norm, average pooling, and a linear classifier."""
 
     def __init__(self, recipe: ConvolutionalRecipe, shape: Shape) -> None:
         super().__init__()
@@ -67,9 +67,9 @@ class ConvolutionalNet(nn.Module):
 
 
 class TransformerNet(nn.Module):
-    """timm's vision transformer at the size of small images, with a 3x3 convolution before its patches.
+    """timm's vision transformer for small images, with a 3x3 convolution before its patches.
 
-    Few images suffice for it then (Xiao et al. 2021, arXiv 2106.14881).
+    It then trains on few images (Xiao et al. 2021, arXiv 2106.14881).
     """
 
     def __init__(self, recipe: TransformerRecipe, shape: Shape) -> None:
@@ -112,7 +112,7 @@ LocalNet = ConvolutionalNet | TransformerNet
 
 
 def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
-    """The network of that name, frozen, in eval mode; trained if its weights are nowhere yet.
+    """The frozen network of that name, in eval mode; it is trained if there are no weights yet.
 
     Raises UserError for an unknown name, if its data set is not there, and if it does not reach the required
     accuracy.
@@ -133,7 +133,7 @@ def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
 
 
 def weight_file(name: str) -> Path | None:
-    """Where the weights of a local network are, or will be once it is trained; None: it is never trained.
+    """Path of the weights of a local network, which may not exist yet; None if it is never trained.
 
     Raises UserError for an unknown name.
     """
@@ -149,7 +149,7 @@ def weight_file(name: str) -> Path | None:
 
 
 def refuse_images(name: str, channels: int, size: int) -> None:
-    """Raises UserError if a local network cannot take images of so many channels, rows and columns."""
+    """Raises UserError if a local network does not support images of this number of channels and size."""
     recipe = RECIPES[name]
     shape = datasets.get(recipe.data).shape
     with_channels(torch.empty(0, channels, size, size), shape.channels, name)
@@ -227,7 +227,7 @@ def _train(name: str, net: LocalNet, data: Records) -> None:
 
 @torch.no_grad()
 def accuracy(net: LocalNet, data: Records) -> float:
-    """Share of the held-out reference images that the net classifies right."""
+    """Accuracy on the held-out reference images."""
     images, labels = data.reference()
     right = [
         net(image.float() / 127.5 - 1).logits.argmax(dim=1) == label

@@ -1,4 +1,4 @@
-"""Feature networks of the metrics, by name: images in, one vector per image out.
+"""Feature networks of metrics by name, which give one vector per image.
 
     pixels       the image itself, 0..1, flattened
     random-conv  a convolutional network with fixed random weights: unrelated to any that was ever trained
@@ -31,19 +31,19 @@ from bench.nets.local import RECIPES, local_net, train, weight_file
 
 
 def names() -> tuple[str, ...]:
-    """The feature networks of the table; besides, there are `timm:MODEL` and `clip:ARCHITECTURE/TAG`."""
+    """The feature networks of the table; there are also `timm:MODEL` and `clip:ARCHITECTURE/TAG`."""
     return table.names("fixed", "local", "inception", "timm", "open_clip")
 
 
 def feature_nets(
     wanted: Iterable[str], device: torch.device | str = "cpu", files: Mapping[str, Path] | None = None
 ) -> list[FeatureNet]:
-    """The networks of those names, each once, however often it is named; `files`: as in `feature_net`."""
+    """The networks of those names without duplicates; `files`: name -> file of weights."""
     return [feature_net(name, device, (files or {}).get(name)) for name in dict.fromkeys(wanted)]
 
 
 def feature_net(name: str, device: torch.device | str = "cpu", file: Path | None = None) -> FeatureNet:
-    """The network of that name, ready to use; `file` holds weights to take instead of the cached ones.
+    """The network of that name; `file`: weights used instead of the cached ones.
 
     Raises UserError for an unknown network, and for weights that are absent or of another network.
     """
@@ -62,13 +62,13 @@ def feature_net(name: str, device: torch.device | str = "cpu", file: Path | None
 
 
 def require(name: str) -> None:
-    """Raises UserError as `feature_net` would for an unknown name and absent weights, but loads nothing."""
+    """Raises UserError for an unknown name and absent weights, without loading."""
     if _library(name) not in ("local", "fixed"):
         weights.find(name)
 
 
 def checksums(wanted: Iterable[str]) -> dict[str, str]:
-    """Network -> SHA-256 of its weights, the first 16 digits; without those that have none or none yet here.
+    """Network -> first 16 digits of the SHA-256 of its weights, for networks whose weights exist.
 
     Raises UserError for an unknown network.
     """
@@ -92,7 +92,7 @@ def _of_file(path: Path, _changed: int) -> str:
 
 
 def train_missing(wanted: Iterable[str]) -> None:
-    """Train the local networks of these that are nowhere yet, so that their checksums are known.
+    """Train local networks without weights, so that their checksums are known.
 
     Those whose data set is not here are left out.
     """
@@ -103,7 +103,7 @@ def train_missing(wanted: Iterable[str]) -> None:
 
 
 def refuse_others(recorded: Iterable[str]) -> None:
-    """Raises UserError if the weights on this machine are not those of the recorded checksums, NET@SHA256."""
+    """Raises UserError if weights on this machine differ from the recorded checksums, NET@SHA256."""
     expected = dict(text.rsplit("@", 1) for text in recorded)
     here = checksums(expected)
     for name, checksum in expected.items():
@@ -126,7 +126,7 @@ def _library(name: str) -> table.Library:
 
 
 class Pixels:
-    """The image itself."""
+    """The pixels of the image."""
 
     name = "pixels"
     classifies = False
@@ -136,7 +136,7 @@ class Pixels:
 
 
 class RandomConv:
-    """3x3 convolutions with fixed random weights; the map is halved down to 4x4, then averaged to 2x2.
+    """3x3 convolutions with fixed random weights and pooling to 4x4, then to 2x2.
 
     Any image size and number of channels; always 4 * WIDTH = 128 dimensions. Random features of this kind
     tell distributions of images apart without the bias of a trained network (compare Naeem et al. 2020,
@@ -168,7 +168,7 @@ class RandomConv:
 
 
 class LocalClassifier:
-    """A network of local.py in whose features samples are scored."""
+    """A local network as feature network."""
 
     classifies = True
 

@@ -1,6 +1,6 @@
 """Recipes of the small networks of this suite: teachers, reward networks and metric networks of small images.
 
-A teacher must never score its own method, so the networks of a data set differ in architecture and in seed.
+A teacher must not score its own method, so the networks of a data set differ in architecture and seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What makes a local network; any change makes another one, with another fingerprint."""
+    """Definition of a local network; any change results in another fingerprint."""
 
     data: str
     seed: int
@@ -26,7 +26,7 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits."""
+        """Hash of the recipe, 12 hex digits."""
         training = {field.name for field in fields(Recipe)} - {"data"}
         content = asdict(self)
         order = ["data", *(key for key in content if key not in training | {"data"}), *content]
@@ -56,7 +56,7 @@ class TransformerRecipe(Recipe):
 
 
 def _natural(data: str, seed: int, accuracy: float, epochs: int = 5, **architecture: Any) -> Recipe:
-    """A network of CIFAR-10's photographs: minutes on one core."""
+    """A network for CIFAR-10; minutes of training on one core."""
     return ConvolutionalRecipe(
         data=data,
         seed=seed,
@@ -73,7 +73,7 @@ def _natural(data: str, seed: int, accuracy: float, epochs: int = 5, **architect
 _DIGITS = {"widths": (32, 64, 64, 96), "pool_after": (2,), "kernel": 3, "activation": "relu"}
 RECIPES: dict[str, Recipe] = {
     "digits-teacher": ConvolutionalRecipe(data="digits", **_DIGITS, seed=11),
-    # A control: the teacher's architecture, untrained.
+    # Control: the architecture of the teacher, untrained.
     "digits-untrained": ConvolutionalRecipe(data="digits", **_DIGITS, seed=47, epochs=0),
     "digits-cnn": ConvolutionalRecipe(
         data="digits", widths=(24, 48, 64), pool_after=(1,), kernel=5, activation="gelu", seed=23

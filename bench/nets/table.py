@@ -1,8 +1,8 @@
-"""Every frozen network by name: the library that builds it, where its weights are published, its identity.
+"""Table of all frozen networks by name: library, source of the weights, identity.
 
-One network may go by several names, `clip-l`, `clip-vit-l-14` and `timm:NAME`, and be a teacher, a reward
-network or a metric network. `identity` is the same for all names of the same weights; by it reports tell
-that a method was trained against a network that scores it.
+A network may have several names, `clip-l`, `clip-vit-l-14` and `timm:NAME`, and may be a teacher, a reward
+network or a metric network. `identity` is equal for all names of the same weights; it tells whether a method
+was trained against a network that scores it.
 
     local       a small network of this suite: recipes.py
     timm        any image model of timm; `timm:MODEL`, `timm:MODEL.TAG`
@@ -34,10 +34,10 @@ class Network:
 
     library: Library
     model: str  # the library's name for it; of timm with the tag, of open_clip ARCHITECTURE/TAG
-    url: str = ""  # of its file of weights, if the library's own record does not lead to it
+    url: str = ""  # of the file of weights, if the library does not record it
     files: tuple[str, ...] = ()  # names of that file on disk; (): the end of `url`
     sha256: str = ""  # of that file; "": not known
-    same_as: str = ""  # identity, if it is not where the weights are published
+    same_as: str = ""  # identity, if not the source of the weights
     mean: tuple[float, ...] | None = None  # of the images it was trained on; None: as the library records
     std: tuple[float, ...] | None = None
     licence: str = ""  # of the weights; "": as the library records
@@ -115,7 +115,7 @@ NETWORKS: dict[str, Network] = {
 
 
 def names(*libraries: Library) -> tuple[str, ...]:
-    """The names of this table, those of some libraries if any are given."""
+    """The names in the table, optionally of some libraries only."""
     return tuple(name for name, network in NETWORKS.items() if not libraries or network.library in libraries)
 
 
@@ -135,7 +135,7 @@ def network(name: str, kind: str = "network", known: tuple[str, ...] = ()) -> Ne
 
 
 def identity(name: str) -> str:
-    """What is the same for all names of the same weights: where they are published, or who made them here.
+    """Identity of the weights of a network, equal for all of its names.
 
     Raises UserError for an unknown name.
     """
@@ -152,7 +152,7 @@ def identity(name: str) -> str:
 
 
 def timm_repository(model: str) -> str:
-    """The hub's repository of a model of timm; "" if timm records none."""
+    """Hub repository of a model of timm; "" if timm records none."""
     import timm
 
     config = timm.get_pretrained_cfg(model)
@@ -160,7 +160,7 @@ def timm_repository(model: str) -> str:
 
 
 def open_clip_record(model: str) -> tuple[str, str]:
-    """The hub's repository of a model of open_clip, maybe with a file, and else its URL; "" for none."""
+    """(hub repository, possibly with a file; URL) of a model of open_clip; "" if not recorded."""
     import open_clip
 
     record = open_clip.get_pretrained_cfg(*model.partition("/")[::2])
@@ -168,7 +168,7 @@ def open_clip_record(model: str) -> tuple[str, str]:
 
 
 def _canonical(repository: str) -> str:
-    """One repository for weights that are published in several: timm's for its image tower."""
+    """The canonical repository of weights that are published in several."""
     repository = _SAME.get(repository, repository)
     if match := _SIGLIP.match(repository):
         size, patch, version, languages, side = match.groups()

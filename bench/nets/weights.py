@@ -1,4 +1,4 @@
-"""Files of weights: where they are on this machine. One finder for every network of table.py.
+"""Location of files of weights on this machine, for all networks of table.py.
 
 Looked for, in this order: the file or folder that the user names; the Hugging Face cache; the folders in
 which torch, open_clip and this suite keep downloads. Nothing is downloaded implicitly: if a file is absent,
@@ -24,7 +24,7 @@ PACKAGED = "efficientnet-lite0"  # its weights are a Python package
 
 
 def find(name: str, chosen: str | Path | None = None, otherwise: str = "") -> Path:
-    """A network's file of weights: `chosen`, a file or a folder in the hub's format, else the cached one.
+    """The file of weights of a network: `chosen`, a file or a folder in the hub's format, or the cached one.
 
     A chosen file whose content is not the published one is taken, with a warning if the table knows. Raises
     UserError if there is none, or if the cached one is damaged; `otherwise` ends its message: what else the
@@ -89,7 +89,7 @@ def _in_hub(repository: str, files: tuple[str, ...]) -> Path | None:
 
 
 def _folders(network: Network) -> list[Path]:
-    """Where a file that is published by its URL may lie; the first is where it should."""
+    """Folders of files that are published by URL; the first is the preferred one."""
     import torch
 
     if network.library == "open_clip":

@@ -1,1 +1,1 @@
-"""From run folders to what a paper prints: statistics over paired seeds, tables, plots, one page."""
+"""Reports of run folders: statistics over paired seeds, tables, plots, pages."""

@@ -1,4 +1,4 @@
-"""Who is compared with whom: entries (method x backbone under one protocol), references, marks."""
+"""Comparison of entries (method x backbone under one protocol) with their references."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Mark = Literal["", "best", "second"]
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A method on a backbone: its runs, their last evaluations, and all evaluations on the way."""
+    """A method on a backbone: its runs with all of their evaluations."""
 
     method: str
     backbone: str
@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def parameters(self) -> float:
-        """Of the backbone; NaN where not recorded."""
+        """Number of parameters of the backbone; NaN if not recorded."""
         return float(pd.to_numeric(self.runs["parameters"]).max())
 
     @property
@@ -50,7 +50,7 @@ class Entry:
         return None if found is None else tuple(found)
 
     def at_end(self, metric: str) -> Estimate:
-        """Over the seeds."""
+        """Mean of a metric over seeds."""
         if metric not in self._ends:
             self._ends[metric] = estimate(self.final[metric])
         return self._ends[metric]
@@ -67,7 +67,7 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All entries of a results folder, and the method that differences and speedups refer to."""
+    """All entries of a results folder, and the reference method."""
 
     results: Results
     entries: Sequence[Entry]
@@ -102,14 +102,14 @@ class Comparison:
         return list(members.values())
 
     def reference_of(self, entry: Entry) -> Entry | None:
-        """The reference method on this backbone under this protocol; None for itself or where absent."""
+        """The reference with the same backbone and protocol; None for itself or if absent."""
         for other in self.entries:
             if other.group == entry.group and other.method == self.reference and other is not entry:
                 return other if len(other.final) else None
         return None
 
     def difference(self, entry: Entry, metric: str) -> Difference | None:
-        """Entry minus its reference over the seeds they share; None where there is nothing to compare."""
+        """Entry minus its reference over common seeds; None if there are none."""
         key = (entry, metric)
         if key not in self._differences:
             other = self.reference_of(entry)
@@ -153,7 +153,7 @@ class Comparison:
         return estimate(d, self.confidence).excludes_zero
 
     def marks(self, entries: Sequence[Entry], measure: Metric) -> dict[Entry, Mark]:
-        """The best mean, always; the second only where it is told from its neighbours.
+        """The best mean, and the second best if it is significantly different from its neighbours.
 
         That is where its paired differences from the best and from the third both have t intervals that
         exclude zero.
@@ -171,7 +171,7 @@ class Comparison:
 def compare(
     results: Results, reference: str, metric: str | None, confidence: float, allow_mixed: bool
 ) -> Comparison:
-    """Group the runs for comparison; `metric` comes first where given.
+    """Group runs for comparison; `metric` is the headline metric if given.
 
     Raises UserError for an unknown metric or reference, for runs that were never evaluated, and for runs of
     several protocols unless `allow_mixed`.

@@ -1,4 +1,4 @@
-"""Run folders -> tables of rows. Reads only; what cannot be read is listed, never raised."""
+"""Tables of the rows of run folders; unreadable folders are listed, without raising."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_SETTINGS = ("method", "backbone", "seed", "data", "protocol", "training", *
 
 @dataclass(frozen=True)
 class Results:
-    """All that the runs of a folder say.
+    """The rows of all runs of a folder.
 
     `runs` has one row per run: run (its folder), method, backbone, seed, data, state, message, step, steps,
     batch_size, records (training images), teachers (frozen encoders that training uses), parameters,
@@ -44,14 +44,14 @@ class Results:
 
     @property
     def own_evaluations(self) -> pd.DataFrame:
-        """Evaluations under the protocol of the run's own spec, without later ones under others."""
+        """Evaluations under the run's own protocol."""
         protocols = self.runs.set_index("run")["protocol"]
         rows = self.evaluations
         return rows[rows["protocol"].to_numpy() == protocols.loc[rows["run"]].to_numpy()]
 
     @property
     def finished(self) -> pd.DataFrame:
-        """The last evaluation of every finished run under its own protocol: what tables are made of."""
+        """The last evaluation of every finished run under its own protocol, for tables."""
         runs = self.runs[self.runs["state"] == "finished"]
         rows = self.own_evaluations
         rows = rows[rows["run"].isin(runs["run"])]
@@ -59,7 +59,7 @@ class Results:
 
 
 def load(folder: Path) -> Results:
-    """Read every run folder directly in `folder`. Raises UserError where none can be read."""
+    """Read all run folders in `folder`. Raises UserError if none can be read."""
     read, runs, evaluations, unreadable = [], [], [], {}
     protocols: dict[str, Mapping[str, Any]] = {}
     leaky: dict[str, set[str]] = {}
@@ -122,7 +122,7 @@ def _run(record: RunRecord) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _name_differences(specs: list[dict[str, Any]]) -> None:
-    """Write into the names of methods and backbones what else tells their runs apart, if anything does."""
+    """Add to the names of methods and backbones the other settings in which their runs differ."""
     fields = [_flat(spec) for spec in specs]
     for name in ("method", "backbone"):
         groups: dict[str, list[int]] = {}
@@ -147,7 +147,7 @@ def _values(key: str, runs: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that may tell runs apart, `training.steps` for one of a part."""
+    """Fields in which runs may differ, such as `training.steps`."""
     training = {f"training.{key}": value for key, value in spec["training"].items()}
     rest = {key: value for key, value in spec.items() if key not in _NOT_SETTINGS}
     if spec.get("weights"):
@@ -165,7 +165,7 @@ def _resolved(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evaluations(record: RunRecord, run: Mapping[str, Any], metrics: dict[str, None]) -> list[dict[str, Any]]:
-    """The run's evaluations as rows of the table; new metric names go into `metrics`."""
+    """Evaluations of a run as rows of the table; new names of metrics are added to `metrics`."""
     rows = []
     for row in record.evaluations():
         rows.append(
@@ -188,7 +188,7 @@ def _evaluations(record: RunRecord, run: Mapping[str, Any], metrics: dict[str, N
 
 
 def training_logs(results: Results, backbone: str, seed: int) -> pd.DataFrame:
-    """What the methods of one backbone and seed logged: columns method, step, name, t, value.
+    """Logs of all methods for a backbone and seed: columns method, step, name, t, value.
 
     `t` is the noise bin of a quantity logged by bins (`0.25-0.5` of `reward/tokens (t 0.25-0.5)`), else
     empty; quantities that never change are left out. Read when asked for, as training rows are many;
@@ -209,7 +209,7 @@ def training_logs(results: Results, backbone: str, seed: int) -> pd.DataFrame:
 
 
 def probe_maps(results: Results, backbone: str, measure: str) -> dict[str, pd.DataFrame]:
-    """What `bench.probe` wrote: method -> a measure by depth (rows) and t (columns), mean over the runs."""
+    """Results of `bench.probe`: method -> a measure by depth (rows) and t (columns), mean over runs."""
     rows = []
     for run in results.runs[results.runs["backbone"] == backbone].itertuples():
         for row in RunRecord(results.folder / str(run.run)).probes():

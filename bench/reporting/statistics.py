@@ -1,4 +1,4 @@
-"""How much a few seeds say.
+"""Confidence intervals and tests over a few seeds.
 
 Runs of one seed share initial weights, images, times and noise across methods, so methods are compared by
 the differences d_i within seeds, whose variance is smaller than that of two methods apart. For n
@@ -45,7 +45,7 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Method minus reference over the seeds that both have."""
+    """Method minus reference over common seeds."""
 
     t: Estimate
     bootstrap: tuple[float, float]
@@ -54,7 +54,7 @@ class Difference(NamedTuple):
 
 
 def estimate(values: Sequence[float] | np.ndarray | pd.Series, confidence: float = 0.95) -> Estimate:
-    """Mean, standard deviation and t interval of one value a seed, [n]; what is not finite is left out."""
+    """Mean, standard deviation and t interval of one value per seed, [n]; non-finite values are excluded."""
     sample = np.asarray(values, dtype=float)
     sample = sample[np.isfinite(sample)]
     n = len(sample)
@@ -66,7 +66,7 @@ def estimate(values: Sequence[float] | np.ndarray | pd.Series, confidence: float
 
 
 def paired(values: pd.Series, reference: pd.Series) -> np.ndarray:
-    """Differences [n] of two series indexed by seed, over the seeds that both have."""
+    """Differences [n] of two series indexed by seed, over common seeds."""
     seeds = values.index.intersection(reference.index)
     d = values.loc[seeds].to_numpy(dtype=float) - reference.loc[seeds].to_numpy(dtype=float)
     return d[np.isfinite(d)]
@@ -170,5 +170,5 @@ def interquartile_interval(settings: Sequence[np.ndarray], confidence: float = 0
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Share [T] of the scores (any shape; larger is better) that exceed each of the thresholds [T]."""
+    """Fraction [T] of the scores (any shape; larger is better) above each threshold [T]."""
     return (np.ravel(scores)[None, :] > np.asarray(thresholds)[:, None]).mean(axis=1)

@@ -1,4 +1,4 @@
-"""How much sooner a method is as good as its reference is at the end, or at a share of its training.
+"""Time to target: the speedup to the value of the reference at its end, or at a fraction of its training.
 
 A curve is a metric at a few costs (steps, seconds, FLOPs, device-hours). Between two evaluations it is
 taken as a power law, straight in log cost and log metric, as learning curves nearly are; where a logarithm
@@ -41,14 +41,14 @@ class Grid(NamedTuple):
 
 
 class Crossing(NamedTuple):
-    """Costs of a target, [...]; `side` is 0 where exact, 1 where the true cost is more, -1 where at most."""
+    """Costs of a target, [...]; `side`: 0 exact, 1 a lower bound, -1 an upper bound."""
 
     cost: np.ndarray
     side: np.ndarray
 
 
 class Speedup(NamedTuple):
-    """A ratio of costs. `side` is 0 where exact, 1 where it is a lower bound, -1 where an upper one."""
+    """A ratio of costs; `side`: 0 exact, 1 a lower bound, -1 an upper bound."""
 
     ratio: float  # NaN where both curves are censored against each other
     side: int = 0
@@ -62,7 +62,7 @@ class Speedup(NamedTuple):
         return bool(np.isfinite(self.ratio)) and self.side >= 0
 
     def __str__(self) -> str:
-        """`2.30`, `> 3.10` where it is at least that, `not reached`, or `undecided`."""
+        """`2.30`, `> 3.10` for a lower bound, `not reached`, or `undecided`."""
         if np.isnan(self.ratio):
             return "undecided"
         if not self.reached:

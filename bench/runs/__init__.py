@@ -1,1 +1,1 @@
-"""A run's folder: its files, its lock, and loading what it holds."""
+"""Folders of runs: files, lock, loading."""

@@ -1,4 +1,4 @@
-"""Checkpoints: folders of safetensors with checksums, complete or not there at all.
+"""Checkpoints: folders of safetensors with checksums, written atomically.
 
 step-00000500/
     state.json              counters and a checksum of each file below (record.Counters)
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def name(step: int) -> str:
-    """Folder name of the checkpoint at a step."""
+    """Name of the folder of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
@@ -74,7 +74,7 @@ def load(path: Path, parts: Iterable[str] | None = None) -> tuple[dict[str, dict
             if _checksum(file) != counters.checksums[part]:
                 raise ValueError("its checksum differs")
             tensors[part] = load_file(file)
-    except Exception as error:  # whatever a damaged file makes json, pydantic or safetensors raise
+    except Exception as error:  # damaged files raise many kinds of errors
         older = [other for other in complete(path.parent) if other.name < path.name]
         before = f"step {int(older[-1].name.removeprefix('step-'))}" if older else "the start"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -31,11 +31,11 @@ from bench.runs.record import Counters, Environment, EvaluationRow, RunRecord, S
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHECKPOINTS = 2  # that stay: the latest, and the one before in case the disk damages it
+CHECKPOINTS = 2  # that are kept: the latest two, in case one is damaged
 
 
 def older_runs(root: Path, specs: Sequence[RunSpec]) -> str:
-    """A line naming the folders in `root` of the same runs under an older identity; empty if there are none.
+    """A line with folders in `root` of the same runs under an older identity; empty if there are none.
 
     Reports and evaluations read them, but no run is continued in them.
     """
@@ -49,7 +49,7 @@ def older_runs(root: Path, specs: Sequence[RunSpec]) -> str:
 
 
 def adopt(root: Path, spec: RunSpec) -> Path | None:
-    """Copy a run that a sibling of `root`, another suite's folder, has finished, instead of running it again.
+    """Copy a run that is finished in a sibling folder of `root`, that of another suite.
 
     Returns the folder that it was copied from, as `log.txt` says too; None if `root` has the run already,
     or no sibling has finished it. Weights are linked instead of copied if the disk can. Raises UserError
@@ -68,11 +68,11 @@ def adopt(root: Path, spec: RunSpec) -> Path | None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a run folder, atomically."""
+    """Copy a run folder atomically."""
 
     def link_weights(old: str, new: str) -> None:
-        if old.endswith(".safetensors"):  # never changed once they are written
-            with suppress(OSError):  # a disk without links
+        if old.endswith(".safetensors"):  # never modified
+            with suppress(OSError):  # file system without links
                 return os.link(old, new)
         shutil.copy2(old, new)
 
@@ -84,7 +84,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class RunFolder:
-    """One run's folder, opened for writing."""
+    """The folder of a run, opened for writing."""
 
     def __init__(self, root: Path, spec: RunSpec) -> None:
         """Create or reopen the folder `root/spec.run_id`.
@@ -109,7 +109,7 @@ class RunFolder:
             raise UserError(f"cannot write to {self.folder}: {error.strerror or error}.") from None
 
     def lock(self) -> RunLock:
-        """Lock the folder; what a killed owner left unfinished is removed.
+        """Lock the folder and remove unfinished files of a killed owner.
 
         Raises UserError, naming the owner, if another process works on this run.
         """
@@ -137,7 +137,7 @@ class RunFolder:
         return self.record.status().finished
 
     def set_status(self, state: str, step: int, message: str = "") -> None:
-        """Write running, finished, failed or interrupted, and the steps done."""
+        """Write the state (running, finished, failed or interrupted) and the number of steps."""
         steps, now = self.spec.training.steps, _now()
         status = Status(
             state=state, step=step, steps=steps, message=message, updated=now, process=os.getpid()
@@ -157,7 +157,7 @@ class RunFolder:
         append_row(self.folder / f"{name}{'.' * bool(part)}{part}.jsonl", row.fields())
 
     def evaluated(self, step: int) -> bool:
-        """Whether the row of this step under the run's own protocol is on disk."""
+        """Whether the evaluation of this step under the run's own protocol is recorded."""
         own = self.spec.protocol.hash
         return any((row.step, row.protocol) == (step, own) for row in self.record.evaluations())
 
@@ -171,7 +171,7 @@ class RunFolder:
             shutil.rmtree(old, ignore_errors=True)
 
     def load_checkpoint(self) -> tuple[dict[str, dict[str, Tensor]], Counters] | None:
-        """The latest checkpoint's parts and counters, or None before the first.
+        """Parts and counters of the latest checkpoint; None before the first.
 
         Raises UserError if it is damaged, naming the file and the step that is left without it.
         """
@@ -179,11 +179,11 @@ class RunFolder:
         return checkpoint.load(complete[-1]) if complete else None
 
     def keep(self, parts: Mapping[str, Mapping[str, Tensor]], counters: Counters) -> None:
-        """Save what the evaluation of a step needs, until that is done. Raises as `save_checkpoint`."""
+        """Save the weights of a step for its separate evaluation. Raises as `save_checkpoint`."""
         checkpoint.save(self.kept, parts, counters)
 
     def forget(self, step: int) -> None:
-        """Drop what was kept of a step."""
+        """Remove the saved weights of a step."""
         shutil.rmtree(self.kept / checkpoint.name(step), ignore_errors=True)
 
 

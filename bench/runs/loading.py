@@ -1,4 +1,4 @@
-"""A run loaded from its folder: spec, the network that its protocol samples from, data and process."""
+"""Loading of runs: specification, network, data and diffusion process."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def load(folder: Path, device: torch.device, kept: int | None = None) -> LoadedR
         parts, counters = checkpoint.load(path, [part])
         state = parts[part]
         extras = tuple(Extra(**extra) for extra in counters.extras)
-    else:  # a run that only evaluates has the weights that it was given, and no checkpoint
+    else:  # a run that only evaluates has its initial weights and no checkpoint
         path, counters = folder / "ema.safetensors", Counters()
         try:
             state, extras = load_file(path), checkpoints.stored_extras(path)

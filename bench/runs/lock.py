@@ -1,4 +1,4 @@
-"""The lock of a run folder: at most one process, or the processes of one job, work on a run.
+"""Lock of a run folder: at most one process, or the processes of one job, work on a run.
 
 `owner.json` in the run's folder names the owner. It is created by a hard link, which succeeds for one of any
 number of contenders on any file system, NFS included. While the owner lives, a thread renews the file's
@@ -31,7 +31,7 @@ PATIENCE = 120.0  # seconds without renewal after which an owner elsewhere count
 
 @dataclass(frozen=True)
 class Owner:
-    """A process on a machine, perhaps in a job."""
+    """A process on a machine, possibly in a job."""
 
     host: str
     process: int
@@ -50,7 +50,7 @@ class Owner:
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """The last process that locked the run, dead or alive; None if the lock was released."""
+    """The process that locked the run, dead or alive; None if it is not locked."""
     try:
         return Owner(**json.loads((folder / "owner.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -64,7 +64,7 @@ def working_on(folder: Path) -> Owner | None:
 
 
 class RunLock:
-    """One process's lock on a run folder."""
+    """A lock of this process on a run folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,11 +78,11 @@ class RunLock:
         self._thread.start()
 
     def held(self) -> bool:
-        """Whether this process still owns the run; another may take over from one that slept too long."""
+        """Whether this process still holds the lock; a suspended process may have lost it."""
         return owner_of(self.folder) == self._own
 
     def check(self) -> None:
-        """Raises UserError if another process has taken the run over."""
+        """Raises UserError if another process has taken the lock."""
         if not self.held():
             raise UserError(f"{self.folder.name} was taken over by {owner_of(self.folder)}: this one stops.")
 

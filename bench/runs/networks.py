@@ -1,6 +1,6 @@
-"""The frozen networks that a run's method is trained against, and which of its metrics they spoil.
+"""Frozen networks that the method of a run is trained against, and metrics that are biased by them.
 
-A method says what it needs only once it is built, so it is built here, with descriptions of encoders alone.
+The needs of a method are known once it is built, so it is built here, with descriptions of encoders only.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def built(spec: RunSpec) -> tuple[Method, dict[str, EncoderInfo]]:
 
 
 def required(spec: RunSpec) -> tuple[str, ...]:
-    """Networks of the method, as in `dinov2-b[weights=FILE]`: encoders, reward networks, a student's teacher.
+    """Encoders, reward networks and teachers of a run's method, such as `dinov2-b[weights=FILE]`.
 
     Raises UserError if the method cannot be built on the run's backbone.
     """
@@ -80,7 +80,7 @@ def required(spec: RunSpec) -> tuple[str, ...]:
 
 
 def refuse_images(spec: RunSpec) -> None:
-    """Raises UserError if a local network of the method or the metrics cannot take the data set's images."""
+    """Raises UserError if a local network of method or metrics does not support the images."""
     dataset = datasets.get(spec.data)
     channels = 3 if dataset.folder else dataset.shape.channels  # stores hold RGB, even of latents
     names = [grammar.split(text)[0] for text in required(spec)]
@@ -90,7 +90,7 @@ def refuse_images(spec: RunSpec) -> None:
 
 
 def _noise(info: EncoderInfo, count: int, asked: EncoderLayers = NO_LAYERS) -> Iterator[Features]:
-    """Features as an encoder might give them, for methods that take statistics of them in `build`."""
+    """Random features, for methods that compute statistics of them in `build`."""
     draw, tokens = torch.Generator().manual_seed(0), info.grid[0] * info.grid[1]
 
     def noise(*shape: int) -> Tensor:
@@ -106,11 +106,11 @@ def _noise(info: EncoderInfo, count: int, asked: EncoderLayers = NO_LAYERS) -> I
 
 
 def leaky(spec: RunSpec, earlier: Sequence[EvaluationRow] = ()) -> tuple[str, ...]:
-    """Metric networks that the method was trained against: their numbers cannot be trusted for this run.
+    """Metric networks that the method was trained against, whose metrics are biased for this run.
 
-    Networks are compared by their weights, whatever they are called: by `table.identity`, and a file of the
-    user's by its content. If the file of the run's method is not as it was, the rows of `earlier` evaluations
-    answer. Raises UserError if nothing can.
+    Networks are identified by their weights, not by their names (`table.identity`, or the content of a file of
+    the user). If the file of the run's method has changed, the result is read from `earlier` evaluations.
+    Raises UserError if there are none.
     """
     try:
         if resolve.method_source(spec.method) != spec.method_source:
@@ -130,7 +130,7 @@ def leaky(spec: RunSpec, earlier: Sequence[EvaluationRow] = ()) -> tuple[str, ..
 
 
 def _content(net: str) -> str:
-    """The checksum of a metric network's file of weights; "" if it has none."""
+    """The checksum of the weights of a metric network; "" if it has no file."""
     if table.network(net).library in ("local", "fixed"):
         return ""
     return sha256(weights.find(net))

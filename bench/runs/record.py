@@ -22,12 +22,12 @@ TAIL_BYTES = 1 << 16
 
 
 class _Record(BaseModel):
-    """Fields that this version does not know are ignored: a later version may write more."""
+    """Unknown fields are ignored, since later versions may write more."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     def fields(self) -> dict[str, Any]:
-        """For a file: plain JSON values; optional fields that are None are left out."""
+        """As plain JSON values, without optional fields that are None."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -35,7 +35,7 @@ R = TypeVar("R", bound=_Record)
 
 
 class Status(_Record):
-    """Progress of a run; rewritten as a whole at every checkpoint."""
+    """Progress of a run, rewritten at every checkpoint."""
 
     state: str = "not started"
     """`running`, `finished`, `failed` or `interrupted`; `not started` before the file exists, `damaged` if it
@@ -95,7 +95,7 @@ class Environment(_Record):
 
 
 class TrainingRow(_Record):
-    """A training step that was logged; a row per `log_every` steps, and the first."""
+    """A logged training step: the first, and one per `log_every` steps."""
 
     step: int
     """training steps done, from 1"""
@@ -108,36 +108,36 @@ class TrainingRow(_Record):
     loss: float | None = None
     """sum of the weighted terms"""
     raw: dict[str, float] = {}
-    """mean of each term of the loss over the batch, unweighted: `denoise` and the method's"""
+    """mean over the batch of each loss term, unweighted: `denoise` and those of the method"""
     weighted: dict[str, float] = {}
     """the same terms with their weights"""
     logs: dict[str, float] = {}
-    """whatever else the method logs"""
+    """other values logged by the method"""
     grad_norm: float | None = None
     """global norm of the gradient before clipping"""
 
 
 class EvaluationRow(_Record):
-    """An evaluation of the run at one step under one protocol; of equal step and protocol the last counts."""
+    """An evaluation at a step under a protocol; the last row for a step and protocol counts."""
 
     step: int
     """training steps done"""
     seconds: float
     """training time so far"""
     flops: int | float | None = None
-    """FLOPs of training so far: backbone, teacher encoders and reward nets, forward and backward"""
+    """FLOPs of training so far: backbone, teachers and reward networks, forward and backward"""
     samples: int | None = None
-    """number of images that were sampled"""
+    """number of sampled images"""
     protocol: str
     """hash of the protocol; rows of different protocols cannot be compared"""
     guidance_scale: float | None = None
     """scale of classifier-free guidance; 1: none"""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """times between which guidance applies; data t=0, noise t=1"""
+    """interval of times in which guidance acts; data t=0, noise t=1"""
     weights: str | None = None
     """weights that were sampled from: `ema` or `model`"""
     leaky: tuple[str, ...] = ()
-    """feature nets that also served as teacher or reward of this run: their metrics are biased"""
+    """feature networks that the run was trained against: their metrics are biased"""
     metrics: dict[str, float]
     """value of each metric, by `NAME[NET]`"""
     evaluation_seconds: float | None = None
@@ -168,7 +168,7 @@ class ProbeRow(_Record):
 
 
 class Counters(_Record):
-    """Where training stands at a checkpoint."""
+    """Progress of training at a checkpoint."""
 
     step: int = 0
     """training steps done"""
@@ -177,19 +177,19 @@ class Counters(_Record):
     flops: int | float = 0
     """FLOPs of training so far"""
     extras: list[dict[str, Any]] = []
-    """parts of the state beside the image, as the backbone has them: name, width, kind, weight, guided"""
+    """extra parts of the state: name, width, kind, weight, guided"""
     checksums: dict[str, int] = {}
-    """CRC-32 of each `PART.safetensors` beside this file"""
+    """CRC-32 of each `PART.safetensors` in the same folder"""
 
 
 class RunRecord:
-    """A run folder, for reading. Nothing is read before it is asked for."""
+    """Reader of a run folder; files are read on demand."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def spec_fields(self) -> dict[str, Any]:
-        """`spec.json` as it stands, of whatever version. Raises UserError if it cannot be read."""
+        """The content of `spec.json`, of any version. Raises UserError if it cannot be read."""
         path = self.folder / "spec.json"
         try:
             fields = json.loads(path.read_bytes())
@@ -213,7 +213,7 @@ class RunRecord:
             ) from None
 
     def identity(self) -> int:
-        """What the hash in the folder's name was taken of, `spec.IDENTITY`; 1 if `spec.json` does not say."""
+        """The definition of the hash in the folder's name, `spec.IDENTITY`; 1 if not recorded."""
         protocol = read_json(self.folder / "spec.json").get("protocol")
         return protocol.get("identity", 1) if isinstance(protocol, dict) else 1
 
@@ -256,7 +256,7 @@ class RunRecord:
         return row is not None and bool(row.logs)
 
     def last_training_row(self) -> TrainingRow | None:
-        """Without reading the whole file; None before the first row."""
+        """The last row, read from the end of the file; None if there is none."""
         path = self.folder / "train.jsonl"
         try:
             with open(path, "rb") as file:
@@ -274,11 +274,11 @@ class RunRecord:
         return None
 
     def probes(self) -> list[ProbeRow]:
-        """What `bench.probe` wrote, if anything."""
+        """The rows of `bench.probe`, if any."""
         return list(_rows(ProbeRow, read_rows(self.folder / "probe.jsonl")))
 
     def kept_steps(self) -> list[int]:
-        """The steps whose separate evaluation is still to be made."""
+        """The steps whose separate evaluation is pending."""
         return sorted(int(path.name.removeprefix("step-")) for path in (self.folder / "kept").glob("step-*"))
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS, COLUMNS = 4, 10
-REAL = "real.png"  # beside the grids: one row of training images, of the classes of the first row
+REAL = "real.png"  # next to the grids: a row of training images of the classes of the first row
 MARGIN = 2  # pixels around each image
 SMALLEST = 48  # pixels; smaller images are enlarged by a whole factor
 

@@ -1,1 +1,1 @@
-"""A report as one page: Markdown, and HTML with interactive charts."""
+"""Pages of a report: Markdown, and HTML with interactive charts."""

@@ -1,4 +1,4 @@
-"""`report.html`: the whole comparison in one file that needs no network.
+"""`report.html`: the complete comparison in one self-contained file.
 
 Tables sort on a click, plots show values on hovering, and methods and backbones filter all of it.
 """
@@ -65,7 +65,7 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str, report
 
 
 def sort_value(cell: Cell) -> str:
-    """What a cell is sorted by: its unrounded value; empty cells come last."""
+    """Sorting key of a cell: its unrounded value; empty cells are last."""
     return "" if cell.value is None or pd.isna(cell.value) else str(cell.value)
 
 
@@ -75,7 +75,7 @@ def breakable(text: str) -> Markup:
 
 
 def groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """The headings above the headings, and how many columns each spans."""
+    """Group headings, and the number of columns that each spans."""
     return [
         (group, len(list(members))) for group, members in groupby(columns, key=lambda column: column.group)
     ]
@@ -87,7 +87,7 @@ def _strips(comparison: Comparison, backbone: str, seed: int) -> Iterator[Strip]
 
 
 def data_url(image: np.ndarray) -> str:
-    """PNG for small images, whose pixels can be seen; JPEG for photographs, made smaller."""
+    """PNG for small images; JPEG of reduced size for photographs."""
     picture, buffer = Image.fromarray(image), io.BytesIO()
     if picture.width <= WIDEST_STRIP:
         picture.save(buffer, "PNG", optimize=True)
@@ -100,7 +100,7 @@ def data_url(image: np.ndarray) -> str:
 
 
 def _runs(comparison: Comparison) -> list[dict[str, Any]]:
-    """One record a run, with its last headline value and the files that its row links to."""
+    """One record per run, with its last headline value and linked files."""
     results, headline = comparison.results, comparison.headline
     last = results.own_evaluations.sort_values("step").drop_duplicates("run", keep="last").set_index("run")
     records = []

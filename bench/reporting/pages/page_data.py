@@ -26,7 +26,7 @@ POINTS = 50  # of a curve, at most
 
 
 def page_data(comparison: Comparison) -> dict[str, Any]:
-    """Everything the page's script needs: names, colours, curves and charts."""
+    """Data for the script of the page: names, colours, curves and charts."""
     look = looks(comparison.methods, comparison.reference)
     costs = [cost for cost in COST_LABELS if comparison.results.evaluations[cost].notna().any()]
     return {
@@ -135,7 +135,7 @@ def _charts(comparison: Comparison) -> Iterator[dict[str, Any]]:
 
 
 def _traces(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """One chart a quantity that methods log, over all backbones."""
+    """One chart per logged quantity, over all backbones."""
     seed = int(comparison.results.runs["seed"].min())
     charts: dict[str, dict[str, Any]] = {}
     for backbone in comparison.backbones:

@@ -1,1 +1,1 @@
-"""Figures for a two-column paper. Every function returns a figure and may be used alone."""
+"""Figures for two-column papers. Each function returns a figure and can be used separately."""

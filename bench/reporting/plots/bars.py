@@ -1,4 +1,4 @@
-"""Speedups and ablations as bars."""
+"""Bar plots of speedups and ablations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from bench.reporting.tables.studies import change
 def speedup_bars(
     comparison: Comparison, measure: Metric, entries: Sequence[Entry], costs: Sequence[str]
 ) -> Figure:
-    """How many times sooner each entry is as good as its reference at the end, with bootstrap intervals."""
+    """Speedup of each entry to the final value of its reference, with bootstrap intervals."""
     several = len({entry.backbone for entry in entries}) > 1
     labels = [on_lines(entry.method, 28) + (f"\n{entry.backbone}" if several else "") for entry in entries]
     room = max(0.4, 0.15 * max(label.count("\n") + 1 for label in labels))  # inches for each of them
@@ -67,7 +67,7 @@ def speedup_bars(
 
 
 def ablation_bars(comparison: Comparison, measures: Sequence[Metric], variants: Sequence[Entry]) -> Figure:
-    """Variants of one method: bars for the mean, dots for the seeds, one panel a distance.
+    """Variants of a method: bars for means, dots for seeds, one panel per distance.
 
     Lines are the other methods without options, dashed for the reference, and dotted the variant without.
     """

@@ -1,4 +1,4 @@
-"""Metrics and traces along training, and along guidance."""
+"""Curves of metrics and logs over training, and of metrics over guidance scales."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from bench.reporting.time_to_target import Speedup
 def convergence(
     comparison: Comparison, measure: Metric, backbones: Sequence[str], costs: Sequence[str]
 ) -> Figure:
-    """A metric against each cost: a row a backbone, a line a method, a band for the range of its seeds.
+    """A metric over each cost: a row per backbone, a line per method, a band for the range of seeds.
 
     The dotted line is the reference's final value; the arrow shows how much sooner the fastest method has it.
     """
@@ -57,7 +57,7 @@ def convergence(
 
 
 def curve(panel: Axes, entry: Entry, cost: str, metric: str, look: Mapping[str, Any]) -> None:
-    """The mean over seeds of a metric against a cost, and the range of the seeds as a band."""
+    """The mean over seeds of a metric over a cost, and a band for the range of seeds."""
     x, mean, low, high = entry.grid.over_seeds(cost, metric)
     every = max(1, len(x) // 10)
     panel.plot(x, mean, label=entry.method, markevery=((len(x) - 1) % every, every), **look)
@@ -72,7 +72,7 @@ def _target(
     measure: Metric,
     look: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """The reference's final value, and an arrow to where the fastest method has it."""
+    """The final value of the reference, and an arrow to where the fastest method reaches it."""
     reference = next((entry for entry in entries if entry.method == comparison.reference), None)
     if reference is None or reference.final.empty:
         return
@@ -103,7 +103,7 @@ SHARES = np.linspace(0.2, 1, 9)  # of the reference's training, at whose values 
 def speedup_by_target(
     comparison: Comparison, metric: Metric, backbones: Sequence[str], costs: Sequence[str]
 ) -> Figure:
-    """Speedup over the reference against the target: a row per backbone, a panel per cost, a line per method.
+    """Speedup over the reference by target: a row per backbone, a panel per cost, a line per method.
 
     The x axis is the share of its training at which the reference is as good as the target. Bands are
     bootstrap intervals; carets are lower bounds, where a method is better at its first evaluation already.
@@ -133,7 +133,7 @@ def speedup_by_target(
 def speedups_by_target(
     comparison: Comparison, entry: Entry, cost: str, metric: Metric
 ) -> list[tuple[float, Speedup]]:
-    """Share of the reference's training -> speedup to its value there, where the method reaches it."""
+    """Fraction of the reference's training -> speedup to its value there, if the method reaches it."""
     found = ((share, comparison.speedup(entry, cost, metric.key, share)) for share in SHARES.tolist())
     return [(share, speedup) for share, speedup in found if speedup is not None and speedup.reached]
 
@@ -156,7 +156,7 @@ def _speedup_curve(
 
 
 def all_metrics(comparison: Comparison, backbone: str) -> Figure:
-    """One small panel a metric against training steps, on one backbone."""
+    """All metrics over training steps on one backbone, one small panel each."""
     entries = [entry for entry in comparison.entries if entry.backbone == backbone]
     look = looks(comparison.methods, comparison.reference)
     columns = min(4, len(comparison.measures))
@@ -179,7 +179,7 @@ def all_metrics(comparison: Comparison, backbone: str) -> Figure:
 
 
 def traces(rows: pd.DataFrame, methods: Sequence[str], reference: str) -> Figure:
-    """What methods log of themselves (rewards, advantages, gates) along training, one panel a quantity.
+    """Diagnostics logged by methods (rewards, advantages, gates) over training, one panel per quantity.
 
     `rows` is what `training_logs` gives. Noise bins, thin, are shown where one method alone logs a quantity;
     the shares of a histogram, `advantage/-1..0`, are stacked, for the first method that logs them.
@@ -220,7 +220,7 @@ def traces(rows: pd.DataFrame, methods: Sequence[str], reference: str) -> Figure
 
 
 def _histogram(panel: Axes, shares: pd.DataFrame) -> None:
-    """Shares of one quantity's bins along training, stacked; bins as in their names, `what/low..high`."""
+    """Stacked fractions of the bins of a histogram over training; bins are named `NAME/low..high`."""
     table = shares.pivot(index="step", columns="name", values="value")
     names = sorted(map(str, table), key=lambda name: float(name.partition("/")[2].partition("..")[0]))
     what = names[0].partition("/")[0]
@@ -234,7 +234,7 @@ def _histogram(panel: Axes, shares: pd.DataFrame) -> None:
 
 
 def guidance_sweep(comparison: Comparison, measures: Sequence[Metric], backbone: str) -> Figure:
-    """Metrics of the last checkpoint against the guidance scale: a panel a metric, a line a method."""
+    """Metrics of the last checkpoint over the guidance scale: a panel per metric, a line per method."""
     look = looks(comparison.methods, comparison.reference)
     last = last_by_guidance(comparison, backbone)
     low, high = last["guidance_interval"].iloc[0].split(":")

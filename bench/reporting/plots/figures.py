@@ -1,4 +1,4 @@
-"""The figures of a report, as a table: of what there is one each, its caption, and how it is drawn."""
+"""The figures of a report, as a table: instances, caption, and drawing function of each kind."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MOST_CURVES = 8  # of one panel; of more methods, those without options are show
 
 @dataclass(frozen=True)
 class Contents:
-    """What the figures of one comparison are drawn from."""
+    """Data of the figures of a comparison."""
 
     all: Comparison
 
     @cached_property
     def plain(self) -> Comparison:
-        """What curves show: all methods, or those without options if there are too many to tell apart."""
+        """Methods shown in curves: all, or those without options if there are too many."""
         if len(self.all.methods) <= MOST_CURVES:
             return self.all
         names = {name for name in self.all.methods if not grammar.split(name)[1]} | {self.all.reference}
@@ -45,13 +45,13 @@ class Contents:
 
     @cached_property
     def compared(self) -> list[Entry]:
-        """Entries that have a reference, on the largest backbones only if there are too many."""
+        """Entries with a reference; only on the largest backbones if there are too many."""
         found = [entry for entry in self.all.entries if self.all.reference_of(entry) is not None]
         return found if len(found) <= MOST_BARS else [one for one in found if one.backbone in self.largest]
 
     @cached_property
     def largest(self) -> list[str]:
-        """The largest backbone of every family: what is shown if a plot for each would be too many."""
+        """The largest backbone of every family, for plots of a single backbone."""
         families: dict[str, str] = {}
         for backbone in self.all.backbones:
             families[grammar.split(backbone)[0].partition("-")[0]] = backbone
@@ -59,11 +59,11 @@ class Contents:
 
     @cached_property
     def seed(self) -> int:
-        """The seed whose samples and logs are shown."""
+        """The seed whose samples and logs are plotted."""
         return int(self.all.results.runs["seed"].min())
 
     def panels(self) -> dict[str, list[str]]:
-        """Number of a figure, empty for the first -> the backbones whose curves it shows."""
+        """Number of a figure ("" for the first) -> backbones in it."""
         backbones = self.all.backbones
         starts = range(0, len(backbones), PANEL_ROWS)
         return {
@@ -72,7 +72,7 @@ class Contents:
         }
 
     def maps(self, measure: str) -> dict[str, dict[str, pd.DataFrame]]:
-        """Backbone -> what `bench.probe` measured of the plain methods, if anything."""
+        """Backbone -> results of `bench.probe` for methods without options, if any."""
         probed = {backbone: probe_maps(self.all.results, backbone, measure) for backbone in self.largest}
         maps = {
             backbone: {name: found[name] for name in self.plain.methods if name in found}
@@ -81,13 +81,13 @@ class Contents:
         return {backbone: found for backbone, found in maps.items() if found}
 
     def logs(self) -> dict[str, pd.DataFrame]:
-        """Backbone -> what the plain methods logged during training, if anything."""
+        """Backbone -> logs of methods without options, if any."""
         found = {name: training_logs(self.all.results, name, self.seed) for name in self.largest}
         plain = {name: rows[rows["method"].isin(self.plain.methods)] for name, rows in found.items()}
         return {name: rows for name, rows in plain.items() if len(rows)}
 
     def swept(self) -> list[str]:
-        """Backbones that were evaluated at three guidance scales or more."""
+        """Backbones evaluated at three or more guidance scales."""
         return [
             backbone
             for backbone in self.largest
@@ -95,16 +95,16 @@ class Contents:
         ]
 
     def once(self, applies: bool) -> tuple[str, ...]:
-        """For a figure that there is at most one of."""
+        """Instances of a figure that exists at most once."""
         return ("",) if applies else ()
 
 
 class Kind(NamedTuple):
     """Figures of one kind.
 
-    `of` gives what there is one figure of each: names, or a dict of name -> argument of `draw`; nothing if
-    the figure does not apply. Name, title and text may hold {one}, that name, and the words of `_words`. The
-    figures of lowest `rank` are shown if a page has room for few.
+    `of` returns the instances: names, or a dict of name -> argument of `draw`; empty if the figure does not
+    apply. Title and text may contain {one}, the name of the instance, and the words of `_words`. Figures of
+    lowest `rank` are shown if a page has room for few.
     """
 
     name: str
@@ -233,7 +233,7 @@ KINDS = (
 
 
 class Drawing(NamedTuple):
-    """A figure that is drawn when `draw` is called."""
+    """A figure, drawn when `draw` is called."""
 
     name: str  # of its files
     title: str
@@ -243,7 +243,7 @@ class Drawing(NamedTuple):
 
 
 def drawings(comparison: Comparison) -> Iterator[Drawing]:
-    """All figures that these results allow, in the order of the page."""
+    """All figures that the results allow, in the order of the page."""
     contents = Contents(comparison)
     words = _words(contents)
     for kind in KINDS:

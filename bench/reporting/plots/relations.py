@@ -1,4 +1,4 @@
-"""Quality against size, cost, depth and time; profiles over settings."""
+"""Plots of quality over size, cost, depth and noise level, and performance profiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.reporting.tables.studies import gains
 
 
 def scaling(comparison: Comparison, measure: Metric, backbones: Sequence[str]) -> Figure:
-    """The final metric against the backbone's parameters: a line a method, whiskers for the seeds' range."""
+    """The final metric over the size of the backbone: a line per method, whiskers for the range of seeds."""
     look = looks(comparison.methods, comparison.reference)
     with paper():
         figure, panel = plt.subplots(figsize=(COLUMN, 2.3))
@@ -108,7 +108,7 @@ def _pareto_panel(
 
 
 def pareto_front(cost: Sequence[float], value: Sequence[float], *, lower_is_better: bool) -> list[int]:
-    """Positions, by rising cost, where no cheaper one is as good."""
+    """Indices of the Pareto front, by increasing cost."""
     front: list[int] = []
     for index in sorted(
         range(len(cost)), key=lambda i: (cost[i], value[i] if lower_is_better else -value[i])
@@ -120,7 +120,7 @@ def pareto_front(cost: Sequence[float], value: Sequence[float], *, lower_is_bett
 
 
 def profiles(comparison: Comparison, measure: Metric) -> Figure:
-    """Share of runs, over all backbones and seeds, whose gain on the reference exceeds the x axis."""
+    """Fraction of runs, over all backbones and seeds, whose gain over the reference exceeds the x axis."""
     look = looks(comparison.methods, comparison.reference)
     scores = {method: gains(comparison, method, measure) for method in comparison.methods}
     pooled = {method: 100 * np.concatenate(found) for method, found in scores.items() if len(found) > 1}
@@ -140,7 +140,7 @@ def profiles(comparison: Comparison, measure: Metric) -> Figure:
 
 
 def alignment_maps(maps: Mapping[str, pd.DataFrame], label: str) -> Figure:
-    """Alignment with an encoder by depth (down) and time (across), one heat map a method, one scale for all.
+    """Alignment with an encoder by depth (rows) and time (columns): a heat map per method, common scale.
 
     `maps` has a table a method: rows are depths (1-based), columns are t in [0, 1] (0 is data).
     """

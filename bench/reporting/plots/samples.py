@@ -1,4 +1,4 @@
-"""Samples of all methods, from the same noise."""
+"""Plot of samples of all methods from the same noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REAL_IMAGES = "real images"
 
 
 def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure:
-    """One row per method, one column per noise and label, below a row of real images of these labels.
+    """A row per method, a column per noise and label, below a row of real images of these labels.
 
     The backbone must have samples of this seed.
     """

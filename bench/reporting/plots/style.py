@@ -27,13 +27,13 @@ COST_LABELS = {"step": "training step", "seconds": "training time (s)", "flops":
 
 @contextmanager
 def paper() -> Iterator[None]:
-    """Everything drawn inside follows `paper.mplstyle`."""
+    """Context in which figures use `paper.mplstyle`."""
     with plt.style.context(Path(__file__).with_name("paper.mplstyle")):
         yield
 
 
 def save(figure: Figure, *paths: Path) -> None:
-    """Write the figure in the formats of the paths' suffixes (pdf, png); equal results give equal files."""
+    """Save a figure in the formats of the suffixes (pdf, png); equal results give equal files."""
     engine = figure.get_layout_engine()
     with paper():
         if engine is not None:
@@ -72,7 +72,7 @@ def on_lines(method: str, width: int) -> str:
 
 
 def distance_axis(panel: Axes, values: Iterable[float]) -> None:
-    """A logarithmic y axis with plain numbers, where the values span enough for one."""
+    """A logarithmic y axis with plain numbers, if the values span a sufficient range."""
     positive = [value for value in values if value > 0]
     if not positive or max(positive) < 2.5 * min(positive):
         return

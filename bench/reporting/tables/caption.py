@@ -1,4 +1,4 @@
-"""The caption of a comparison, from its protocol: what a reader must know to compare the numbers."""
+"""Caption of a comparison, from its protocol."""
 
 from __future__ import annotations
 

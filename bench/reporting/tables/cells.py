@@ -1,4 +1,4 @@
-"""How numbers are written in tables: digits, signs, intervals, units."""
+"""Formatting of numbers in tables: digits, signs, intervals, units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.reporting.time_to_target import Speedup
 
 
 def digits(measure: Metric, entries: Iterable[Entry]) -> int:
-    """Decimals of a measure in a column: its own, or more, so that the smallest mean shows three digits."""
+    """Decimals of a measure in a column: its default, or more, so that the smallest mean has three digits."""
     means = [abs(entry.at_end(measure.key).mean) for entry in entries]
     smallest = min((mean for mean in means if mean > 0), default=1.0)
     return min(max(measure.decimals, 2 - math.floor(math.log10(smallest))), 6)

@@ -1,4 +1,4 @@
-"""Published numbers on ImageNet-256, from `published.csv`, and when they may stand beside ours.
+"""Published numbers on ImageNet-256, from `published.csv`, and their comparability with our runs.
 
 Every row keeps its provenance: `source` (paper, table, repository), `note`, and a `status`:
 
@@ -7,7 +7,7 @@ Every row keeps its provenance: `source` (paper, table, repository), `note`, and
     S  a secondary copy, from another paper's table or a summary
     U  doubtful or in conflict with its source: kept so that nobody adds it again, never printed
 
-`steps_k` are thousands of steps at batch size 256. A row stands beside a run of ours only where the backbone,
+`steps_k` are thousands of steps at batch size 256. A row is compared with a run only if the backbone,
 the steps, the sampler, the guidance, the labels, 50,000 samples and the ADM Inception agree. Encoders and
 latent spaces are the methods' own, and differ.
 """
@@ -51,7 +51,7 @@ def load() -> pd.DataFrame:
 
 
 def agreeing(comparison: Comparison) -> pd.DataFrame:
-    """The rows that were made as ours were: same protocol, a backbone and a number of steps that we have."""
+    """The comparable rows: same protocol, and a backbone and number of steps of our runs."""
     rows = load()
     guidance = pd.Series([str(_guidance(text)) for text in rows["guidance"]], index=rows.index)
     kept = pd.Series(False, index=rows.index)
@@ -73,7 +73,7 @@ def agreeing(comparison: Comparison) -> pd.DataFrame:
 
 
 def _is_adm(protocol: Mapping[str, Any], comparison: Comparison) -> bool:
-    """Whether samples are judged as the community does: 50,000 from the EMA, by the ADM Inception."""
+    """Whether the protocol is the usual one: 50,000 samples from the EMA, with ADM's Inception."""
     return (
         "imagenet256" in protocol["data"]
         and "fid" in comparison.results.metrics
@@ -88,7 +88,7 @@ def _own_guidance(protocol: Mapping[str, Any]) -> tuple | None:
 
 
 def _guidance(text: str) -> tuple | None:
-    """Scale, interval and channels; None where the source does not say them all."""
+    """Scale, interval and channels; None if the source does not give all of them."""
     if text == "none":
         return 1.0, (0.0, 1.0), None
     match = _GUIDANCE.match(text)
@@ -99,7 +99,7 @@ def _guidance(text: str) -> tuple | None:
 
 
 def published_table(comparison: Comparison) -> Table:
-    """The agreeing rows, apart from ours, each with its source; empty where none agrees."""
+    """A table of the comparable rows with their sources; empty if there are none."""
     rows = agreeing(comparison)
     columns = [
         Column("backbone", "Backbone", text=True),

@@ -1,4 +1,4 @@
-"""Methods by rank, those with a teacher and those without apart."""
+"""Ranking of methods, separately with and without a teacher."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _teachers(entry: Entry) -> Cell:
 
 
 def _time_to_target(comparison: Comparison, entry: Entry, epochs: bool) -> Cell:
-    """When the mean curve over seeds first is as good as the reference is at its end."""
+    """The cost at which the mean curve over seeds reaches the final value of the reference."""
     headline = comparison.headline
     reference = comparison.reference_of(entry) or (entry if entry.method == comparison.reference else None)
     steps, mean, _, _ = entry.grid.over_seeds("step", headline.key)

@@ -1,4 +1,4 @@
-"""Table of the cost of quality: speedups over the reference at several targets, and quality at equal cost."""
+"""Tables of speedups over the reference at several targets, and of quality at equal cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TARGETS = (0.5, 0.75, 1.0)  # shares of the reference's training
 
 
 def speedup_table(comparison: Comparison) -> Table:
-    """Time to the reference's final value, by every distance and every cost."""
+    """Time to the final value of the reference, for all distances and costs."""
     measures = [item for item in comparison.measures if item.is_distance]
     costs = [cost for cost in COSTS if _known(comparison, cost)]
     columns = [*identity(comparison), Column("metric", "Metric", text=True)]
@@ -36,7 +36,7 @@ def speedup_table(comparison: Comparison) -> Table:
 
 
 def target_table(comparison: Comparison) -> Table:
-    """Time to what the reference has at 50%, 75% and 100% of its training: how much sooner depends on it."""
+    """Time to the values of the reference at 50%, 75% and 100% of its training."""
     headline, reference = comparison.headline, comparison.reference
     costs = [cost for cost in COSTS if _known(comparison, cost)]
     columns = [*identity(comparison), Column("target", "Target")]
@@ -58,7 +58,7 @@ def target_table(comparison: Comparison) -> Table:
 
 
 def equal_cost_table(comparison: Comparison) -> Table:
-    """Every distance where training has cost as much as the cheapest method's has at its end."""
+    """All distances at the final cost of the cheapest method."""
     measures = [item for item in comparison.measures if item.is_distance]
     costs = [cost for cost in ("step", "seconds", "flops") if _known(comparison, cost)]
     columns = [*identity(comparison), Column("metric", "Metric", text=True)]

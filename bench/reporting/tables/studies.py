@@ -24,7 +24,7 @@ from bench.reporting.tables.table import Cell, Column, Table
 
 
 def ablations(comparison: Comparison) -> dict[str, list[Entry]]:
-    """Base method -> its variants on one backbone, for methods that come with at least three."""
+    """Base method -> its variants on one backbone, for methods with at least three."""
     found: dict[str, list[Entry]] = {}
     for group in comparison.groups:
         bases: dict[str, list[Entry]] = {}
@@ -43,7 +43,7 @@ def change(method: str) -> str:
 
 
 def ablation_table(comparison: Comparison, name: str, variants: list[Entry]) -> Table:
-    """One row a variant: metrics, difference from the reference, time a step."""
+    """A row per variant: metrics, difference from the reference, time per step."""
     measures = [
         item for item in comparison.measures if item.net == comparison.headline.net or item.is_distance
     ]
@@ -89,7 +89,7 @@ def families(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def scaling_table(comparison: Comparison, family: str, backbones: list[str]) -> Table:
-    """Methods down, backbones of growing size across: the headline metric."""
+    """The headline metric: a row per method, a column per backbone by size."""
     headline = comparison.headline
     entries = {(entry.method, entry.backbone): entry for entry in comparison.entries}
     methods = [name for name in comparison.methods if any((name, size) in entries for size in backbones)]

@@ -125,13 +125,13 @@ def difference_table(comparison: Comparison) -> Table:
 
 
 def identity(comparison: Comparison) -> list[Column]:
-    """The columns that say what a row is."""
+    """The columns that identify a row."""
     protocol = [Column("protocol", "Protocol", text=True)] if len(comparison.protocols) > 1 else []
     return [Column("backbone", "Backbone", text=True), Column("method", "Method", text=True), *protocol]
 
 
 def names(comparison: Comparison, entry: Entry) -> list[Cell]:
-    """The cells that say what a row is; protocols are lettered where there are several."""
+    """The cells that identify a row; several protocols are denoted by letters."""
     cells = [Cell(entry.backbone, entry.backbone), Cell(entry.method, entry.method)]
     if len(comparison.protocols) > 1:
         cells.append(Cell(_letter(comparison, entry.protocol), entry.protocol))
@@ -170,7 +170,7 @@ def metric_cells(comparison: Comparison, measures: Sequence[Metric]) -> list[tup
 
 
 def reading(comparison: Comparison) -> list[str]:
-    """How to read means and marks, and whose numbers not to trust."""
+    """Footnotes on means, marks, and biased metrics."""
     several = comparison.results.finished.groupby(["method", "backbone"])["seed"].nunique().max() > 1
     spread = "Mean ± standard deviation over seeds. " if several else "One seed. "
     return [
@@ -186,7 +186,7 @@ def reading(comparison: Comparison) -> list[str]:
 
 
 def breaks(comparison: Comparison) -> list[int]:
-    """Rows at which another group begins."""
+    """Indices of rows at which a group begins."""
     ends = [0]
     for group in comparison.groups:
         ends.append(ends[-1] + len(group))

@@ -1,4 +1,4 @@
-"""A table once, printed as Markdown, LaTeX (booktabs, siunitx), CSV and HTML.
+"""Tables that can be printed as Markdown, LaTeX (booktabs, siunitx), CSV and HTML.
 
 Numbers are `mean ± spread`; the best of a comparison is bold, the second underlined. The LaTeX needs
 `booktabs`, `graphicx` and `siunitx` (version 3) in the preamble.
@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"^[−-]?\d+(\.\d+)?( ± \d+(\.\d+)?)?$")
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table at one place; `value` and `spread` are what the CSV gets, unrounded."""
+    """A cell of a table; `value` and `spread` are unrounded, for the CSV."""
 
     text: str = "–"
     value: float | str | None = None
@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name in the CSV, its heading, and the heading it stands under with its neighbours."""
+    """A column: its name in the CSV, its heading, and the heading of its group."""
 
     name: str
     heading: str
@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns; `breaks` are the rows that a thin rule goes before."""
+    """A table; a thin rule precedes the rows in `breaks`."""
 
     name: str
     title: str
@@ -68,7 +68,7 @@ class Table:
 
     @property
     def file(self) -> str:
-        """The name of its files, without suffix."""
+        """Name of its files, without suffix."""
         return slug(self.name)
 
     def to_csv(self) -> str:
@@ -123,7 +123,7 @@ class Table:
         return "\n".join([*lines, r"\end{table*}"]) + "\n"
 
     def _latex_groups(self) -> list[str]:
-        """The line of headings above the headings, with a rule under each."""
+        """The line of group headings, with a rule below each."""
         if not any(column.group for column in self.columns):
             return []
         spans: list[tuple[str, int, int]] = []
