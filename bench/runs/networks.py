@@ -108,7 +108,7 @@ def _noise(info: EncoderInfo, count: int, asked: EncoderLayers = NO_LAYERS) -> I
 def leaky(spec: RunSpec, earlier: Sequence[EvaluationRow] = ()) -> tuple[str, ...]:
     """Metric networks that the method was trained against, whose metrics are biased for this run.
 
-    Networks are identified by their weights, not by their names (`table.identity`, or the content of a file of
+    Networks are identified by their weights, not their names (`table.identity`, or the content of a file of
     the user). If the file of the run's method has changed, the result is read from `earlier` evaluations.
     Raises UserError if there are none.
     """
