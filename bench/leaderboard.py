@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from bench.core.cli import Device, OptionalPath, parse
+from bench.core.cli import Device, OptionalPath, option, parse
 from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    results: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RESULTS...")]
+    results: Annotated[tyro.conf.Positional[tuple[str, ...]], option(metavar="RESULTS...")]
     """folders or files of entries, PATH or NAME=PATH"""
     output: Path = Path("site")
     """folder of the site; an earlier site there is replaced"""
