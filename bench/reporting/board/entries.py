@@ -21,7 +21,7 @@ from bench.metrics.names import metric
 from bench.runs.record import Environment, EvaluationRow, RunRecord
 
 FILE = "entries.jsonl"
-_INCEPTION = "inception"  # metrics without a net in their name are computed with it
+INCEPTION = "inception"  # metrics without a net in their name are computed with it
 
 
 class Entry(BaseModel):
@@ -147,7 +147,7 @@ def _contradiction(entry: Entry) -> str:
         if said.hash != row.protocol:
             return f"a row has protocol {row.protocol}, where the spec's protocol has the hash {said.hash}"
         for key, value in row.metrics.items():
-            if (metric(key).net or _INCEPTION) not in protocol.feature_nets:
+            if (metric(key).net or INCEPTION) not in protocol.feature_nets:
                 return f"{key} was measured by a net that the protocol does not name"
             if not math.isfinite(value):
                 return f"{key} is {value}"

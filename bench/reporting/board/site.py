@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from bench.core.files import replacing
 from bench.metrics.names import Metric, in_order
-from bench.reporting.board.entries import Entry
+from bench.reporting.board.entries import INCEPTION, Entry
 from bench.reporting.board.standings import Board, Budget, Standing
 from bench.reporting.pages.html import breakable, groups, sort_value
 from bench.reporting.statistics import Estimate
@@ -102,18 +103,21 @@ def _facts(board: Board) -> dict[str, str]:
     return {
         name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
         for name, value in fields.items()
-        if name != "identity"
+        if name != "identity" and value not in ("", [], None)
     }
 
 
 def _tables(standings: Sequence[Standing]) -> Iterator[tuple[Table, list[Standing]]]:
-    """A table per budget, the best of its headline first, and the lines in this order."""
+    """A table per budget, the best of its headline first, leaky ones last, and the lines in this order."""
     for budget, lines in Board.by_budget(standings).items():
         measures = in_order(key for line in lines for key in line.metrics)
-        headline = measures[0]
-        sign = -1 if headline.lower_is_better is False else 1
-        ordered = sorted(lines, key=lambda line: sign * line.metrics.get(headline.key, Estimate()).mean)
+        ordered = sorted(lines, key=partial(_rank, measures[0]))
         yield _table(budget, measures, ordered), ordered
+
+
+def _rank(headline: Metric, line: Standing) -> tuple[bool, float]:
+    sign = -1 if headline.lower_is_better is False else 1
+    return line.is_leaky(headline), sign * line.metrics.get(headline.key, Estimate()).mean
 
 
 def _table(budget: Budget, measures: Sequence[Metric], lines: Sequence[Standing]) -> Table:
@@ -121,7 +125,7 @@ def _table(budget: Budget, measures: Sequence[Metric], lines: Sequence[Standing]
         Column("method", "Method", text=True),
         Column("source", "By", text=True),
         Column("seeds", "Seeds"),
-        *(Column(item.key, f"{item.short} {item.arrow}", item.net or "inception") for item in measures),
+        *(Column(item.key, f"{item.short} {item.arrow}", item.net or INCEPTION) for item in measures),
         Column("hours", "Device-hours"),
         Column("hardware", "Hardware", text=True),
     ]
@@ -132,9 +136,8 @@ def _table(budget: Budget, measures: Sequence[Metric], lines: Sequence[Standing]
         cells.append(Cell(str(len(line.seeds)), len(line.seeds)))
         for item in measures:
             found = line.metrics.get(item.key, Estimate())
-            leaky = (item.net or "inception") in line.leaky
             cell = mean_cell(found, item.decimals, "best" if found.mean == best[item.key] else "")
-            cells.append(Cell(f"{cell.text} leaky", cell.value, cell.spread) if leaky else cell)
+            cells.append(Cell(f"{cell.text} leaky", cell.value, cell.spread) if line.is_leaky(item) else cell)
         cells.append(cost_cell(line.hours))
         cells.append(Cell("; ".join(line.hardware), "; ".join(line.hardware)))
         rows.append(cells)
@@ -145,7 +148,7 @@ def _best(item: Metric, lines: Sequence[Standing]) -> float | None:
     """The best mean of those not trained against the net; None where neither direction is better."""
     if item.lower_is_better is None or len(lines) < 2:
         return None
-    fair = [line for line in lines if (item.net or "inception") not in line.leaky]
+    fair = [line for line in lines if not line.is_leaky(item)]
     means = [line.metrics[item.key].mean for line in fair if item.key in line.metrics]
     return (min if item.lower_is_better else max)(means, default=None)
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from bench.config.spec import Protocol
 from bench.core.files import json_hash
-from bench.reporting.board.entries import Entry
+from bench.metrics.names import Metric
+from bench.reporting.board.entries import INCEPTION, Entry
 from bench.reporting.statistics import Estimate, estimate
 
 
@@ -37,6 +38,10 @@ class Standing:
     hardware: tuple[str, ...] = ()
     commits: tuple[str, ...] = ()
     checksums: tuple[str, ...] = ()  # of its entries
+
+    def is_leaky(self, measure: Metric) -> bool:
+        """Whether the method was trained against the network of a metric."""
+        return (measure.net or INCEPTION) in self.leaky
 
 
 @dataclass
