@@ -66,26 +66,30 @@ def hidden_states(run: LoadedRun, x0: Tensor, noise: Tensor, t: float) -> dict[i
     """
     device = next(run.model.parameters()).device
     depths = tuple(range(1, run.model.architecture.depth + 1))
+    extras = _noise_of_extras(run, len(x0))
     parts = []
-    for clean, drawn in zip(x0.split(BATCH_SIZE), noise.split(BATCH_SIZE), strict=True):
+    for start in range(0, len(x0), BATCH_SIZE):
+        rows = slice(start, start + BATCH_SIZE)
+        clean, drawn = x0[rows].to(device), noise[rows].to(device)
         time = torch.full((len(clean),), t, device=device)
-        x_t = run.process.corrupt(clean.to(device), drawn.to(device), time)
+        x_t = run.process.corrupt(clean, drawn, time)
         no_class = torch.full((len(clean),), run.data.classes, device=device)
-        extras = _extras_without_signal(run, time)
-        parts.append(run.model(x_t, time, no_class, hidden_depths=depths, **extras).hidden)
+        noised = {}
+        for name, value in extras.items():
+            value = value[rows].to(device)
+            noised[name] = run.process.corrupt(torch.zeros_like(value), value, time)
+        joint = {"extras": noised} if noised else {}
+        parts.append(run.model(x_t, time, no_class, hidden_depths=depths, **joint).hidden)
     return {depth: torch.cat([part[depth] for part in parts]) for depth in depths}
 
 
-def _extras_without_signal(run: LoadedRun, time: Tensor) -> dict[str, dict[str, Tensor]]:
-    if not run.model.extras:
-        return {}
+def _noise_of_extras(run: LoadedRun, images: int) -> dict[str, Tensor]:
     found = {}
     for extra in run.model.extras:
-        shape = (len(time), *extra.shape(run.model.input_size))
-        noise = torch.randn(shape, generator=generator(run.spec.seed, f"probe noise of {extra.name}"))
-        noise = noise.to(time.device)
-        found[extra.name] = run.process.corrupt(torch.zeros_like(noise), noise, time)
-    return {"extras": found}
+        shape = (images, *extra.shape(run.model.input_size))
+        stream = generator(run.spec.seed, f"probe noise of {extra.name}")
+        found[extra.name] = torch.randn(shape, generator=stream)
+    return found
 
 
 def _measures(tokens: Tensor, teacher: Tensor, labels: Tensor, grid: tuple[int, int]) -> dict[str, float]:
