@@ -180,7 +180,7 @@ def micro_batches(trial: Trial) -> str:
 def processes(trial: Trial) -> str:
     """Two processes compute what one process computes."""
     refuse_difference(
-        trained_by_two([trial])[0],
+        trained_by_two([(trial, UNDIVIDED)])[0],
         uninterrupted(trial),
         "two processes do not train what one process trains",
         "a loss that compares samples gathers them, context.share.gather(values, gradient=True); random "
@@ -189,18 +189,18 @@ def processes(trial: Trial) -> str:
     return "two processes (gloo) train what one trains"
 
 
-def trained_by_two(trials: list[Trial]) -> list[tuple[Any, Any]]:
-    """State and rows of each trial, trained by two processes."""
+def trained_by_two(cases: list[tuple[Trial, Parallelism]]) -> list[tuple[Any, Any]]:
+    """State and rows of each trial, trained by two processes with the given parallelism."""
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_work, (folder, trials), nprocs=WORLD)
-        return [torch.load(Path(folder) / str(number)) for number in range(len(trials))]
+        spawn(_work, (folder, cases), nprocs=WORLD)
+        return [torch.load(Path(folder) / str(number)) for number in range(len(cases))]
 
 
-def _work(rank: int, folder: str, trials: list[Trial]) -> None:
+def _work(rank: int, folder: str, cases: list[tuple[Trial, Parallelism]]) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=WORLD)
-    for number, trial in enumerate(trials):
-        found = trial.train(parallelism=UNDIVIDED)
+    for number, (trial, parallelism) in enumerate(cases):
+        found = trial.train(parallelism=parallelism)
         if rank == 0:
             torch.save(found, Path(folder) / str(number))
     distributed.destroy_process_group()
