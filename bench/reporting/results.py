@@ -72,7 +72,7 @@ def load(folder: Path) -> Results:
             unreadable[path.name] = str(error)
         except (KeyError, TypeError) as error:  # fields that no version of a spec lacks, or of another kind
             unreadable[path.name] = f"spec.json: {type(error).__name__}: {error}"
-    _name_differences([spec for _, _, spec in read])
+    name_differences([spec for _, _, spec in read])
     for record, run, spec in read:
         run |= {"method": spec["method"], "backbone": spec["backbone"]}
         rows = _evaluations(record, run, metrics)
@@ -121,7 +121,7 @@ def _run(record: RunRecord) -> tuple[dict[str, Any], dict[str, Any]]:
     }, spec | {"protocol": renamed(spec["protocol"])}
 
 
-def _name_differences(specs: list[dict[str, Any]]) -> None:
+def name_differences(specs: list[dict[str, Any]]) -> None:
     """Add to the names of methods and backbones the other settings in which their runs differ."""
     fields = [_flat(spec) for spec in specs]
     for name in ("method", "backbone"):

@@ -128,6 +128,7 @@ def _table(budget: Budget, measures: Sequence[Metric], lines: Sequence[Standing]
         *(Column(item.key, f"{item.short} {item.arrow}", item.net or INCEPTION) for item in measures),
         Column("hours", "Device-hours"),
         Column("hardware", "Hardware", text=True),
+        Column("commit", "Commit", text=True),
     ]
     best = {item.key: _best(item, lines) for item in measures}
     rows = []
@@ -139,7 +140,7 @@ def _table(budget: Budget, measures: Sequence[Metric], lines: Sequence[Standing]
             cell = mean_cell(found, item.decimals, "best" if found.mean == best[item.key] else "")
             cells.append(Cell(f"{cell.text} leaky", cell.value, cell.spread) if line.is_leaky(item) else cell)
         cells.append(cost_cell(line.hours))
-        cells.append(Cell("; ".join(line.hardware), "; ".join(line.hardware)))
+        cells += [Cell("; ".join(parts) or "–", "; ".join(parts)) for parts in (line.hardware, line.commits)]
         rows.append(cells)
     return Table(str(budget), str(budget), columns, rows)
 

@@ -10,7 +10,11 @@ from bench.config.spec import Protocol
 from bench.core.files import json_hash
 from bench.metrics.names import Metric
 from bench.reporting.board.entries import INCEPTION, Entry
+from bench.reporting.results import name_differences
 from bench.reporting.statistics import Estimate, estimate
+
+_WHEN = {"evaluate_every", "checkpoint_every", "log_every"}  # decide no number of the last step
+_NO_NAME = {"steps", "batch_size"} | _WHEN  # of training: no part of a method's or backbone's name
 
 
 class Budget(NamedTuple):
@@ -74,22 +78,26 @@ class EarlierLine(NamedTuple):
 def boards(entries: Iterable[tuple[str, Entry]], earlier: Iterable[EarlierLine] = ()) -> list[Board]:
     """Boards of entries, each with its contributor, and of the lines of earlier reports.
 
-    An entry that is given twice counts once.
+    Of several entries of one contributor, configuration and seed the last counts: a run may be in several
+    reports, and be evaluated again between them.
     """
     found: dict[str, Board] = {}
-    members: dict[tuple[str, str, str], dict[str, Entry]] = {}
-    seen: set[str] = set()
+    members: dict[tuple[str, str, str], dict[int, Entry]] = {}
     for source, entry in entries:
-        if entry.checksum not in seen:
-            seen.add(entry.checksum)
-            for row in entry.rows:
-                key = row.protocol, source, _configuration(entry)
-                members.setdefault(key, {})[entry.checksum] = entry
-    for (protocol, source, _), group in members.items():
+        for row in entry.rows:
+            key = row.protocol, source, _configuration(entry)
+            members.setdefault(key, {})[entry.spec.seed] = entry
+    for protocol in dict.fromkeys(key[0] for key in members):
+        groups = {key: list(group.values()) for key, group in members.items() if key[0] == protocol}
+        specs = [group[0].spec.model_dump(mode="json") for group in groups.values()]
+        for spec in specs:
+            training = spec["training"]
+            spec["training"] = {key: training[key] for key in training if key not in _NO_NAME}
+        name_differences(specs)
         board = found.setdefault(protocol, Board(protocol))
-        standing = _standing(source, protocol, list(group.values()))
-        board.content = _protocol_of(next(iter(group.values())), protocol)
-        board.standings.append(standing)
+        board.content = _protocol_of(next(iter(groups.values()))[0], protocol)
+        for (_, source, _), group, spec in zip(groups, groups.values(), specs, strict=True):
+            board.standings.append(_standing(source, protocol, group, spec["method"], spec["backbone"]))
     for protocol, words, standing in earlier:
         board = found.setdefault(protocol, Board(protocol))
         board.words = board.words or words
@@ -99,8 +107,10 @@ def boards(entries: Iterable[tuple[str, Entry]], earlier: Iterable[EarlierLine] 
 
 
 def _configuration(entry: Entry) -> str:
-    """What runs have in common that differ in their seed alone."""
-    return json_hash({key: value for key, value in entry.spec.decisive.items() if key != "seed"})
+    """What runs have in common that differ in their seed, and when they were logged, alone."""
+    content = {key: value for key, value in entry.spec.decisive.items() if key != "seed"}
+    content["training"] = {key: value for key, value in content["training"].items() if key not in _WHEN}
+    return json_hash(content)
 
 
 def _protocol_of(entry: Entry, protocol: str) -> Protocol:
@@ -109,7 +119,8 @@ def _protocol_of(entry: Entry, protocol: str) -> Protocol:
     return entry.spec.protocol.model_copy(update=settings | {"guidance_interval": row.guidance_interval})
 
 
-def _standing(source: str, protocol: str, group: list[Entry]) -> Standing:
+def _standing(source: str, protocol: str, group: list[Entry], method: str, backbone: str) -> Standing:
+    """A line of the entries of a group, by names that tell it apart from others of the board."""
     group = sorted(group, key=lambda entry: entry.spec.seed)
     rows, first = [entry.row(protocol) for entry in group], group[0].spec
     keys = dict.fromkeys(key for row in rows for key in row.metrics)
@@ -117,8 +128,8 @@ def _standing(source: str, protocol: str, group: list[Entry]) -> Standing:
     environments = [entry.environment for entry in group]
     return Standing(
         source=source,
-        method=first.method,
-        budget=Budget(first.backbone, first.training.steps, first.training.batch_size),
+        method=method,
+        budget=Budget(backbone, first.training.steps, first.training.batch_size),
         seeds=tuple(entry.spec.seed for entry in group),
         metrics={key: estimate([row.metrics.get(key, float("nan")) for row in rows]) for key in keys},
         leaky=frozenset(net for row in rows for net in row.leaky),

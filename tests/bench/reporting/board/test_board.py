@@ -71,7 +71,8 @@ def run(monkeypatch, *arguments: object) -> int:
 
 def test_seeds_are_averaged_and_an_entry_given_twice_counts_once(file, contents):
     found = [("alice", entry) for entry in entries.read(file)]
-    (board,) = standings.boards(found + found)
+    again = found[0][1].model_copy(update={"checksum": "evaluated again"})
+    (board,) = standings.boards([("alice", again), *found, *found])
     lines = {line.method: line for line in board.standings}
     assert lines["repa"].metrics["fid[digits-cnn]"].mean == statistics.mean([5.0, 5.5])
     assert lines["repa"].metrics["fid[digits-cnn]"].sd == pytest.approx(statistics.stdev([5.0, 5.5]))
@@ -91,6 +92,15 @@ def test_contributors_and_budgets_are_kept_apart(file):
     (board,) = standings.boards([("alice", first), ("bob", rest[0]), ("alice", longer)])
     assert len(board.standings) == 3
     assert len(standings.Board.by_budget(board.standings)) == 2
+
+
+def test_lines_of_one_method_are_told_apart_by_what_differs(file):
+    (first, *_) = entries.read(file)
+    training = first.spec.training.model_copy(update={"learning_rate": 0.5})
+    other = first.model_copy(update={"spec": first.spec.model_copy(update={"training": training})})
+    (board,) = standings.boards([("alice", first), ("alice", other)])
+    budgets = {line.budget.backbone for line in board.standings}
+    assert len(budgets) == 2 and any("learning_rate=0.5" in name for name in budgets)
 
 
 def broken(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
