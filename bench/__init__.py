@@ -1,7 +1,7 @@
-"""The fair comparison: everything around the methods and backbones."""
+"""Fair comparison of alignment methods: data, training, sampling, evaluation, reports."""
 
 import os
 
-# Before torch is imported: threads that wait for one another spin briefly, then sleep. By default they spin
-# for milliseconds, and on a machine that does anything else beside, every small operator waits that long.
+# Before torch is imported: waiting threads spin briefly, then sleep. By default they spin for milliseconds,
+# and every small operator waits that long if the machine is shared.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -89,7 +89,7 @@ class FaultCheck:
     command: Annotated[tuple[str, ...], option()] = ()
     """which, by default all: train, cache, evaluate, score, prepare, report, submit, and what is read"""
     table: OptionalPath = None
-    """write the counts to this file, in Markdown; the .jsonl beside it lets a campaign continue"""
+    """write the counts to this Markdown file; a .jsonl file next to it allows resuming"""
 
     def results(self) -> dict[str, Iterable[CheckResult]]:
         """By what is checked."""

@@ -67,7 +67,7 @@ def build(options: Options) -> Path:
 
 
 def verify(options: Options) -> None:
-    """Print the numbers of an entry beside those of its samples. Raises UserError if they disagree."""
+    """Compare the metrics of an entry with those of its samples. Raises UserError if they disagree."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -26,11 +26,11 @@ PUBLISHED = Path(__file__).parent / "reporting" / "tables" / "published.csv"
 @dataclass(frozen=True)
 class Options:
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="NAME")] = None
-    """a method, to see its card"""
+    """a method, to print its card"""
     new: OptionalPath = None
-    """write a method file to start from, and its test beside it"""
+    """write a new method file and its test"""
     like: OptionalStr = None
-    """the method that the new file is a copy of; by default a minimal one"""
+    """the method that is copied; by default a minimal one"""
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         print(f"wrote {written[0]} and {written[1]}. Try it: python -m bench.run --method {written[0]}")
         return
     if options.like:
-        raise UserError("--like says what a new file is a copy of: give --new FILE.py with it.")
+        raise UserError("--like names the method to copy: give --new FILE.py with it.")
     if options.name is None:
         print(listed())
         return

@@ -1,6 +1,6 @@
 """Speed on this machine, one command a part: steps, network, metrics, data, report.
 
-Every figure is the median of timed repeats after a warm-up, with the fastest and slowest beside it.
+Every number is the median of timed repeats after a warm-up, with the fastest and slowest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Speed and memory of metrics compared with torch-fidelity and scipy: python -m bench.benchmark.metrics
 
 Features are random, of Inception's size and with a decaying spectrum; weights are random too, so nothing is
-downloaded. Each way runs in a fresh process, whose peak memory stands beside its time.
+downloaded. Each implementation runs in a new process, whose peak memory is reported as well.
 """
 
 from __future__ import annotations

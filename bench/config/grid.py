@@ -147,11 +147,11 @@ def _start(options: WeightsOptions) -> Start | None:
 
 
 def _process(asked: str | None, start: Start | None) -> str | None:
-    """The process that was asked for, else the one of the weights; warns if they differ."""
+    """The requested process, else that of the weights; warns if they differ."""
     trained = start.process if start else ""
     if asked and trained and resolve.process(asked) != resolve.process(trained):
         warnings.warn(
-            f"the weights were trained on {trained}, not on {asked} as asked for here.", stacklevel=2
+            f"the weights were trained on {trained}, not on {asked} as requested here.", stacklevel=2
         )
     return asked or trained or None
 

@@ -14,7 +14,7 @@ ALL = slice(None)
 
 
 class Shape(NamedTuple):
-    """What a backbone must know of a data set."""
+    """Shape of x0, and number of classes."""
 
     classes: int
     channels: int
@@ -22,16 +22,16 @@ class Shape(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Some training records."""
+    """A batch of training records."""
 
-    x0: Tensor  # [B, C, H, W] float32, what the backbone learns to generate: pixels in [-1, 1], or latents
+    x0: Tensor  # [B, C, H, W] float32, in model space: pixels in [-1, 1], or latents
     label: Tensor  # [B] int64
-    image: Tensor  # [B, C', R, R] uint8, for encoders; [0] if not asked for and not free
-    indices: Tensor  # [B] int64, the records' own numbers
+    image: Tensor  # [B, C', R, R] uint8, for encoders; may be [0] if not requested
+    indices: Tensor  # [B] int64, numbers of the records
 
 
 class Records(Protocol):
-    """The records of an open data set, however they are stored."""
+    """The records of an open data set."""
 
     classes: int
     channels: int  # of x0
@@ -39,23 +39,23 @@ class Records(Protocol):
     image_size: int  # rows and columns of the images that encoders see
 
     def __len__(self) -> int:
-        """Training records."""
+        """Number of training records."""
         ...
 
     def batch(self, indices: Tensor, generator: Generator, images: bool = True, rows: slice = ALL) -> Batch:
-        """The records of these numbers, on the CPU; `generator` draws what is random in them (latents).
+        """The records with these numbers, on the CPU; `generator` is used to sample latents.
 
-        `images`: whether the images are wanted beside x0. Only `rows` of the records are read and returned,
-        the same as they are in the whole batch.
+        `images`: whether images are needed in addition to x0. Only `rows` of the records are read and
+        returned, with the same values as in the whole batch.
         """
         ...
 
     def to_pixels(self, x0: Tensor) -> Tensor:
-        """Model space [B, C, H, W] -> images [B, C', R, R], meant to be in [-1, 1]; differentiable."""
+        """Model space [B, C, H, W] -> images [B, C', R, R] in [-1, 1]; differentiable."""
         ...
 
     def reference(self) -> tuple[Tensor, Tensor]:
-        """Images [N, C', R, R] uint8 and labels [N] that samples are compared with; never trained on."""
+        """Reference images [N, C', R, R] uint8 and labels [N], which are never trained on."""
         ...
 
 

@@ -9,7 +9,7 @@ Every shard holds all fields of its records, so nothing is paired by position ac
     image [n, 3, R, R] uint8    label [n] int64    key [n, K] uint8, the source's name for it, zero-padded
     mean, std [n, C, H, W] float32, of the VAE's posterior, or z, one draw of it; in stores of latents only
 
-A shard is memory-mapped: opening costs nothing, and a record is read when it is asked for. A folder without
+A shard is memory-mapped: opening is free, and records are read on demand. A folder without
 its manifest is unfinished and never read.
 """
 

@@ -46,7 +46,7 @@ class CheckResult(NamedTuple):
 def check(protocol: Protocol, data: str, reference: Path | None = None) -> Iterator[CheckResult]:
     """All findings, stage by stage; a stage that fails does not keep the others from being checked.
 
-    `data` is the name of the protocol's data set, `reference` a file of statistics to look at beside it.
+    `data` is the name of the protocol's data set, `reference` a file of statistics that is checked as well.
     """
     stages: dict[str, Callable[[], Iterator[CheckResult]]] = {
         "numerics": numerics,

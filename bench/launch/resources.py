@@ -27,7 +27,10 @@ from bench.core.cli import OptionalFloat, OptionalInt, OptionalStr, option
 from bench.core.errors import UserError, unknown
 
 Launcher = Literal["inline", "local", "slurm"]
-SIGNAL_SHARE, SIGNAL_SECONDS = 0.25, 120  # the signal before a time limit: this part of it, at most so long
+SIGNAL_SHARE, SIGNAL_SECONDS = (
+    0.25,
+    120,
+)  # time of the signal before a time limit: a fraction of it, and at most so long
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Resources:
 
     nodes: int = 1
     gpus_per_node: int = 0
-    tasks_per_node: int = 0  # 0: one a GPU, at least one
+    tasks_per_node: int = 0  # 0: one per GPU, at least one
     cpus_per_task: int = 0  # 0: the cluster's default
     mem_gb: float = 0.0  # of a node; 0: the cluster's default
     hours: float = 24.0

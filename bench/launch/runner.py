@@ -52,10 +52,10 @@ class Runner:
         evaluate: Literal["here", "separate"] = "here",
         when_kept: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """Open the run's folder. `separate` keeps the weights to be judged for jobs of their own, and tells
-        `when_kept` the step.
+        """Open the folder of a run.
 
-        Raises UserError where the folder cannot be written.
+        With `evaluate="separate"`, weights are saved for separate evaluation jobs, and `when_kept` is called
+        with the step. Raises UserError if the folder cannot be written.
         """
         self.spec, self.device, self.parallelism, self.evaluate = spec, device, parallelism, evaluate
         self.when_kept = when_kept
@@ -230,9 +230,9 @@ def _in_one_line(error: Exception, spec: RunSpec) -> str:
 
 @contextmanager
 def _stop_asked(signals: Mapping[int, int]) -> Iterator[Callable[[], int]]:
-    """While inside, signals are noted, so that no step is cut in two; a second SIGINT interrupts.
+    """Context that records signals, so that they do not interrupt a step; a second SIGINT interrupts.
 
-    Gives what was asked for most urgently so far, 0 for nothing.
+    Yields a function that returns the most urgent request so far, 0 for none.
     """
     asked: list[int] = []
 

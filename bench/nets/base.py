@@ -79,7 +79,7 @@ class CustomEncoder(ABC):
     ) -> Callable[[Tensor, EncoderLayers], Features]:
         """A function of images [B, C, R, R] uint8 that returns float32 features, without gradient.
 
-        Layers are asked for only if `describe` gives their number. Raises UserError for absent weights.
+        Layers are only requested if `describe` returns their number. Raises UserError for absent weights.
         """
 
 

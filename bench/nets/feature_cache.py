@@ -1,11 +1,11 @@
 """Cache on disk of the features of a frozen encoder for a whole data set: `dinov2-b[cache=true]`.
 
-Features are deterministic, for nothing is augmented, so that a second epoch need not ask the encoder again.
-They lie in float16 shards in the cache folder, under a key of everything that decides them: encoder, weights,
-preprocessing, precision, grid and the data set's fingerprint. Filling is resumable, and may be done by
-several processes at once: each shard is renamed into its place when it is complete.
+Images are not augmented, so features are the same in every epoch. They are stored in float16 shards in the
+cache folder, under a key of everything that determines them: encoder, weights, preprocessing, precision, grid
+and the fingerprint of the data set. Filling is resumable, and several processes may do it at the same time,
+since each shard is renamed when it is complete.
 
-What filling costs is counted to every run that uses the cache: see `cost`.
+The cost of filling is added to every run that uses the cache: see `cost`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class FeatureCache:
     def __call__(self, index: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
         """Features of the records of these numbers, on the CPU. Raises FileNotFoundError before `fill`.
 
-        Raises UserError if `layers` are asked for: patch and class tokens alone are kept.
+        Raises UserError for `layers`, since only patch and class tokens are cached.
         """
         if layers != NO_LAYERS:
             raise UserError(

@@ -1,7 +1,7 @@
 """Capture of hidden states, attention logits, keys and values in frozen vision transformers.
 
-Nothing is captured unless asked for, and the network runs as it always does: queries, keys and values are
-caught on their way into its own attention, after any normalisation and rotary positions.
+Only requested tensors are captured, and the forward pass is unchanged: queries, keys and values are recorded
+as inputs of the attention, after any normalisation and rotary embedding.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def training_logs(results: Results, backbone: str, seed: int) -> pd.DataFrame:
     """Logs of all methods for a backbone and seed: columns method, step, name, t, value.
 
     `t` is the noise bin of a quantity logged by bins (`0.25-0.5` of `reward/tokens (t 0.25-0.5)`), else
-    empty; quantities that never change are left out. Read when asked for, as training rows are many;
+    empty; quantities that never change are left out. Read on demand, since there are many training rows;
     methods that log nothing cost one line.
     """
     rows = []

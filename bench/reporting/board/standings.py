@@ -18,7 +18,7 @@ _NO_NAME = {"steps", "batch_size"} | _WHEN  # of training: no part of a method's
 
 
 class Budget(NamedTuple):
-    """What must agree, beside the protocol, for methods to be compared."""
+    """Settings that must agree, in addition to the protocol, for methods to be compared."""
 
     backbone: str
     steps: int
