@@ -25,7 +25,7 @@ HEADER = "alignment-bench"  # our entry in the header of a safetensors file
 
 
 def weights(path: str | Path, family: str | None = None) -> Weights:
-    """Read a file of weights: `.safetensors` is ours, `.pt` and `.pth` are official.
+    """Read a file of weights: `.safetensors` is ours, any other (`.pt`, `.pth`, `.ckpt`, `.bin`) official.
 
     Args:
         path: the file.
@@ -35,12 +35,8 @@ def weights(path: str | Path, family: str | None = None) -> Weights:
         ValueError: one line, for a file that is missing, of another kind, or refused by its reader.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".safetensors", ".pt", ".pth"):
-        raise ValueError(
-            f"{path} is of no known kind of weights: .safetensors (ours), .pt or .pth (official)."
-        )
-    return _read_ours(path) if suffix == ".safetensors" else read_official(path, family=family)
+    ours = path.suffix.lower() == ".safetensors"
+    return _read_ours(path) if ours else read_official(path, family=family)
 
 
 def save(path: str | Path, network: Backbone, process: str = "") -> None:

@@ -93,6 +93,8 @@ def read_official(path: str | Path, *, family: str | None = None) -> Weights:
     told = "repa" if projectors or legacy else _told_family(arguments)
     architecture, sizes = _read_off(path, "dit" if (family or told) == "dit" else "sit", state)
     refuse_differences(path, architecture, expected_shapes(architecture, **sizes), state)
+    # What follows computes: weights that are stored in half precision must not be rounded again.
+    state = {key: value.float() if value.element_size() < 4 else value for key, value in state.items()}
     family = _agreed_family(path, family, told)
     if family == "repa" and architecture.learned_variance:
         raise ValueError(
@@ -161,7 +163,7 @@ def _states(content: Mapping[Any, Any], place: str = "", level: int = 0) -> Iter
     named = {
         ".".join(part for part in str(key).split(".") if part not in WRAPPERS): value
         for key, value in content.items()
-        if isinstance(value, Tensor) and value.ndim  # no counters
+        if isinstance(value, Tensor) and value.numel() > 1  # no counters
     }
     first = next(iter(TELLING))
     for prefix in [key.removesuffix(first) for key in named if key == first or key.endswith(f".{first}")]:

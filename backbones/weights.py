@@ -64,6 +64,9 @@ def refuse_differences(
             for key, shape in expected.items()
             if key in state and state[key].shape != shape
         ],
+        "no floating-point numbers": [
+            f"{key} {tensor.dtype}" for key, tensor in state.items() if not tensor.is_floating_point()
+        ],
     }
     listed = [
         f"{kind}: {', '.join(keys[:NAMED])}{f' and {len(keys) - NAMED} more' if len(keys) > NAMED else ''}"

@@ -241,7 +241,7 @@ def _weight_files(options: Images) -> dict[str, Path]:
             raise UserError(
                 f"--net-weights {text}: write NET=FILE, with NET one of {', '.join(options.feature_nets)}."
             )
-        files[net] = Path(file)
+        files[net] = Path(file).expanduser()
     return files
 
 

@@ -91,10 +91,10 @@ def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None, 
     from bench.core.progress import progress_bar
     from bench.data.build import build_shards
     from bench.data.hub_sources import open_source
-    from bench.data.shards import MANIFEST, UNFINISHED
+    from bench.data.shards import LARGEST_SIZE, MANIFEST, UNFINISHED
 
-    if recipe.size < 1:
-        raise UserError(f"--size {recipe.size}: images have at least one pixel.")
+    if not 1 <= recipe.size <= LARGEST_SIZE:
+        raise UserError(f"--size {recipe.size}: images have 1 to {LARGEST_SIZE} rows and columns.")
     found = _found(out)
     _refuse_inside(out, source)
     opened = open_source(source)
@@ -234,7 +234,7 @@ def _found(out: Path) -> Manifest | None:
         if file.name.lstrip(".").split(".")[0] + ".json" not in known and not SHARD_NAME.match(file.name):
             raise UserError(f"{out} is not empty and no store ({file.name}): choose another --output.")
     for name in known:
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return Manifest.from_json(json.loads((out / name).read_bytes()))
     return None
 

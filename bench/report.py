@@ -111,7 +111,7 @@ def _write(found: Comparison, report: Path, options: Report) -> Path:
 
 
 def _folder(options: Report) -> Path:
-    for folder in (options.results / options.runs, Path(options.runs)):
+    for folder in (options.results / options.runs, Path(options.runs).expanduser()):
         if folder.is_dir():
             return folder
     raise UserError(

@@ -95,7 +95,8 @@ def plan(
 
 def folder_name(comparison: Comparison) -> str:
     """The folder of the runs: the suite's name, `runs` without one, with the scale if that is full."""
-    name = Path(comparison.suite).stem if comparison.suite else "runs"
+    # A name of dots alone would lead out of the folder of results.
+    name = (Path(comparison.suite).stem.strip(".") or "suite") if comparison.suite else "runs"
     return f"{name}-full" if comparison.scale == "full" else name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +104,26 @@ def process(text: str) -> Process:
 
 
 def method_source(text: str) -> str:
-    """8 hex digits for each Python file in a method's name, itself or in an option, such as an encoder.
+    """8 hex digits for each file in a method's name: Python files, and weights that an option names.
 
-    Files of `methods/` are not included; they have a `version` instead.
+    Files of `methods/` are not included; they have a `version` instead. Absent weights have none; the plan
+    refuses them.
     """
-    return "".join(plugin.source(Path(name).expanduser()) for name in _files(text))
+    sources = [plugin.source(Path(name).expanduser()) for name in _files(text)]
+    return "".join([*sources, *_weights(text)])
+
+
+def _weights(text: str) -> Iterator[str]:
+    from bench.nets import weights
+
+    for summand in grammar.summands(text):
+        name, options = grammar.split(summand)
+        for value in options.values():
+            if "weights" in value:
+                yield from _weights(value)
+        if "weights" in options:
+            with suppress(UserError):
+                yield weights.digest(weights.find(name, options["weights"]))[:8]
 
 
 def _files(text: str) -> Iterator[str]:

@@ -140,7 +140,7 @@ def _path(name: str) -> Path:
 def _read(path: Path) -> Suite:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"the suite file {path} cannot be read: {error}.") from None
     try:
         return Suite.model_validate(_plain(content))

@@ -1,30 +1,35 @@
 """Uniform access to the files in a folder, a zip or a tar. Nothing is unpacked or executed.
 
-A key is a file's path inside its container, with forward slashes. Links to files and folders are followed in
-folders, and inside tars.
+A key is a file's path inside its container, with forward slashes. Links to files and folders are followed, in
+archives as far as they stay inside.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
+import re
+import stat
 import tarfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from bench.core.errors import UserError
 from bench.core.files import in_units
 
-DEAD, LOOP, OUTSIDE, UNREADABLE, SPECIAL = (
+DEAD, LOOP, OUTSIDE, TWICE, UNREADABLE, SPECIAL = (
     "links to nothing",
     "links back to a folder that holds them",
     "names that leave the archive",
+    "names that the archive holds twice",
     "folders that cannot be read",
     "sockets and pipes",
 )
+T = TypeVar("T")
 LARGEST = 1 << 30  # bytes of a file that is read whole; an archive may declare any number
 _COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 
@@ -118,6 +123,7 @@ def _zip(path: Path) -> Container:
     entries: dict[str, zipfile.ZipInfo] = {}
     passed_over: dict[str, list[str]] = defaultdict(list)
     folders = set()
+    links: dict[str, str] = {}
     for info in archive.infolist():
         key = _inside(info.filename.replace("\\", "/"))  # as some programs on Windows write them
         if key is None:
@@ -131,8 +137,13 @@ def _zip(path: Path) -> Container:
                 f"{key} in {path} is compressed by a method that Python does not read (number "
                 f"{info.compress_type}, such as Deflate64): unpack the zip, and give the folder."
             )
+        elif stat.S_ISLNK(info.external_attr >> 16):
+            links[key] = posixpath.join(posixpath.dirname(key), archive.read(info).decode(errors="replace"))
+        elif key in entries:
+            passed_over[TWICE].append(key)
         else:
             entries[key] = info
+    _follow(links, entries, passed_over)
 
     def read(key: str) -> bytes:
         _refuse_size(path, key, entries[key].file_size)
@@ -152,6 +163,12 @@ def _tar(path: Path) -> Container:
             key = _inside(member.name)
             if key is None:
                 passed_over[OUTSIDE].append(member.name)
+            elif member.issparse():
+                raise UserError(
+                    f"{key} in {path} is stored as a sparse file: unpack it, and give the folder."
+                )
+            elif member.isfile() and key in places:
+                passed_over[TWICE].append(key)
             elif member.isfile():
                 places[key] = member.offset_data, member.size
             elif member.isdir():
@@ -160,14 +177,7 @@ def _tar(path: Path) -> Container:
                 links[key] = posixpath.join(posixpath.dirname(key), member.linkname)
             elif member.islnk():
                 links[key] = member.linkname
-    for key, target in links.items():
-        found = _inside(target)
-        for _ in range(len(links)):  # a link to a link
-            found = _inside(links[found]) if found in links else found
-        if found in places:
-            places[key] = places[found]
-        else:
-            passed_over[DEAD].append(key)
+    _follow(links, places, passed_over)
 
     def read(key: str) -> bytes:
         offset, size = places[key]
@@ -180,10 +190,27 @@ def _tar(path: Path) -> Container:
     return Container(path, files, folders | _parents(files), read, dict(passed_over))
 
 
+def _follow(links: dict[str, str], files: dict[str, T], passed_over: dict[str, list[str]]) -> None:
+    """Add what links of an archive point to, files or whole folders, to its files, under the links' names."""
+    waiting = {key: _inside(target) for key, target in links.items()}
+    found = True
+    while found:  # a link may lead to a link, or through one
+        folders = _parents(files)
+        found = {key: target for key, target in waiting.items() if target in files or target in folders}
+        for key, target in found.items():
+            del waiting[key]
+            if target in files:
+                files[key] = files[target]
+            else:
+                inside = [name for name in files if name.startswith(f"{target}/")]
+                files |= {key + name[len(target) :]: files[name] for name in inside}
+    passed_over[DEAD] += waiting
+
+
 def _inside(name: str) -> str | None:
     """The normalised name of a member; None if it points outside of the archive."""
     key = posixpath.normpath(name.lstrip("/"))
-    return None if key.split("/")[0] == ".." else key
+    return None if key.split("/")[0] == ".." or re.match("[A-Za-z]:/", key) else key
 
 
 def _refuse_size(path: Path, key: str, size: int) -> None:

@@ -98,7 +98,7 @@ def _archive_images(path: Path) -> ImageSet:
             raise UserError(f"{path} has no images (arr_0); it has {', '.join(arrays.files) or 'nothing'}.")
         has_labels = "arr_1" in arrays.files
     shape, dtype = _shape_and_type(path, "arr_0")
-    if len(shape) != 4 or shape[-1] not in (1, 3) or not all(shape):
+    if len(shape) != 4 or shape[-1] not in (1, 3) or min(shape) < 1:
         raise UserError(f"arr_0 of {path} has shape {shape}; images are [N, H, W, 3] or [N, H, W, 1].")
     if dtype != np.uint8:
         raise UserError(f"arr_0 of {path} is {dtype}; images must be uint8, 0 to 255.")

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -56,22 +56,33 @@ def _entries(container: Container, file: str) -> dict[str, int] | None:
     """Names and labels of one file, none if it says `"labels": null`; None if it is of another kind."""
     try:
         content = json.loads(container.read(file))
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # foreign bytes, perhaps compressed
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{file} in {container.path} cannot be read ({error}): repair or remove it."
+            f"{file} in {container.path} cannot be read ({reason}): repair or remove it."
         ) from None
     if not isinstance(content, dict) or "labels" not in content:
         return None
     labels = content["labels"] or {}
     try:
-        entries = {str(name).replace("\\", "/"): label for name, label in dict(labels).items()}
+        pairs = [
+            (posixpath.normpath(str(name).replace("\\", "/")), label)
+            for name, label in (labels.items() if isinstance(labels, dict) else labels)
+        ]
     except (TypeError, ValueError):
         raise UserError(f"{file} in {container.path}: labels must be pairs of a file and a number.") from None
-    for name, label in entries.items():
+    entries: dict[str, int] = {}
+    for name, label in pairs:
         if type(label) is not int or not 0 <= label < MOST_CLASSES:
             raise UserError(
                 f"{file} in {container.path} gives {name} the label {label!r}: labels are whole numbers from "
                 f"0 to {MOST_CLASSES - 1}."
+            )
+        if entries.setdefault(name, label) != label:
+            raise UserError(
+                f"{file} in {container.path} gives {name} two labels, {entries[name]} and {label}: repair it."
             )
     return entries
 

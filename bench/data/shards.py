@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 SHARD_NAME = re.compile(r"\.?(train|reference)-\d{5}\b.*\.safetensors")
 TRAIN, REFERENCE = "train", "reference"
 SHARD_BYTES, SHARD_RECORDS = 512 * 2**20, 4096  # a shard holds at most this much
+LARGEST_SIZE = math.isqrt(SHARD_BYTES // 3)  # rows and columns of an image that still fits a shard
 
 Statistic = Literal["posterior", "sample"]  # mean and std, sampled at every read; or one fixed sample
 Normalise = Literal["vae", "channels"]  # scale and bias of the VAE, or of each channel over the store
@@ -148,7 +150,8 @@ class Manifest:
     @property
     def records_per_shard(self) -> int:
         """A power of two."""
-        return min(SHARD_RECORDS, 1 << (SHARD_BYTES // self.record_bytes).bit_length() - 1)
+        fitting = max(1, SHARD_BYTES // self.record_bytes)
+        return min(SHARD_RECORDS, 1 << fitting.bit_length() - 1)
 
     def shards(self) -> list[Shard]:
         step = self.records_per_shard
@@ -219,7 +222,7 @@ def read_manifest(folder: Path) -> Manifest:
         return manifest
     except FileNotFoundError:
         raise _no_store(folder) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"the manifest of the store {folder} is damaged ({error}): {again}.") from None
 
 

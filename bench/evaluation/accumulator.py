@@ -26,7 +26,8 @@ class FeatureAccumulator:
     def update(self, seen: Activations, labels: Tensor | None, index: Tensor) -> None:
         """Add a batch: activations, requested classes [B] and numbers [B] of its images.
 
-        Raises UserError if features are not finite, or of another dimension than earlier ones.
+        Raises UserError if features are not finite or of another dimension than earlier ones, and for labels
+        that the net does not know.
         """
         if not seen.pooled.isfinite().all():
             raise UserError(f"the features of images {index.min()} to {index.max()} hold NaN or infinity.")
@@ -44,6 +45,11 @@ class FeatureAccumulator:
         if seen.unbiased_logits is not None:
             self.inception.update(seen.unbiased_logits, index)
         if labels is not None and seen.logits is not None:
+            if labels.min() < 0 or labels.max() >= seen.logits.shape[1]:
+                raise UserError(
+                    f"the images are labelled {labels.min()} to {labels.max()}, a net that judges their "
+                    f"classes knows 0 to {seen.logits.shape[1] - 1}: leave the labels or that net out."
+                )
             self.labelled += len(labels)
             self.correct += int((seen.logits.argmax(dim=1).cpu() == labels.cpu()).sum())
 

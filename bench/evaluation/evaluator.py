@@ -221,8 +221,11 @@ def with_guidance(
 ) -> list[Protocol]:
     """The protocol with other guidance and number of samples, one per scale; None and () leave its own.
 
-    Raises UserError for values out of range.
+    Raises UserError for values out of range, and for an interval in which nothing is guided.
     """
+    scales = scales or (own.guidance_scale,)
+    if interval is not None and set(scales) == {1.0}:
+        raise UserError("--guidance-interval does nothing with --guidance-scale 1, which is no guidance.")
     settings = own.model_dump()
     if interval is not None:
         settings["guidance_interval"] = interval
@@ -230,8 +233,7 @@ def with_guidance(
         settings["samples"] = samples
     try:
         return [
-            Protocol.model_validate(settings | {"guidance_scale": scale})
-            for scale in dict.fromkeys(scales or (own.guidance_scale,))
+            Protocol.model_validate(settings | {"guidance_scale": scale}) for scale in dict.fromkeys(scales)
         ]
     except ValidationError as error:
         raise invalid(error, "the guidance") from None

@@ -134,12 +134,17 @@ def _saved(path: Path, arrays: np.lib.npyio.NpzFile, net: str) -> Reference:
     if net + _MEAN not in names:
         known = sorted(name.removesuffix(_MEAN) for name in names if name.endswith(_MEAN))
         raise UserError(f"the reference {path} was made for {', '.join(known)}, not for {net}.")
-    has_spatial = f"{net}/spatial_mean" in names
-    return Reference(
-        _gaussian(path, arrays, f"{net}/mean", f"{net}/covariance"),
-        _gaussian(path, arrays, f"{net}/spatial_mean", f"{net}/spatial_covariance") if has_spatial else None,
-        torch.from_numpy(_array(path, arrays, f"{net}/features")) if f"{net}/features" in names else None,
-    )
+    gaussian, spatial, features = _gaussian(path, arrays, f"{net}/mean", f"{net}/covariance"), None, None
+    if f"{net}/spatial_mean" in names:
+        spatial = _gaussian(path, arrays, f"{net}/spatial_mean", f"{net}/spatial_covariance")
+    if f"{net}/features" in names:
+        features = torch.from_numpy(_array(path, arrays, f"{net}/features")).float()
+        if features.ndim != 2 or features.shape[1] != len(gaussian.mean):
+            raise UserError(
+                f"{net}/features of the reference {path} have shape {tuple(features.shape)}, not "
+                f"(M, {len(gaussian.mean)}) as its mean."
+            )
+    return Reference(gaussian, spatial, features)
 
 
 def _gaussian(path: Path, arrays: np.lib.npyio.NpzFile, mean: str, covariance: str) -> Gaussian:
@@ -151,6 +156,8 @@ def _gaussian(path: Path, arrays: np.lib.npyio.NpzFile, mean: str, covariance: s
         raise UserError(
             f"{mean} and {covariance} of the reference {path} have shapes {shapes}, not (D,) and (D, D)."
         )
+    if not torch.allclose(parts[1], parts[1].T, rtol=1e-4, atol=1e-6 * parts[1].abs().max().item()):
+        raise UserError(f"{covariance} of the reference {path} is not symmetric: it is no covariance.")
     return Gaussian(parts[0], parts[1])
 
 

@@ -120,4 +120,4 @@ def _read_parameters(path: Path) -> dict[str, Tensor]:
 
 
 def _find(name: str, file: Path | None) -> Path:
-    return weights.find(name, file, f"or give the file: --weights {name}=FILE")
+    return weights.find(name, file, f"or give the file: --net-weights {name}=FILE")

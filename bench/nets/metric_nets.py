@@ -13,7 +13,6 @@ The first three need no download. Stein et al. (2023) take FD in dinov2-l.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.core.files import sha256
 from bench.core.seeding import generator
 from bench.data import datasets
 from bench.nets import open_clip, table, timm, weights
@@ -81,14 +79,9 @@ def _checksum(name: str) -> str:
         return known
     try:
         path = weight_file(name) if library == "local" else weights.find(name)
-        return _of_file(path, path.stat().st_mtime_ns) if path and path.is_file() else ""
+        return weights.digest(path) if path and path.is_file() else ""
     except UserError:  # absent
         return ""
-
-
-@cache
-def _of_file(path: Path, _changed: int) -> str:
-    return sha256(path)
 
 
 def train_missing(wanted: Iterable[str]) -> None:
@@ -196,7 +189,7 @@ class PretrainedFeatures:
         """Raises UserError for a model that the library does not know, and absent or wrong weights."""
         self.name, self.device = name, device
         library = timm if table.network(name).library == "timm" else open_clip
-        path = weights.find(name, file, f"or give the file: --weights {name}=FILE")
+        path = weights.find(name, file, f"or give the file: --net-weights {name}=FILE")
         self.network = library.whole_image(name, path, device)
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from bench.core.errors import MissingAsset, UserError, unknown
@@ -51,6 +52,16 @@ def find(name: str, chosen: str | Path | None = None, otherwise: str = "") -> Pa
     if network.sha256 and sha256(path) != network.sha256:
         raise UserError(f"{path} is damaged (its sha256 is not {network.sha256[:8]}...): delete it.")
     return path
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file of weights, taken once as long as it stays as it is."""
+    return _digest(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _digest(path: Path, _changed: int) -> str:
+    return sha256(path)
 
 
 def _published(network: Network) -> tuple[str, tuple[str, ...], str]:

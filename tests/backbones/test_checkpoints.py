@@ -292,6 +292,23 @@ def test_qk_norm_is_seen_and_stays_another_network(tmp_path):
     read.build()
 
 
+@pytest.mark.parametrize("name", ["sit.ckpt", "pytorch_model.bin", "SIT.PT", "sit"])
+def test_the_content_of_a_file_decides_and_not_its_suffix(tmp_path, name):
+    found = checkpoints.weights(write(tmp_path / name, {"state_dict": official_state()}), family="sit")
+    assert found.architecture.name == "sit-ti/2"
+
+
+def test_weights_in_half_precision_are_not_rounded_again(tmp_path):
+    """Turning the time computes in the layer that reads it."""
+    half = {key: value.half() for key, value in official_state().items()}
+    whole = {key: value.float() for key, value in half.items()}
+    found, expected = (
+        checkpoints.weights(write(tmp_path / f"{name}.pt", state), family="sit").state
+        for name, state in {"half": half, "whole": whole}.items()
+    )
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
 def test_what_was_found_is_said(tmp_path):
     path = write(tmp_path / "sit.pt", {"model": official_state(variance=True)})
     found = checkpoints.weights(path, "sit").found
@@ -388,6 +405,7 @@ def changed(key, value):
         (changed("final_layer.linear.weight", torch.zeros(48, 96)), "final_layer.linear.weight (48, 96)"),
         (changed("blocks.9.attn.qkv.weight", torch.zeros(288, 96)), "10 blocks of width 96"),
         ({"ema": official_state(), "args": argparse.Namespace(prediction="score")}, "score"),
+        (changed("blocks.0.attn.proj.bias", torch.zeros(96, dtype=torch.int8)), "proj.bias torch.int8"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -62,7 +62,7 @@ def campaign(folder: Path, kills: int, only: Sequence[str] = (), counted: Path |
         if counted and not before:
             append_row(counted, asdict(lines[-1]))
 
-    chosen = [name for name in (*tasks, *files) if name in only or not only]
+    chosen = list(only) or [*tasks, *files]
     share = -(-kills // max(1, len([name for name in chosen if name in tasks])))
     with progress_bar(len(chosen), 0, "faults", "command") as bar:
         for name in chosen:

@@ -131,6 +131,17 @@ def test_whatever_decides_a_number_changes_the_hash(changed):
     assert spec(**changed).hash != spec().hash
 
 
+def test_weights_that_an_option_names_count_by_their_content(tmp_path):
+    file = tmp_path / "vit.safetensors"
+    hashes = []
+    for content in (b"one", b"other, longer", b"one"):
+        file.write_bytes(content)
+        hashes.append(spec(f"repa[encoder=dinov2-b[weights={file}]]").hash)
+    assert hashes[0] == hashes[2] != hashes[1]
+    file.unlink()
+    spec(f"repa[encoder=dinov2-b[weights={file}]]")  # what is absent, the plan refuses
+
+
 def test_a_folder_is_reopened_by_its_own_run_only(tmp_path):
     one = spec(protocol={"sampler_flow": "ode-heun-50"})
     folder = RunFolder(tmp_path, one).folder

@@ -168,6 +168,8 @@ def test_repas_labels_lie_beside_its_latents(tmp_path):
         ('{"labels": [["a.png"]]}', "must be pairs"),
         ('{"labels": [["other.png", 1]]}', "labels none of the images"),
         ('{"labels": [', "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"labels": [["a.png", 0], ["./a.png", 1]]}', "gives a.png two labels, 0 and 1"),
     ],
 )
 def test_labels_that_do_not_serve_are_refused(tmp_path, content, message):
@@ -239,9 +241,50 @@ def test_archives_mean_what_the_folder_means(tmp_path):
     assert found.passed_over["links to nothing"] == ["train/b/4.png"]
 
 
+def linked(name, target):
+    link = zipfile.ZipInfo(name)
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    return link, target
+
+
+def test_links_in_archives_may_be_to_folders_and_through_links(tmp_path):
+    links = {"b": "a", "c/1.png": "../b/1.png", "d": "nowhere", "e": "e"}
+    with (
+        zipfile.ZipFile(tmp_path / "a.zip", "w") as packed,
+        tarfile.open(tmp_path / "a.tar", "w") as tar,
+    ):
+        for name in ("a/1.png", "a/2.png"):
+            packed.writestr(name, png())
+            member = tarfile.TarInfo(name)
+            member.size = len(png())
+            tar.addfile(member, io.BytesIO(png()))
+        for name, target in links.items():
+            packed.writestr(*linked(name, target))
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            tar.addfile(member)
+    for name in ("a.zip", "a.tar"):
+        container = open_container(tmp_path / name)
+        found = understand(container)
+        assert sorted(labels(found)) == ["a/1.png", "a/2.png", "b/1.png", "b/2.png", "c/1.png"]
+        assert container.read("c/1.png") == png()
+        assert sorted(found.passed_over["links to nothing"]) == ["d", "e"]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_names_that_an_archive_holds_twice_are_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a/1.png", "b/1.png", "a//1.png", "b/1.png"):
+            archive.writestr(name, png())
+    assert (
+        "names that the archive holds twice would be passed over: 2"
+        in understood(tmp_path / "a.zip").surprises[0]
+    )
+
+
 def test_members_that_leave_their_archive_are_passed_over(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for name in ("a/1.png", "b/1.png", "../evil.png", "a/../../evil.png"):
+        for name in ("a/1.png", "b/1.png", "../evil.png", "a/../../evil.png", "C:\\x\\evil.png"):
             archive.writestr(name, png())
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name in ("/a/1.png", "b/1.png", "../evil.png"):

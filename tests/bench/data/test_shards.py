@@ -207,6 +207,12 @@ def test_shards_hold_at_most_half_a_gibibyte():
         assert contents.records_per_shard * contents.record_bytes <= stores.SHARD_BYTES
 
 
+@pytest.mark.parametrize("size", [0, -1, 20_000, 100_000])
+def test_sizes_that_no_shard_holds_are_refused(source, tmp_path, size):
+    with pytest.raises(UserError, match=f"--size {size}: images have 1 to 13377 rows"):
+        prepare(source, tmp_path / "out", size=size)
+
+
 def test_a_verified_store_is_intact_and_a_flipped_bit_is_found(store, capsys):
     command.verify(store)
     assert "all intact" in capsys.readouterr().out

@@ -88,6 +88,11 @@ def test_a_saved_reference_gives_the_same_results_as_its_images(tmp_path: Path):
         ({"arr_0": PIXELS[:1]}, "at least 2"),
         ({"other/mean": MU, "other/covariance": SIGMA}, "made for other, not for inception"),
         ({"inception/mean": MU}, "cannot be read"),
+        ({"mu": MU, "sigma": SIGMA + np.triu(np.ones((5, 5)), 1)}, "sigma .* is not symmetric"),
+        (
+            {"inception/mean": MU, "inception/covariance": SIGMA, "inception/features": np.ones((9, 4))},
+            r"features .* shape \(9, 4\), not \(M, 5\)",
+        ),
     ],
 )
 def test_a_reference_that_does_not_serve_is_refused_in_one_line(arrays, message: str, tmp_path: Path):
