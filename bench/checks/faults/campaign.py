@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,59 +54,62 @@ def campaign(folder: Path, kills: int, only: Sequence[str] = (), counted: Path |
     for name in only:
         if name not in {*tasks, *files}:
             raise unknown("command of the campaign", name, [*tasks, *files])
-    done = [Line(**row) for row in read_rows(counted)] if counted else []
-    lines: list[Line] = []
-
-    def add(fault: str, name: str, count: Callable[[random.Random], Line]) -> None:
-        before = [line for line in done if (line.fault, line.task) == (fault, name)]
-        lines.append(before[0] if before else count(random.Random(f"{fault} {name}")))
-        if counted and not before:
-            append_row(counted, asdict(lines[-1]))
-
     chosen = list(only) or [*tasks, *files]
-    share = -(-kills // max(1, len([name for name in chosen if name in tasks])))
-    with progress_bar(len(chosen), 0, "faults", "command") as bar:
-        for name in chosen:
-            if name in tasks:
-                _disturb(folder, tasks[name], share, add)
-            else:
-                _harm(folder, name, files[name], add)
+    disturbed = [Undisturbed(folder, tasks[name]) for name in chosen if name in tasks]
+    counts = [*_while_working(folder, disturbed, kills)]
+    counts += [count for name in chosen if name in files for count in _on_reading(folder, name, files[name])]
+    before = {(row["fault"], row["task"]): Line(**row) for row in (read_rows(counted) if counted else ())}
+    lines: list[Line] = []
+    with progress_bar(len(counts), 0, "faults", "line") as bar:
+        for fault, name, count in counts:
+            line = before.get((fault, name)) or count(random.Random(f"{fault} {name}"))
+            if counted and (fault, name) not in before:
+                append_row(counted, asdict(line))
+            lines.append(line)
             bar.update()
     return lines
 
 
-def _disturb(folder: Path, task: Task, kills: int, add: Callable[..., None]) -> None:
-    """A line for every fault that befalls a command while it works."""
-    known: list[tuple[Any, float]] = []
+class Undisturbed:
+    """A task, and what comes out of it when nothing disturbs it."""
 
-    def truth() -> tuple[Any, float]:
-        """What comes out undisturbed, and in how many seconds."""
-        if not known:
-            run_undisturbed(task, fresh(folder, task))
-            case, start = fresh(folder, task), time.monotonic()
-            run_undisturbed(task, case)
-            known.append((task.outcome(case), time.monotonic() - start))
-        return known[0]
+    def __init__(self, folder: Path, task: Task) -> None:
+        self.folder, self.task = folder, task
 
-    faults: dict[str, Callable[[random.Random], Line]] = {
-        KILLED: lambda draw: kill_at_random(folder, task, *truth(), kills, draw),
-        FULL: lambda _: fill_disk(folder, task, truth()[0]),
-        LIMITED: lambda draw: limit_size(folder, task, truth()[0], draw),
-        SEVERAL: lambda _: start_several(folder, task, truth()[0]),
-        CLOCK: lambda _: jump_clock(folder, task, *truth()),
+    @cached_property
+    def truth(self) -> tuple[Any, float]:
+        """The outcome, and the seconds that it takes."""
+        run_undisturbed(self.task, fresh(self.folder, self.task))
+        case, start = fresh(self.folder, self.task), time.monotonic()
+        run_undisturbed(self.task, case)
+        return self.task.outcome(case), time.monotonic() - start
+
+
+# A line of the table to be: its fault, its command or reading, and what makes it.
+Count = tuple[str, str, Callable[[random.Random], Line]]
+
+
+def _while_working(folder: Path, works: Sequence[Undisturbed], kills: int) -> Iterator[Count]:
+    """Each fault against each command while it works; the kills are shared out."""
+    share = -(-kills // max(1, len(works)))
+    faults: dict[str, Callable[[Undisturbed, random.Random], Line]] = {
+        KILLED: lambda work, draw: kill_at_random(folder, work.task, *work.truth, share, draw),
+        FULL: lambda work, _: fill_disk(folder, work.task, work.truth[0]),
+        SEVERAL: lambda work, _: start_several(folder, work.task, work.truth[0]),
+        CLOCK: lambda work, _: jump_clock(folder, work.task, *work.truth),
+        LIMITED: lambda work, draw: limit_size(folder, work.task, work.truth[0], draw),
     }
-    for fault, count in faults.items():
-        add(fault, task.name, count)
+    for fault, disturb in faults.items():
+        for work in works:
+            yield fault, work.task.name, partial(disturb, work)
 
 
-def _harm(folder: Path, name: str, make: Callable[[], Reading], add: Callable[..., None]) -> None:
-    """A line for every way in which the files that a command reads are damaged."""
-    made: list[Reading] = []
+def _on_reading(folder: Path, name: str, make: Callable[[], Reading]) -> Iterator[Count]:
+    """Each way in which the files that a command reads are damaged."""
+    reading = cache(make)
     for fault in HARMS:
-
-        def count(draw: random.Random, fault: str = fault) -> Line:
-            if not made:
-                made.append(make())
-            return damage(folder, name, made[0], fault, draw)
-
-        add(fault, f"reads: {name}", count)
+        yield (
+            fault,
+            f"reads: {name}",
+            lambda draw, fault=fault: damage(folder, name, reading(), fault, draw),
+        )

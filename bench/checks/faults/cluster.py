@@ -6,10 +6,14 @@ is killed with everything else is started again by the next command, as Slurm do
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
+STAND_IN = "cluster"  # its folder, whose disk is never full
 # A job is a folder of the queue: made by `sbatch`, with a file `done` in it when it has ended.
 SCRIPTS = {
     "sbatch": """n=1; while ! mkdir "{queue}/$n" 2>/dev/null; do n=$((n+1)); done
@@ -34,10 +38,10 @@ SUBMITTED_WITHIN = (
 )
 
 
-def start_cluster(queue: Path, jobs: Path) -> None:
-    """Put the commands on this process's path, and run what they are given, until this process ends.
+def start_cluster(queue: Path, jobs: Path) -> int:
+    """Put the commands on this process's path, and run what they are given: the process that does.
 
-    `jobs` is the folder of submitit's files.
+    It runs until SIGTERM, or until this process ends. `jobs` is the folder of submitit's files.
     """
     programs = queue.parent / "bin"
     for folder in (queue, programs):
@@ -47,18 +51,23 @@ def start_cluster(queue: Path, jobs: Path) -> None:
         (programs / name).chmod(0o755)
     os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     parent = os.getpid()
-    if os.fork() == 0:
-        while os.getppid() == parent:
+    if cluster := os.fork():
+        return cluster
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    lock = os.open(queue.parent / "lock", os.O_RDWR | os.O_CREAT)
+    while os.getppid() == parent:
+        with suppress(BlockingIOError):  # of several on one queue, one runs its jobs
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for job in sorted(queue.iterdir()):
                 if not (job / "done").exists():
                     _run(job.name, jobs)
                     (job / "done").touch()
-            time.sleep(0.05)
-        os._exit(0)
+        time.sleep(0.05)
+    os._exit(0)
 
 
 def _run(number: str, jobs: Path) -> None:
-    """One job, in a fork, to its end; what it says goes into submitit's logs."""
+    """One job, in a fork, to its end or SIGTERM; what it says goes into submitit's logs."""
     deadline = time.monotonic() + SUBMITTED_WITHIN
     while not (submitted := (jobs / f"{number}_submitted.pkl").exists()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -66,6 +75,7 @@ def _run(number: str, jobs: Path) -> None:
         return
     job = os.fork()
     if job == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             for stream, kind in ((1, "out"), (2, "err")):
                 log = os.open(jobs / f"{number}_0_log.{kind}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -76,4 +86,11 @@ def _run(number: str, jobs: Path) -> None:
             process_job(jobs)
         finally:
             os._exit(0)
+
+    def end(*_: object) -> None:
+        os.kill(job, signal.SIGKILL)
+        os._exit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
     os.waitpid(job, 0)
+    signal.signal(signal.SIGTERM, before)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.checks.faults.cluster import STAND_IN, start_cluster
 from bench.checks.faults.process import Task, run_undisturbed
 from bench.core.files import read_json, sha256
 
@@ -82,15 +85,18 @@ def training(method: str) -> Callable[[Path], None]:
 
 def submit(at: Path) -> None:
     """The run of `train` as a job, and wait for it."""
-    from bench.checks.faults.cluster import start_cluster
     from bench.launch import submit
 
     submit.REFRESH = 0.2
-    start_cluster(at / "cluster" / "queue", at / "results" / "runs" / "jobs")
+    cluster = start_cluster(at / STAND_IN / "queue", at / "results" / "runs" / "jobs")
     steps = [word for key, value in TRAINING.items() for word in (f"--{key.replace('_', '-')}", value)]
     scored = ("--samples", 16, "--sampler-flow", "euler[steps=2]", "--feature-nets", "random-conv")
     run = ("--method", "baseline", "--backbone", "sit-pico", *steps, *scored, "--device", "cpu")
-    main("run", *run, "--results", at / "results", "--launcher", "slurm", "--hours", "1")
+    try:
+        main("run", *run, "--results", at / "results", "--launcher", "slurm", "--hours", "1")
+    finally:
+        os.kill(cluster, signal.SIGTERM)
+        os.waitpid(cluster, 0)
 
 
 def main(module: str, *arguments: object) -> None:

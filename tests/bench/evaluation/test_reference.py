@@ -110,5 +110,5 @@ def test_statistics_of_another_net_are_refused(tmp_path: Path):
 
 
 def test_statistics_of_one_net_cannot_serve_two(tmp_path: Path):
-    with pytest.raises(UserError, match="cannot serve other"):
+    with pytest.raises(UserError, match="cannot be used for other"):
         read_reference(save(tmp_path, **STATISTICS), [Fake("inception"), Fake("other")])
