@@ -66,6 +66,37 @@ def speedup_bars(
     return figure
 
 
+def difference_dots(comparison: Comparison, measure: Metric, backbone: str) -> Figure:
+    """Paired difference of each method from the reference on a backbone, with its t interval, best first.
+
+    Filled: methods with a teacher; open: methods without.
+    """
+    found = [
+        (difference.t, entry)
+        for entry in comparison.entries
+        if entry.backbone == backbone and (difference := comparison.difference(entry, measure.key))
+    ]
+    found.sort(key=lambda one: one[0].mean if measure.lower_is_better else -one[0].mean)
+    fills = {True: ("with a teacher", COLOURS[0]), False: ("without", "white")}
+    with paper():
+        figure, panel = plt.subplots(figsize=(COLUMN, 0.75 + 0.15 * len(found)))
+        panel.axvline(0, color=REFERENCE, lw=0.8, ls="--", zorder=0)
+        for place, (gap, entry) in enumerate(found):
+            if np.isfinite(gap.low):
+                panel.plot([gap.low, gap.high], [place, place], color=COLOURS[0], lw=0.9, zorder=1)
+            label, fill = fills[bool(entry.teachers)]
+            style = {"markerfacecolor": fill, "markeredgecolor": COLOURS[0], "ms": 4}
+            panel.plot(gap.mean, place, "o", linestyle="", label=label, **style)
+        panel.set_yticks(range(len(found)), [entry.method for _, entry in found], fontsize=6.5)
+        panel.set_ylim(len(found) - 0.5, -0.5)
+        panel.tick_params(axis="y", length=0)
+        panel.grid(axis="y", visible=False)
+        arrow = "better to the left" if measure.lower_is_better else "better to the right"
+        figure.supxlabel(f"{measure.label}, difference from {comparison.reference} ({arrow})", fontsize=8)
+        legend(figure, [panel])
+    return figure
+
+
 def ablation_bars(comparison: Comparison, measures: Sequence[Metric], variants: Sequence[Entry]) -> Figure:
     """Variants of a method: bars for means, dots for seeds, one panel per distance.
 

@@ -119,7 +119,7 @@ def speedup_by_target(
                     if entry.backbone == backbone and comparison.reference_of(entry):
                         found = speedups_by_target(comparison, entry, cost, metric)
                         _speedup_curve(panel, found, look[entry.method], entry.method)
-                panel.xaxis.set_major_formatter(PercentFormatter(1))
+                panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             row[0].set_ylabel(f"{backbone}\nspeedup (×)")
         for cost, panel in zip(costs, panels[0], strict=True):
             panel.set_title(f"in {COSTS[cost]}")

@@ -21,6 +21,7 @@ from bench.reporting.tables.table import slug
 PANEL_ROWS = 5  # of one figure
 MOST_BARS = 24  # methods of one figure
 MOST_CURVES = 8  # of one panel; of more methods, those without options are shown
+MOST_ROWS = 12  # of samples, and of bars that say "not reached"
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,29 @@ class Contents:
 
     @cached_property
     def plain(self) -> Comparison:
-        """Methods shown in curves: all, or those without options if there are too many."""
+        """Methods shown in curves: all; if there are too many, those without options; if there still are, the
+        reference and the best of these."""
         if len(self.all.methods) <= MOST_CURVES:
             return self.all
         names = {name for name in self.all.methods if not grammar.split(name)[1]} | {self.all.reference}
+        if len(names) > MOST_CURVES:
+            names = {self.all.reference, *self._best_of(names - {self.all.reference})}
         shown = [entry for entry in self.all.entries if entry.method in names]
         return replace(self.all, entries=shown) if len(names) > 1 else self.all
+
+    def _best_of(self, names: set[str]) -> list[str]:
+        """The methods that fit beside the reference, by their best place on any backbone."""
+        places: dict[str, int] = {}
+        for group in self.all.groups:
+            ranks = self.all.ranks([entry for entry in group if entry.method in names], self.all.headline)
+            for place, entry in enumerate(ranks):
+                places[entry.method] = min(place, places.get(entry.method, place))
+        return sorted(places, key=lambda name: places[name])[: MOST_CURVES - 1]
+
+    @cached_property
+    def sampled(self) -> Comparison:
+        """Methods whose samples are shown."""
+        return self.all if len(self.all.methods) <= MOST_ROWS else self.plain
 
     @cached_property
     def costs(self) -> list[str]:
@@ -45,9 +63,28 @@ class Contents:
 
     @cached_property
     def compared(self) -> list[Entry]:
-        """Entries with a reference; only on the largest backbones if there are too many."""
+        """Entries with a reference: of many, only those that are ever as good; of too many, only those on the
+        largest backbones."""
         found = [entry for entry in self.all.entries if self.all.reference_of(entry) is not None]
+        if len(found) > MOST_ROWS:
+            found = [entry for entry in found if self._reaches(entry)]
         return found if len(found) <= MOST_BARS else [one for one in found if one.backbone in self.largest]
+
+    @cached_property
+    def behind(self) -> list[str]:
+        """Methods that `compared` leaves out because they are nowhere as good as the reference."""
+        entries = [entry for entry in self.all.entries if self.all.reference_of(entry) is not None]
+        reached = {entry.method for entry in entries if len(entries) <= MOST_ROWS or self._reaches(entry)}
+        return list(dict.fromkeys(entry.method for entry in entries if entry.method not in reached))
+
+    def _reaches(self, entry: Entry) -> bool:
+        found = (self.all.speedup(entry, cost, self.all.headline.key) for cost in self.costs)
+        return any(item is not None and item.reached for item in found)
+
+    def on(self, backbone: str) -> list[Entry]:
+        """Finished entries on a backbone that have a reference."""
+        own = [entry for entry in self.all.entries if entry.backbone == backbone and len(entry.final)]
+        return [entry for entry in own if self.all.reference_of(entry) is not None]
 
     @cached_property
     def largest(self) -> list[str]:
@@ -126,10 +163,19 @@ KINDS = (
         rank=1,
     ),
     Kind(
+        "differences",
+        "Difference from {reference} on {one}",
+        "Mean paired difference of {headline} over seeds with {confidence} t intervals, which are not "
+        "corrected for the number of methods.",
+        lambda it: [name for name in it.largest if len(it.all.methods) > MOST_CURVES and it.on(name)],
+        lambda it, backbone: bars.difference_dots(it.all, it.all.headline, backbone),
+        rank=1,
+    ),
+    Kind(
         "speedup",
         "Speedup over {reference}",
         "Cost until the final {headline} of {reference}, relative to it. Black lines: {confidence} bootstrap "
-        "intervals over seeds.",
+        "intervals over seeds.{behind}",
         lambda it: it.once(bool(it.compared)),
         lambda it, _: bars.speedup_bars(it.all, it.all.headline, it.compared, it.costs),
         rank=4,
@@ -147,9 +193,9 @@ KINDS = (
         "samples",
         "Samples of {one}",
         "Seed {seed}, last step, not selected. Within a column all start from the same noise and label; the "
-        "real images are of that class, if it was found among a few training images.",
-        lambda it: [name for name in it.largest if samples.sample_strips(it.all, name, it.seed)],
-        lambda it, backbone: samples.sample_rows(it.all, backbone, it.seed),
+        "real images are of that class, if it was found among a few training images.{left_out_rows}",
+        lambda it: [name for name in it.largest if samples.sample_strips(it.sampled, name, it.seed)],
+        lambda it, backbone: samples.sample_rows(it.sampled, backbone, it.seed),
         rank=2,
     ),
     Kind(
@@ -173,9 +219,9 @@ KINDS = (
         "pareto",
         "Quality against cost",
         "Final values against the time of a training step and the FLOPs of the whole training. Methods on "
-        "the dotted line are not beaten by any cheaper one.",
+        "the dotted line are not beaten by any cheaper one.{grey}",
         lambda it: it.once(sum(len(entry.final) > 0 for entry in it.all.entries) > 2),
-        lambda it, _: relations.pareto(it.all, it.all.headline),
+        lambda it, _: relations.pareto(it.all, it.all.headline, it.plain.methods),
         rank=3,
     ),
     Kind(
@@ -266,8 +312,20 @@ def _words(contents: Contents) -> dict[str, str]:
         "reference": comparison.reference,
         "confidence": f"{comparison.confidence:.0%}",
         "seed": str(contents.seed),
-        "left_out": "" if contents.plain is comparison else " Variants are left to the bars.",
+        "left_out": _left_out(comparison, contents.plain),
+        "left_out_rows": _left_out(comparison, contents.sampled),
+        "behind": f" Never as good within their runs: {', '.join(contents.behind)}." * bool(contents.behind),
+        "grey": " Grey: the other methods." * (contents.plain is not comparison),
     }
+
+
+def _left_out(comparison: Comparison, shown: Comparison) -> str:
+    if shown is comparison:
+        return ""
+    if all(name in shown.methods or grammar.split(name)[1] for name in comparison.methods):
+        return " Variants are left to the bars."
+    best = len(shown.methods) - 1
+    return f" Of {len(comparison.methods)} methods and variants: {comparison.reference} and the {best} best."
 
 
 def _distances(comparison: Comparison) -> list[Metric]:

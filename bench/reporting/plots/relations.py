@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -66,33 +67,51 @@ def training_flops(entry: Entry) -> float:
 PARETO_COSTS = {"time of a training step (ms)": step_milliseconds, "training FLOPs": training_flops}
 
 
-def pareto(comparison: Comparison, metric: Metric) -> Figure:
+def pareto(comparison: Comparison, metric: Metric, named: Sequence[str]) -> Figure:
     """The final metric against the time of a step and against FLOPs; entries on the dotted line are not
-    dominated."""
+    dominated. Methods that are neither `named` nor on such a line are grey."""
     entries = [entry for entry in comparison.entries if len(entry.final)]
     costs = {label: [cost(entry) for entry in entries] for label, cost in PARETO_COSTS.items()}
     known = {label: values for label, values in costs.items() if np.isfinite(values).all()}
+    value = [entry.at_end(metric.key).mean for entry in entries]
+    fronts = {
+        label: pareto_front(cost, value, lower_is_better=bool(metric.lower_is_better))
+        for label, cost in known.items()
+    }
+    on_front = [entries[i].method for front in fronts.values() for i in front]
+    look = looks(list(dict.fromkeys((*named, *on_front))), comparison.reference)
     with paper():
         size = (PAGE if len(known) > 1 else COLUMN, 2.4)
         figure, panels = plt.subplots(1, len(known), figsize=size, squeeze=False, sharey=True)
         for panel, (label, cost) in zip(panels.flat, known.items(), strict=True):
-            _pareto_panel(panel, comparison, entries, cost, metric)
+            _pareto_panel(panel, comparison, entries, cost, metric, look)
+            front = fronts[label]
+            ends = [cost[i] for i in front], [value[i] for i in front]
+            panel.plot(*ends, ":", color="black", lw=0.8, zorder=0)
             panel.set_xlabel(label)
         panels[0][0].set_ylabel(f"{metric.label} {metric.arrow}")
         legend(figure, panels.flat)
     return figure
 
 
+OTHERS = {"color": "#b0b0b0", "marker": "o"}
+
+
 def _pareto_panel(
-    panel: Axes, comparison: Comparison, entries: Sequence[Entry], cost: Sequence[float], metric: Metric
+    panel: Axes,
+    comparison: Comparison,
+    entries: Sequence[Entry],
+    cost: Sequence[float],
+    metric: Metric,
+    look: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    look = looks(comparison.methods, comparison.reference)
     value = [entry.at_end(metric.key).mean for entry in entries]
-    for entry, x, y in zip(entries, cost, value, strict=True):
-        mark = {"color": look[entry.method]["color"], "marker": look[entry.method]["marker"]}
-        panel.plot(x, y, linestyle="", label=entry.method, ms=5, **mark)
-    front = pareto_front(cost, value, lower_is_better=bool(metric.lower_is_better))
-    panel.plot([cost[i] for i in front], [value[i] for i in front], ":", color="black", lw=0.8, zorder=0)
+    points = sorted(zip(entries, cost, value, strict=True), key=lambda point: point[0].method not in look)
+    for entry, x, y in points:
+        known = entry.method in look
+        mark = {name: (look[entry.method] if known else OTHERS)[name] for name in ("color", "marker")}
+        label = entry.method if known else "others"
+        panel.plot(x, y, linestyle="", label=label, ms=5 if known else 3.5, zorder=2 + known, **mark)
     for group in comparison.groups if len(comparison.backbones) > 1 else ():
         places = [(cost[i], value[i]) for i, entry in enumerate(entries) if entry in group]
         if places:

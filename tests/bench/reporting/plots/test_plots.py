@@ -15,7 +15,7 @@ from torchvision.utils import make_grid
 
 from bench.benchmark.simulated_runs import SPEEDS, STEP_SECONDS, frechet, sample_grid, write_run
 from bench.reporting.comparison import Comparison, compare
-from bench.reporting.plots import bars, curves, relations
+from bench.reporting.plots import bars, curves, figures, relations
 from bench.reporting.plots.figures import MOST_CURVES, drawings
 from bench.reporting.plots.style import looks, on_lines, save
 from bench.reporting.results import load, probe_maps, training_logs
@@ -77,7 +77,7 @@ def test_speedup_by_target_of_a_power_law_is_the_same_at_every_target(comparison
 
 
 def test_pareto_shows_time_and_flops(comparison: Comparison) -> None:
-    figure = relations.pareto(comparison, comparison.headline)
+    figure = relations.pareto(comparison, comparison.headline, comparison.methods)
     time, flops = ({line.get_label(): line.get_xdata() for line in panel.lines} for panel in figure.axes)
     assert time["vrpo"] == pytest.approx([1000 * STEP_SECONDS["vrpo"]])
     assert flops["vrpo"] == pytest.approx([1000 * 1e9])  # simulated steps cost 1e9 each
@@ -88,6 +88,38 @@ def test_speedup_bars_are_as_long_as_the_simulated_speedups(comparison: Comparis
     figure = bars.speedup_bars(comparison, comparison.headline, methods, ["step"])
     lengths = [bar.get_width() for bar in figure.axes[0].patches if bar.get_width() > 0]
     assert lengths == pytest.approx([SPEEDS["repa"], SPEEDS["vrpo"]] * 2, rel=0.1)
+
+
+def test_of_many_methods_the_reference_and_the_best_are_shown(
+    comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Curves and samples leave out repa, the points of Pareto are grey, and bars say who never catches up."""
+    monkeypatch.setattr(figures, "MOST_CURVES", 2)
+    monkeypatch.setattr(figures, "MOST_ROWS", 2)
+    contents = figures.Contents(comparison)
+    assert contents.plain.methods == contents.sampled.methods == ["baseline", "vrpo"]
+    assert {entry.method for entry in contents.compared} == {"repa", "vrpo"} and not contents.behind
+    text = {drawing.name: drawing.text for drawing in drawings(comparison)}
+    assert "Of 3 methods and variants: baseline and the 1 best" in text["convergence"]
+    monkeypatch.setattr(relations, "pareto_front", lambda *_, **__: [])  # nobody has to be named
+    figure = relations.pareto(comparison, comparison.headline, contents.plain.methods)
+    labels = [line.get_label() for line in figure.axes[1].lines]
+    assert {"baseline", "vrpo", "others"} <= set(labels) and "repa" not in labels
+    monkeypatch.setattr(figures.Contents, "_reaches", lambda self, entry: entry.method == "vrpo")
+    contents = figures.Contents(comparison)
+    assert {entry.method for entry in contents.compared} == {"vrpo"} and contents.behind == ["repa"]
+
+
+def test_dots_lie_at_the_paired_differences_from_the_reference(comparison: Comparison) -> None:
+    figure = bars.difference_dots(comparison, comparison.headline, "sit-ti/2")
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["vrpo", "repa"]  # the best first
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    key = comparison.headline.key
+    finals = {entry.method: entry for entry in comparison.entries if entry.backbone == "sit-ti/2"}
+    for name, dot in zip(names, dots, strict=True):
+        pairs = finals[name].final[key] - finals["baseline"].final[key]
+        assert float(dot.get_xdata()[0]) == pytest.approx(pairs.mean())
 
 
 def test_a_method_looks_the_same_in_all_figures_and_no_two_look_alike() -> None:
