@@ -22,7 +22,7 @@ from bench.runs.record import Counters
 from bench.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
-SHORT = ["--backbone", "sit-ti", "--steps", "12", "--batch-size", "16", "--checkpoint-every", "4"]
+SHORT = ["--backbone", "sit-pico", "--steps", "12", "--batch-size", "16", "--checkpoint-every", "4"]
 SHORT += ["--evaluate-every", "6", "--log-every", "1", "--samples", "30", "--sampler-flow", "euler[steps=3]"]
 
 

@@ -12,7 +12,7 @@ TRAINING = {"steps": 60, "batch_size": 16}
 CPU = torch.device("cpu")
 
 
-def trained(method, steps=10, backbone="sit-ti", seed=0):
+def trained(method, steps=10, backbone="sit-pico", seed=0):
     """A trainer after some steps, and the rows of these."""
     trainer = Trainer(resolve.run_spec(method, backbone, "digits", seed, training=TRAINING), CPU)
     return trainer, [trainer.step(step) for step in range(steps)]
@@ -36,16 +36,16 @@ def assert_equal_weights(first, second):
 @pytest.mark.parametrize(
     ("method", "same", "backbone"),
     [
-        ("vrpo[perceptual=0,semantic=0]", "repa[weight=4.0,align_until=0.5]", "sit-ti"),
-        ("vrpo[perceptual=0,semantic=0,weight=0.5,align_until=1.0]", "repa", "sit-ti"),
-        ("vrpo[perceptual=0,semantic=0,weight=0.5,align_until=1.0]", "repa", "dit-ti"),
-        ("vrpo[strength=0,estimator=score,align_until=1.0]", "repa[weight=4.0]", "sit-ti"),
-        ("vrpo[strength=0,estimator=likelihood,align_until=1.0]", "repa[weight=4.0]", "sit-ti"),
-        ("vrpo[gate_gain=0,estimator=counterfactual,align_until=1.0]", "repa[weight=4.0]", "sit-ti"),
-        ("vrpo[perceptual=0,semantic=0,weight=0]", "baseline", "sit-ti"),
-        ("vrpo[perceptual=0,semantic=0,weight=0]", "baseline", "dit-ti"),
-        ("vrpo[weight=0,estimator=counterfactual]", "baseline", "sit-ti"),
-        ("repa[weight=0]", "baseline", "sit-ti"),
+        ("vrpo[perceptual=0,semantic=0]", "repa[weight=4.0,align_until=0.5]", "sit-pico"),
+        ("vrpo[perceptual=0,semantic=0,weight=0.5,align_until=1.0]", "repa", "sit-pico"),
+        ("vrpo[perceptual=0,semantic=0,weight=0.5,align_until=1.0]", "repa", "dit-pico"),
+        ("vrpo[strength=0,estimator=score,align_until=1.0]", "repa[weight=4.0]", "sit-pico"),
+        ("vrpo[strength=0,estimator=likelihood,align_until=1.0]", "repa[weight=4.0]", "sit-pico"),
+        ("vrpo[gate_gain=0,estimator=counterfactual,align_until=1.0]", "repa[weight=4.0]", "sit-pico"),
+        ("vrpo[perceptual=0,semantic=0,weight=0]", "baseline", "sit-pico"),
+        ("vrpo[perceptual=0,semantic=0,weight=0]", "baseline", "dit-pico"),
+        ("vrpo[weight=0,estimator=counterfactual]", "baseline", "sit-pico"),
+        ("repa[weight=0]", "baseline", "sit-pico"),
     ],
 )
 def test_what_is_switched_off_leaves_no_trace(method, same, backbone):
@@ -83,8 +83,8 @@ def test_a_restored_trainer_continues_to_the_same_weights(method):
 
 def test_logging_changes_nothing_but_the_logs():
     method, always = "vrpo[estimator=pathwise+counterfactual]", TRAINING | {"log_every": 1}
-    rarely, expected = reference(method, "sit-ti")
-    often = Trainer(resolve.run_spec(method, "sit-ti", "digits", 0, training=always), CPU)
+    rarely, expected = reference(method, "sit-pico")
+    often = Trainer(resolve.run_spec(method, "sit-pico", "digits", 0, training=always), CPU)
     rows = [often.step(step) for step in range(10)]
     assert without_logs(rows) == without_logs(expected)
     assert_equal_weights(often, rarely)
@@ -92,7 +92,7 @@ def test_logging_changes_nothing_but_the_logs():
 
 
 @pytest.mark.parametrize("method", ["baseline", "repa", "vrpo"])
-@pytest.mark.parametrize("backbone", ["sit-ti", "dit-ti"])
+@pytest.mark.parametrize("backbone", ["sit-nano", "dit-nano"])
 def test_the_denoising_loss_falls(method, backbone):
     _, rows = trained(method, steps=60, backbone=backbone)
     first, last = (
@@ -103,7 +103,7 @@ def test_the_denoising_loss_falls(method, backbone):
 
 def test_ema_is_the_exponential_average_from_the_initial_weights():
     trainer = Trainer(
-        resolve.run_spec("baseline", "sit-ti", "digits", 0, training=TRAINING | {"ema_decay": 0.9}), CPU
+        resolve.run_spec("baseline", "sit-pico", "digits", 0, training=TRAINING | {"ema_decay": 0.9}), CPU
     )
     name = "blocks.0.mlp.fc1.weight"
     expected = trainer.backbone.state_dict()[name].clone()
@@ -114,7 +114,7 @@ def test_ema_is_the_exponential_average_from_the_initial_weights():
 
 
 def test_labels_are_dropped_at_the_given_rate(monkeypatch):
-    trainer = Trainer(resolve.run_spec("baseline", "sit-ti", "digits", 0, training=TRAINING), CPU)
+    trainer = Trainer(resolve.run_spec("baseline", "sit-pico", "digits", 0, training=TRAINING), CPU)
     seen = []
     trainer.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[2]))
     for step in range(100):
