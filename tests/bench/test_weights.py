@@ -40,7 +40,7 @@ def bench_run(tmp_path, monkeypatch):
 
 
 def test_scoring_saved_weights_gives_the_numbers_of_the_run_that_saved_them(bench_run):
-    trained = bench_run("--method", "repa", "--backbone", "sit-ti", "--steps", "4")
+    trained = bench_run("--method", "repa", "--backbone", "sit-pico", "--steps", "4")
     scored = bench_run("--evaluate-only", trained / "ema.safetensors")
     (theirs,), (ours,) = read_rows(trained / "eval.jsonl"), read_rows(scored / "eval.jsonl")
     assert ours["metrics"] == theirs["metrics"] and ours["protocol"] == theirs["protocol"]

@@ -13,7 +13,7 @@ from bench.runs.record import find_runs
 from tests.helpers.comparison import numbers
 
 ROOT = Path(__file__).parents[3]
-SHORT = ["--backbone", "sit-ti", "--steps", "6", "--batch-size", "16", "--checkpoint-every", "3"]
+SHORT = ["--backbone", "sit-pico", "--steps", "6", "--batch-size", "16", "--checkpoint-every", "3"]
 SHORT += ["--evaluate-every", "3", "--log-every", "1", "--samples", "21", "--feature-nets", "pixels"]
 SHORT += ["--sampler-flow", "euler[steps=2]"]
 GRID = ["--method", "baseline", "vrpo", *SHORT]
