@@ -16,7 +16,7 @@ def cluster():
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
-    cluster = one_node.Cluster(folder, cpus=6)
+    cluster = one_node.Cluster(folder, cpus=4)
     try:
         cluster.start()
         yield cluster
