@@ -55,7 +55,7 @@ _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s#]+)(
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill in the sections of the navigation that are folders of made pages."""
+    """Fill in the sections of the navigation that are folders of made pages, and add pages that it lacks."""
     folders = {
         "methods/": [{card.name: f"methods/{card.name}.md"} for card in cards.every()],
         "reference/": [{name: f"reference/{name}.md"} for name in REFERENCE],
@@ -69,7 +69,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             return {title: filled(content) for title, content in item.items()}
         return folders.get(item, item)
 
-    config.nav = filled(config.nav)
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
+    listed = str(config.nav)
+    others = [page for page in pages if f"'{page}'" not in listed]
+    config.nav = filled(config.nav) + [{"More": others}] * bool(others)
     return config
 
 
