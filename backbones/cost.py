@@ -100,12 +100,15 @@ def counted_step(
     extras: tuple[Extra, ...] = (),
     *,
     ema: bool = False,
-    **looked_at: tuple[int, ...],
+    **recorded: tuple[int, ...],
 ) -> int:
     """FLOPs of a training step for one image, forward and backward, counted on tensors without values.
 
-    With the extra state, one more forward of the average if `ema`, and what is looked at, such as
-    `attention_depths`; the inputs of the first layer get no gradient.
+    Includes extra state, one more forward pass if `ema`, and what is recorded, such as `attention_depths`, if
+    the backbone takes that argument.
+
+    Raises:
+        ValueError: the backbone does not support extras.
     """
     import torch
 
@@ -117,7 +120,8 @@ def counted_step(
         values = {extra.name: torch.empty(1, *extra.shape(input_size)) for extra in extras}
         call = image, torch.empty(1), torch.empty(1, dtype=torch.long)
         joint = {"extras": values} if extras else {}
-        output = network(*call, **joint, **{name: depths for name, depths in looked_at.items() if depths})
+        recorded = {name: at for name, at in recorded.items() if at and network.takes(name)}
+        output = network(*call, **joint, **recorded)
         shown = [output.prediction, output.variance, *output.extras.values(), *output.attention.values()]
         torch.stack([tensor.sum() for tensor in shown if tensor is not None]).sum().backward()
         if ema:

@@ -114,14 +114,17 @@ def _of_a_step(spec: RunSpec) -> int:
         return 3 * architecture.flops(data.size, data.channels)
     method, _ = networks.built(spec)
     needs = method.needs(0, spec.training.steps)
-    return counted_step(
-        architecture,
-        data.size,
-        data.channels,
-        method.extras(),
-        ema=needs.ema,
-        attention_depths=needs.attention_depths,
-    )
+    try:
+        return counted_step(
+            architecture,
+            data.size,
+            data.channels,
+            method.extras(),
+            ema=needs.ema,
+            attention_depths=needs.attention_depths,
+        )
+    except ValueError as error:
+        raise UserError(f"{spec.method} on {spec.backbone}: {error}.") from None
 
 
 def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:

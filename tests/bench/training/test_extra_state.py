@@ -6,7 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from backbones import checkpoints
 from bench.config import resolve
+from bench.config.spec import InitialWeights
+from bench.core.errors import UserError
 from bench.core.parallel import UNDIVIDED
 from bench.core.seeding import generator
 from bench.evaluation import probing, sampling
@@ -94,6 +97,18 @@ def test_a_state_is_packed_and_split_without_loss(trainer):
     again = joint.split(joint.pack(parts))
     assert list(again) == ["", "cls", "pca"]
     assert all(torch.equal(again[name], value) for name, value in parts.items())
+
+
+def test_weights_without_the_extra_state_are_refused(tmp_path):
+    path = tmp_path / "baseline.safetensors"
+    plain = Trainer(resolve.run_spec("baseline", "sit-pico", "digits", 0, training=TRAINING), CPU)
+    checkpoints.save(path, plain.ema, "flow")
+    spec = spec_of().model_copy(update={"weights": InitialWeights.of(path, None)})
+    with pytest.raises(
+        UserError, match=r"extra state: cls \(token of 64\), pca .*the weights have: none"
+    ) as e:
+        Trainer(spec, CPU)
+    assert "\n" not in str(e.value)
 
 
 @pytest.fixture(scope="module")
