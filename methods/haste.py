@@ -20,11 +20,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from methods.base import BackboneInfo, Context, EncoderInfo, EncoderLayers, Loss, Needs
-from methods.parts.alignment import block_number
-from methods.parts.distances import at_least_float32, cosine
+from methods.parts.alignment import block_number, require_heads
+from methods.parts.distances import attention_cross_entropy, cosine
 from methods.repa import REPA
 
 
@@ -60,12 +59,7 @@ class HASTE(REPA):
             return
         if len(self.encoders) > 1:
             raise ValueError(f"encoder={self.encoder}: haste aligns with one encoder")
-        info = encoder(self.encoder)
-        if not info.heads:
-            raise ValueError(
-                f"encoder {info.name} has no attention to align with: choose a vision transformer, "
-                "such as digits-vit or dinov2-b"
-            )
+        require_heads(encoder(self.encoder), "attention to align with")
 
     def needs(self, step: int, steps: int) -> Needs:
         needs = super().needs(step, steps)
@@ -84,21 +78,10 @@ class HASTE(REPA):
                 (context.attention[block], maps[layer])
                 for block, layer in zip(self.student_blocks, self.teacher_layers, strict=True)
             ]
-            found = [cross_entropy(student, teacher) for student, teacher in pairs]
+            found = [attention_cross_entropy(student, teacher) for student, teacher in pairs]
             value = sum(found, start=torch.zeros(())) / len(pairs)
             losses["attention"] = Loss(value, self.attention_weight)
             if context.share.logging:
-                entropies = [cross_entropy(teacher, teacher).mean() for _, teacher in pairs]
+                entropies = [attention_cross_entropy(teacher, teacher).mean() for _, teacher in pairs]
                 context.logs["attention/teacher_entropy"] = sum(entropies) / len(entropies)
         return losses
-
-
-def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy of attention maps, logits [B, heads, N, N] each -> [B], mean over heads and rows.
-
-    Heads that only one of the two has are ignored.
-    """
-    heads = min(student.shape[1], teacher.shape[1])
-    predicted = at_least_float32(student[:, :heads]).log_softmax(dim=-1)
-    wanted = at_least_float32(teacher[:, :heads]).softmax(dim=-1)
-    return -(wanted * predicted).sum(dim=-1).mean(dim=(1, 2))

@@ -20,12 +20,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import BackboneInfo, Context, EncoderInfo, EncoderLayers, Features, Loss, Needs
 from methods.irepa import IREPA
-from methods.parts.distances import at_least_float32, spatial_norm
+from methods.parts.distances import at_least_float32, spatial_norm, token_cosines
 from methods.parts.projectors import TokenConvolution
 from methods.parts.statistics import PrincipalAxes
 
@@ -117,11 +116,6 @@ class RARE(IREPA):
         agree = step >= RAMP * steps and bool((slow - fast) / slow < TOLERANCE)
         if self.released < 0 and (agree or step >= LATEST * steps):
             self.released.fill_(step + 1)
-
-
-def token_cosines(tokens: Tensor, target: Tensor) -> Tensor:
-    """Cosine similarity of each token, [B, N, D] x [B, N, D] -> [B, N]."""
-    return F.cosine_similarity(at_least_float32(tokens), at_least_float32(target), dim=-1)
 
 
 def token_weights(eta: Tensor, clip: float) -> Tensor:

@@ -34,7 +34,7 @@ from methods.base import (
     Needs,
     Steering,
 )
-from methods.parts.alignment import block_number
+from methods.parts.alignment import block_number, require_grid, require_heads
 from methods.parts.distances import mean_square
 
 PAPER_DEPTHS = {12: 6, 24: 8, 28: 8}  # blocks -> block
@@ -65,15 +65,8 @@ class REPI(Method):
         if not self.weight and not self.scaffold:
             return
         info = encoder(self.encoder)
-        if not info.heads:
-            raise ValueError(
-                f"encoder {info.name} has no keys and values: choose a vision transformer, such as "
-                "digits-vit or dinov2-b"
-            )
-        if info.grid != backbone.grid:
-            raise ValueError(
-                f"encoder {info.name} gives {info.grid} tokens, the backbone has {backbone.grid}"
-            )
+        require_heads(info, "keys and values")
+        require_grid(info, backbone)
         self.key, self.value = (nn.Linear(info.width, backbone.width) for _ in range(2))
 
     def needs(self, step: int, steps: int) -> Needs:

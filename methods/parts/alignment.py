@@ -40,10 +40,7 @@ class EncoderAlignment(Method):
             return  # no encoder, no projector: exactly the baseline
         targets = [encoder(name) for name in self.encoders]
         for target in targets:
-            if target.grid != backbone.grid:
-                raise ValueError(
-                    f"encoder {target.name} gives {target.grid} tokens, the backbone has {backbone.grid}"
-                )
+            require_grid(target, backbone)
         self.projectors = nn.ModuleList(self.projector(backbone, target) for target in targets)
 
     def projector(self, backbone: BackboneInfo, encoder: EncoderInfo) -> nn.Module:
@@ -95,3 +92,20 @@ def block_number(
     if not 0 <= asked <= depth:
         raise ValueError(f"{option}={asked} is outside the backbone's blocks 1..{depth}")
     return asked or published.get(depth, math.ceil(fraction * depth - 1e-9))
+
+
+def require_grid(encoder: EncoderInfo, backbone: BackboneInfo) -> None:
+    """Raises ValueError if tokens of the encoder and of the backbone do not correspond."""
+    if encoder.grid != backbone.grid:
+        raise ValueError(
+            f"encoder {encoder.name} gives {encoder.grid} tokens, the backbone has {backbone.grid}"
+        )
+
+
+def require_heads(encoder: EncoderInfo, what: str) -> None:
+    """Raises ValueError if the encoder has no attention heads, from which the method takes `what`."""
+    if not encoder.heads:
+        raise ValueError(
+            f"encoder {encoder.name} has no {what}: choose a vision transformer, such as digits-vit or "
+            "dinov2-b"
+        )

@@ -12,9 +12,14 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def token_cosines(tokens: Tensor, target: Tensor) -> Tensor:
+    """Cosine similarity of each token, [B, N, D] x [B, N, D] -> [B, N]; half precision would overflow."""
+    return F.cosine_similarity(at_least_float32(tokens), at_least_float32(target), dim=-1)
+
+
 def cosine(tokens: Tensor, target: Tensor) -> Tensor:
-    """Cosine similarity, averaged over tokens, [B, N, D] x [B, N, D] -> [B]."""
-    return F.cosine_similarity(at_least_float32(tokens), at_least_float32(target), dim=-1).mean(dim=1)
+    """Mean cosine similarity over tokens, [B, N, D] x [B, N, D] -> [B]."""
+    return token_cosines(tokens, target).mean(dim=1)
 
 
 def cosine_over_tokens(tokens: Tensor, target: Tensor) -> Tensor:
@@ -43,3 +48,14 @@ def spatial_norm(tokens: Tensor, gamma: float) -> Tensor:
     """
     tokens = at_least_float32(tokens)
     return (tokens - gamma * tokens.mean(dim=1, keepdim=True)) / (tokens.std(dim=1, keepdim=True) + 1e-6)
+
+
+def attention_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy of attention maps, logits [B, heads, N, N] each -> [B], mean over heads and rows.
+
+    Heads that only one of the two has are ignored.
+    """
+    heads = min(student.shape[1], teacher.shape[1])
+    predicted = at_least_float32(student[:, :heads]).log_softmax(dim=-1)
+    wanted = at_least_float32(teacher[:, :heads]).softmax(dim=-1)
+    return -(wanted * predicted).sum(dim=-1).mean(dim=(1, 2))

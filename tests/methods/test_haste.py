@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from methods.base import BackboneInfo, EncoderInfo
-from methods.haste import HASTE, cross_entropy
+from methods.haste import HASTE
+from methods.parts.distances import attention_cross_entropy as cross_entropy
 from methods.repa import REPA
 from tests.helpers.official import Y, Z, agree, built, features, r, step
 

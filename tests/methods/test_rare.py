@@ -6,7 +6,8 @@ import torch
 from methods.base import BackboneInfo, EncoderInfo
 from methods.irepa import IREPA
 from methods.parts.distances import spatial_norm
-from methods.rare import RARE, token_cosines, token_weights
+from methods.parts.distances import token_cosines
+from methods.rare import RARE, token_weights
 from tests.helpers.official import Returns, Y, Z, agree, built, features, r, step
 
 BACKBONE = BackboneInfo("sit", 12, 6, (2, 2))
