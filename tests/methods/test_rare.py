@@ -5,8 +5,7 @@ import torch
 
 from methods.base import BackboneInfo, EncoderInfo
 from methods.irepa import IREPA
-from methods.parts.distances import spatial_norm
-from methods.parts.distances import token_cosines
+from methods.parts.distances import spatial_norm, token_cosines
 from methods.rare import RARE, token_weights
 from tests.helpers.official import Returns, Y, Z, agree, built, features, r, step
 
