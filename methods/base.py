@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, dataclass_transform
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, dataclass_transform
 
 import torch
 from torch import Tensor, nn
@@ -153,6 +153,26 @@ class TokenTimes(NamedTuple):
         return self.times.gather(1, self.group)
 
 
+class Gather(Protocol):
+    """Gathers values of the whole batch; requires `Needs.whole_batch`."""
+
+    def __call__(self, values: Tensor, /, gradient: bool = False) -> Tensor:
+        """[B, ...] of the samples here -> [batch_size, ...] of the whole batch.
+
+        With `gradient`, a loss that every process computes from all values has the same gradient as on a
+        single process.
+        """
+        ...
+
+
+def _all_here(values: Tensor, gradient: bool = False) -> Tensor:
+    return values
+
+
+def _unchanged(uniform: Tensor) -> Tensor:
+    return uniform
+
+
 @dataclass
 class Share:
     """The part of a step's batch that this process and micro-batch holds. Simple methods do not need it.
@@ -168,10 +188,7 @@ class Share:
     noise_level: Tensor  # [batch_size], `Context.noise_level` of the whole batch
     processes: int = 1  # number of processes; gradients are averaged over them
     logging: bool = False  # whether the logs of this step are kept; must not affect anything else
-    # gather(values, gradient=False): [B, ...] of the samples here -> [batch_size, ...] of the whole batch;
-    # requires `Needs.whole_batch`. With gradient=True, a loss that every process computes from all values has
-    # the same gradient as on a single process.
-    gather: Callable[..., Tensor] = lambda values, gradient=False: values
+    gather: Gather = _all_here
 
     def randn(self, *shape: int) -> Tensor:
         """Standard normal numbers [B, *shape]."""
@@ -209,7 +226,7 @@ class Draw:
     steps: int  # steps of the whole run
     share: Share  # with its own random stream, independent of that of `losses`
     # maps uniform numbers in [0, 1) to times with the distribution of t
-    draw_t: Callable[[Tensor], Tensor] = lambda uniform: uniform
+    draw_t: Callable[[Tensor], Tensor] = _unchanged
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ HIDDEN, GRIDS, LISTS, NESTED, UNLABELLED, NO_PART, BESIDE, NO_CLASS = (
     "archives inside (unpack them first)",
     f"images without a label in {LABELS}",
     "images in neither train nor a reference part",
-    "images beside the class folders",
+    "images next to the class folders",
     "images of the reference part of no class of the training part",
 )
 _EXPECTED = {HIDDEN, GRIDS, LISTS, DEAD, LOOP}  # reasons that need no confirmation
@@ -128,7 +128,7 @@ def _in_run(container: Container, names: Sequence[str]) -> bool:
 def skipped(passed_over: Mapping[str, Sequence[str]]) -> list[str]:
     """A line for each reason, with the number of files and the first of them."""
     return [
-        f"passed over, {why}: {len(keys)}, such as {keys[0]}" for why, keys in passed_over.items() if keys
+        f"ignored, {why}: {len(keys)}, such as {keys[0]}" for why, keys in passed_over.items() if keys
     ]
 
 
@@ -138,7 +138,7 @@ def to_confirm(images: int, passed_over: Mapping[str, Sequence[str]]) -> list[st
     for why, keys in passed_over.items():
         few = why.startswith(OTHER) and len(keys) <= MANY * images
         if keys and why not in _EXPECTED and not few:
-            found.append(f"{why} would be passed over: {len(keys)}, such as {keys[0]}")
+            found.append(f"{why} would be ignored: {len(keys)}, such as {keys[0]}")
     return found
 
 
@@ -194,7 +194,7 @@ def survey(container: Container) -> tuple[list[str], Layout]:
     if len(parts) > 1 or apart.get(NO_PART):
         surprises.append("images of train and of val or test would be taken together: name one folder")
     if beside := apart[BESIDE]:
-        surprises.append(f"{BESIDE} would be taken, too: {len(beside)}, such as {beside[0]}")
+        surprises.append(f"{BESIDE} would be used as well: {len(beside)}, such as {beside[0]}")
     return images, Layout(classes, members, passed_over, surprises)
 
 
@@ -305,4 +305,4 @@ def _empty_folders(container: Container, images: Sequence[str], level: int) -> l
     empty = [path for path in paths if path[:-1] in parents and path not in classes and not _hidden(path)]
     if not empty:
         return []
-    return [f"folders without images beside those of classes: {len(empty)}, such as {'/'.join(empty[0])}"]
+    return [f"folders without images next to those of classes: {len(empty)}, such as {'/'.join(empty[0])}"]

@@ -150,8 +150,8 @@ def test_dead_links_and_sidecars_among_images_are_passed_over(tmp_path: Path):
     assert found.count == 3 and len(found.files) == 3
     assert found.summary.splitlines() == [
         "images: 3, classes: 1",
-        "passed over, links to nothing: 1, such as latest.png",
-        "passed over, hidden and system files: 1, such as ._000000.png",
+        "ignored, links to nothing: 1, such as latest.png",
+        "ignored, hidden and system files: 1, such as ._000000.png",
     ]
 
 

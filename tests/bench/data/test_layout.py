@@ -1,4 +1,4 @@
-"""How folders and archives of images are understood: parts, classes, labels, and what is passed over."""
+"""Interpretation of folders and archives of images: splits, classes, labels, and ignored files."""
 
 import io
 import json
@@ -82,22 +82,22 @@ def test_reference_images_have_the_classes_of_the_training_part(tmp_path):
         # validation images without class folders: ImageNet, Tiny-ImageNet
         (
             "train/a/1.png train/b/1.png val/2.png",
-            "would be passed over: 1, such as val/2.png",
+            "would be ignored: 1, such as val/2.png",
         ),
         ("train/a/images/1.png train/b/images/1.png val/images/2.png", "of no class of the training part"),
         ("train/a/1.png train/b/1.png test/c/1.png", "such as test/c/1.png"),
         ("train/a/1.png train/b/1.png test/a/1.png extra/1.png", "in neither train nor a reference part"),
         (
             "grid.png a/1.png b/1.png",
-            "beside the class folders would be passed over: 1, such as grid",
+            "next to the class folders would be ignored: 1, such as grid",
         ),
         ("a/1.png a/more/2.png b/1.png", "images lie at different depths"),
         ("cat/2019/1.png cat/2020/1.png dog/2019/1.png dog/2020/1.png", "'cat' would be a class, and '20"),
         ("animals/cat/1.png cars/van/1.png", "'cat' would be a class, and 'animals' not"),
-        ("a/1.png b/1.png b/inner.zip", "archives inside (unpack them first) would be passed over: 1"),
+        ("a/1.png b/1.png b/inner.zip", "archives inside (unpack them first) would be ignored: 1"),
         (
             "a/1.png b/1.png b/2.heic",
-            "no images by their suffix '.heic' would be passed over: 1",
+            "no images by their suffix '.heic' would be ignored: 1",
         ),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_class_without_images_is_told(tmp_path):
     tree(tmp_path, "a/1.png", "c/1.png", "b/notes.txt")
     (tmp_path / "empty").mkdir()
     (surprise,) = understood(tmp_path).surprises
-    assert surprise == "folders without images beside those of classes: 2, such as b"
+    assert surprise == "folders without images next to those of classes: 2, such as b"
 
 
 def test_what_is_no_image_of_the_data_is_passed_over_and_counted(tmp_path):
@@ -130,7 +130,7 @@ def test_what_is_no_image_of_the_data_is_passed_over_and_counted(tmp_path):
         layout.GRIDS: 1,
         layout.LISTS: 1,
     }
-    assert "passed over, sample grids of runs: 1, such as step-00000500.png" in layout_.summary
+    assert "ignored, sample grids of runs: 1, such as step-00000500.png" in layout_.summary
 
 
 def test_a_scored_folder_of_several_parts_is_to_be_confirmed(tmp_path):
@@ -185,7 +185,7 @@ def test_images_without_a_label_are_told(tmp_path):
     found = understood(tmp_path)
     assert labels(found) == {"a.png": "0", "b.png": "1"}
     assert "labels in dataset.json of files that are no images: 1, such as gone.png" in found.surprises[0]
-    assert "without a label in dataset.json would be passed over: 1, such as c.png" in found.surprises[1]
+    assert "without a label in dataset.json would be ignored: 1, such as c.png" in found.surprises[1]
 
 
 def test_no_labels_mean_one_class_whatever_the_folders(tmp_path):

@@ -1,4 +1,4 @@
-"""Published numbers stand beside ours only where the protocol agrees, and doubtful ones never."""
+"""Published numbers are only shown next to ours if the protocol agrees, and never if they are doubtful."""
 
 from __future__ import annotations
 
