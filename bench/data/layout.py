@@ -127,9 +127,7 @@ def _in_run(container: Container, names: Sequence[str]) -> bool:
 
 def skipped(passed_over: Mapping[str, Sequence[str]]) -> list[str]:
     """A line for each reason, with the number of files and the first of them."""
-    return [
-        f"ignored, {why}: {len(keys)}, such as {keys[0]}" for why, keys in passed_over.items() if keys
-    ]
+    return [f"ignored, {why}: {len(keys)}, such as {keys[0]}" for why, keys in passed_over.items() if keys]
 
 
 def to_confirm(images: int, passed_over: Mapping[str, Sequence[str]]) -> list[str]:
