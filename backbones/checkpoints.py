@@ -80,7 +80,8 @@ def load(path: str | Path) -> Backbone:
 def stored_extras(path: str | Path) -> tuple[Extra, ...]:
     """The extra parts of the state of the network in a file of `save`.
 
-    Raises ValueError if it is damaged or of another program.
+    Raises:
+        ValueError: if it is damaged or of another program.
     """
     try:
         with safe_open(path, framework="pt") as file:

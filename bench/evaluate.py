@@ -137,7 +137,8 @@ def score_run(options: Options) -> list[EvaluationRow]:
 def score_images(options: Options) -> dict[str, float]:
     """Score the images of `options.path` and print the table; the metrics by name, {} without a reference.
 
-    Raises UserError for unusable files.
+    Raises:
+        UserError: for unusable files.
     """
     from bench.core import machine
     from bench.data.containers import is_npz

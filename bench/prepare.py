@@ -84,8 +84,9 @@ def main() -> None:
 def prepare(source: str, out: Path, recipe: Recipe, workers: int | None = None, yes: bool = False) -> None:
     """Make or complete the store of the images of `source`.
 
-    Raises UserError if an image is damaged, the disk is full, `out` holds anything but an unfinished or
-    complete store of these images, or, without `yes`, if they look surprising.
+    Raises:
+        UserError: if an image is damaged, the disk is full, `out` holds anything but an unfinished or
+            complete store of these images, or, without `yes`, if they look surprising.
     """
     from bench.core.files import write_json
     from bench.core.progress import progress_bar
@@ -225,7 +226,8 @@ def _channel_statistics(out: Path, manifest: Manifest) -> dict[str, list[float]]
 def _found(out: Path) -> Manifest | None:
     """What a folder says that it holds, finished or not; None if it says nothing.
 
-    Raises UserError if it holds anything but a store.
+    Raises:
+        UserError: if it holds anything but a store.
     """
     from bench.data.shards import MANIFEST, SHARD_NAME, UNFINISHED, Manifest
 

@@ -103,7 +103,8 @@ def run_as_jobs(options: Options, launcher: Launcher) -> None:
 def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:
     """The runs that the options request, and the folder of their results.
 
-    Raises UserError for whatever is known in advance to fail.
+    Raises:
+        UserError: for whatever is known in advance to fail.
     """
     from bench.config import grid
     from bench.launch import checks

@@ -69,7 +69,8 @@ class Card:
 def load(name: str) -> Card | None:
     """The card of a method; None if it has none, such as a file of the user.
 
-    Raises ValueError if the card cannot be read.
+    Raises:
+        ValueError: if the card cannot be read.
     """
     path = Path(__file__).parent / f"{name.replace('-', '_')}.toml"
     if not path.is_file():

@@ -33,7 +33,8 @@ from methods.base import (
 def compose(parts: Mapping[str, Method]) -> Method:
     """The combination of several methods, given by name in order.
 
-    Raises ValueError if they conflict.
+    Raises:
+        ValueError: if they conflict.
     """
     riders = [name for name, part in parts.items() if hasattr(part, "ride_on")]
     ridden = {name: part for name, part in parts.items() if name not in riders}

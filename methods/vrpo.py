@@ -115,7 +115,8 @@ class VRPO(REPA):
     def ride_on(self, alignment: Method) -> None:
         """Act on the terms of another method instead of REPA: `irepa+vrpo`.
 
-        Raises ValueError if an option of VRPO's own REPA is set, since it would have no effect.
+        Raises:
+            ValueError: if an option of VRPO's own REPA is set, since it would have no effect.
         """
         own = ("weight", "depth", "encoder", "align_until", "projector_width", "angular")
         if changed := [name for name in own if getattr(self, name) != getattr(type(self), name)]:

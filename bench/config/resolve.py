@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def architecture(text: str) -> Architecture:
     """The architecture of a name, `sit-xl/2[qk_norm=true]`, or of a Python file with options.
 
-    Raises UserError for an unknown name or option, and for a file that defines no backbone.
+    Raises:
+        UserError: for an unknown name or option, and for a file that defines no backbone.
     """
     name, options = grammar.split(text)
     try:
@@ -51,7 +52,8 @@ def _architecture_class(name: str) -> type[Architecture]:
 def method_class(name: str) -> type[Method]:
     """The class of a method of `methods/`, or of the path of a Python file.
 
-    Raises UserError for an unknown name, and for a file that defines no method.
+    Raises:
+        UserError: for an unknown name, and for a file that defines no method.
     """
     from methods.base import Method
 
@@ -195,7 +197,8 @@ def refuse_changed_files(protocol: Protocol) -> None:
 def with_checksums(protocol: Protocol) -> Protocol:
     """The protocol with the checksums of those feature networks whose weights are available.
 
-    Raises UserError for an unknown network.
+    Raises:
+        UserError: for an unknown network.
     """
     from bench.nets import metric_nets
 

@@ -29,7 +29,8 @@ def split(text: str) -> tuple[str, dict[str, str]]:
 
     A sum, `"repa[weight=1.0]+layersync"`, is a name without options.
 
-    Raises UserError if the brackets or an option cannot be parsed.
+    Raises:
+        UserError: if the brackets or an option cannot be parsed.
     """
     if len(parts := summands(text)) > 1:
         return "+".join(parts), {}
@@ -40,7 +41,8 @@ def split(text: str) -> tuple[str, dict[str, str]]:
 def summands(text: str) -> list[str]:
     """Split at each "+" outside brackets: `"repa[encoder=a+b]+sra"` -> `["repa[encoder=a+b]", "sra"]`.
 
-    Raises UserError if a name is missing on either side of one, or brackets do not match.
+    Raises:
+        UserError: if a name is missing on either side of one, or brackets do not match.
     """
     found = [part.strip() for part in _divided(text, "+")]
     if not all(found):
@@ -65,7 +67,8 @@ def join(name: str, options: Mapping[str, Any]) -> str:
 def expand(text: str) -> list[str]:
     """One name for each point of the grid that the lists in `text` span, in the order written.
 
-    Raises UserError as `split`, and for an empty list.
+    Raises:
+        UserError: as `split`, and for an empty list.
     """
     if len(parts := summands(text)) > 1:
         return ["+".join(point) for point in product(*map(expand, parts))]

@@ -31,7 +31,8 @@ class Parallelism:
     def micro_batches(self, batch_size: int) -> list[slice]:
         """The rows of each micro-batch of this process; all processes have the same number of micro-batches.
 
-        Raises UserError if the batch has fewer images than there are micro-batches.
+        Raises:
+            UserError: if the batch has fewer images than there are micro-batches.
         """
         local = -(-batch_size // distributed.world_size())
         each = -(-local // self.micro_batch) if self.micro_batch else 1

@@ -68,7 +68,8 @@ def load(name: str, base: type[T], kind: str) -> type[T]:
 def configured(text: str, base: type[T], kind: str) -> T:
     """An instance of the class that `load` finds for `path/to/mine.py[option=value,...]`.
 
-    Raises UserError as `load`, and for an unknown option or a value of another type.
+    Raises:
+        UserError: as `load`, and for an unknown option or a value of another type.
     """
     name, options = grammar.split(text)
     return grammar.configure(load(name, base, kind), options, f"{kind} {name}")
@@ -87,7 +88,8 @@ def identity(text: str, base: type, kind: str) -> str:
 def source(path: Path) -> str:
     """8 hex digits of the content of a Python file and of the files in its folder that it imports.
 
-    Raises UserError if one cannot be read or parsed.
+    Raises:
+        UserError: if one cannot be read or parsed.
     """
     files: dict[Path, str] = {}
     waiting = [path]

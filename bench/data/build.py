@@ -46,8 +46,9 @@ def build_shards(
     If `manifest` has checksums, a shard that differs from its own is damaged and made again. `workers` None:
     a process for every core, with a VAE for every GPU.
 
-    Raises UserError if an image is damaged, a shard holds other images, the disk is full, or a process ends
-    early.
+    Raises:
+        UserError: if an image is damaged, a shard holds other images, the disk is full, or a process ends
+            early.
     """
     spawn, shards = multiprocessing.get_context("spawn"), manifest.shards()
     workers = max(1, min(workers or _default_workers(manifest), len(shards)))
@@ -139,7 +140,8 @@ def _build_shard(shard: Shard) -> Built:
 def _kept(path: Path, arrays: dict[str, np.ndarray]) -> str | None:
     """The checksum of an existing shard; None if it is absent or damaged.
 
-    Raises UserError if it holds other images.
+    Raises:
+        UserError: if it holds other images.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

@@ -83,7 +83,8 @@ class Dataset:
     def manifest(self) -> Manifest | None:
         """The manifest of its store; None if there is no complete store.
 
-        Raises UserError if the manifest is damaged, or the store is not what the preset expects.
+        Raises:
+            UserError: if the manifest is damaged, or the store is not what the preset expects.
         """
         if self.folder is None or not self.available:
             return None
@@ -95,7 +96,8 @@ class Dataset:
     def shape(self) -> Shape:
         """Classes and size of x0, from the store or, if it does not exist yet, from the preset.
 
-        Raises UserError if neither says.
+        Raises:
+            UserError: if neither says.
         """
         if self.manifest:
             return self.manifest.shape
@@ -121,7 +123,8 @@ class Dataset:
     def reference_identity(self) -> str:
         """16 hex digits of the content of the reference file, or of the images in a folder or archive.
 
-        Raises UserError if it cannot be read.
+        Raises:
+            UserError: if it cannot be read.
         """
         assert self.reference_file
         try:
@@ -167,7 +170,8 @@ def names() -> tuple[str, ...]:
 def get(text: str) -> Dataset:
     """The data set of a name with options, `imagenet256[reference=F.npz]`, or of a file, `my_data.py[n=9]`.
 
-    Raises UserError for an unknown name or option, and for a file that defines no data set.
+    Raises:
+        UserError: for an unknown name or option, and for a file that defines no data set.
     """
     name, options = grammar.split(text)
     if plugin.is_file(name):

@@ -20,7 +20,8 @@ class DecodeOnly:
     def __init__(self, shape: Shape, store: dict[str, Any]) -> None:
         """`store` says what the data set's store would be: image_size, vae, scale, perhaps decoder.
 
-        Raises UserError if the decoder is not on this machine: now, not when all samples are drawn.
+        Raises:
+            UserError: if the decoder is not on this machine: now, not when all samples are drawn.
         """
         self.classes, self.channels, self.size = shape
         self.image_size: int = store["image_size"]

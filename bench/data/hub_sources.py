@@ -35,7 +35,8 @@ def hugging_face(name: str) -> Source:
     """A data set of the library `datasets`: an id of the hub, a folder of Parquet or image files, or one
     written by `save_to_disk`. It needs a column of images and one of integer labels.
 
-    Raises UserError if the library is absent, the data set is not available, or a column is missing.
+    Raises:
+        UserError: if the library is absent, the data set is not available, or a column is missing.
     """
     try:
         import datasets

@@ -23,7 +23,8 @@ def read_labels(
 ) -> tuple[tuple[str, ...], dict[str, int]] | None:
     """Class names, and the label of each image that has one; None if there is no `dataset.json` with labels.
 
-    Raises UserError if it cannot be read, or labels none of the images.
+    Raises:
+        UserError: if it cannot be read, or labels none of the images.
     """
     label: dict[str, int] = {}
     found, known = None, set(images)

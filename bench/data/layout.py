@@ -86,7 +86,8 @@ class Layout:
 def images_in(container: Container) -> tuple[list[str], dict[str, list[str]]]:
     """The keys of all images, sorted, and of all other files by the reason why they are ignored.
 
-    Raises UserError if there are no images.
+    Raises:
+        UserError: if there are no images.
     """
     images = []
     passed_over = {why: list(keys) for why, keys in container.passed_over.items()}
@@ -181,7 +182,8 @@ def _says_nothing(name: str) -> bool:
 def survey(container: Container) -> tuple[list[str], Layout]:
     """All images, sorted, for use without labels; classes are those of the folders.
 
-    Raises UserError if there are no images.
+    Raises:
+        UserError: if there are no images.
     """
     images, passed_over = images_in(container)
     apart: dict[str, list[str]] = {}

@@ -66,7 +66,8 @@ class VAE:
 def describe(name: str, decoder: str, image_size: int, **how: Any) -> Latents:
     """The description of latents in a store; `how`: fields of `Latents` that the VAE does not determine.
 
-    Raises UserError if the decoder takes other latents.
+    Raises:
+        UserError: if the decoder takes other latents.
     """
     vae = VAE(name, torch.device("cpu")).net
     other = VAE(decoder, torch.device("cpu")).net if decoder != name else vae

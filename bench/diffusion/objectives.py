@@ -40,7 +40,8 @@ class FlowMatching:
         velocity       t uniform, loss scaled to the squared error of the velocity                (SiT)
         likelihood     t uniform, loss scaled by the maximum-likelihood factor Δ/(ασ) on the noise (SiT)
 
-    Raises ValueError for the last two with velocity prediction, for which SiT does not define them.
+    Raises:
+        ValueError: for the last two with velocity prediction, for which SiT does not define them.
     """
 
     path: PathName = "linear"

@@ -26,8 +26,9 @@ class FeatureAccumulator:
     def update(self, seen: Activations, labels: Tensor | None, index: Tensor) -> None:
         """Add a batch: activations, requested classes [B] and numbers [B] of its images.
 
-        Raises UserError if features are not finite or of another dimension than earlier ones, and for labels
-        that the net does not know.
+        Raises:
+            UserError: if features are not finite or of another dimension than earlier ones, or for labels that
+                the network does not know.
         """
         if not seen.pooled.isfinite().all():
             raise UserError(f"the features of images {index.min()} to {index.max()} hold NaN or infinity.")

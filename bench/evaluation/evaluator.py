@@ -175,7 +175,8 @@ class Evaluator:
 def evaluate_kept(spec: RunSpec, root: Path, step: int, device: torch.device) -> None:
     """Evaluate the weights that training kept of a step; other processes may do so for other steps.
 
-    Raises UserError if nothing was kept of that step, or it is damaged.
+    Raises:
+        UserError: if nothing was kept of that step, or it is damaged.
     """
     run = distributed.broadcast_from_rank0(lambda: RunFolder(root, spec))
     if not distributed.broadcast_from_rank0(lambda: run.evaluated(step)):
@@ -221,7 +222,8 @@ def with_guidance(
 ) -> list[Protocol]:
     """The protocol with other guidance and number of samples, one per scale; None and () leave its own.
 
-    Raises UserError for values out of range, and for an interval in which nothing is guided.
+    Raises:
+        UserError: for values out of range, and for an interval in which nothing is guided.
     """
     scales = scales or (own.guidance_scale,)
     if interval is not None and set(scales) == {1.0}:

@@ -74,7 +74,8 @@ def reference_of_data(name: str, data: Records, nets: Sequence[FeatureNet]) -> d
 def read_reference(path: Path, nets: Sequence[FeatureNet]) -> dict[str, Reference]:
     """The reference of a folder or zip of images, or of a file in either layout.
 
-    Raises UserError if a part is missing, damaged, or of another network.
+    Raises:
+        UserError: if a part is missing, damaged, or of another network.
     """
     if not is_npz(path):
         images = open_images(path)

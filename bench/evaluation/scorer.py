@@ -54,7 +54,8 @@ class Scorer:
     ) -> None:
         """`reference`: images [M, C, H, W] uint8, or their statistics by name of the network.
 
-        Raises UserError if the linear algebra of this machine is wrong.
+        Raises:
+            UserError: if the linear algebra of this machine is wrong.
         """
         self_test()
         self.nets = tuple(nets)
@@ -100,7 +101,8 @@ class Scorer:
     def results(self) -> dict[str, float]:
         """All metrics by name. Warns if there are fewer samples than feature dimensions.
 
-        Raises UserError if a metric cannot be computed: too few images, or features of another network.
+        Raises:
+            UserError: if a metric cannot be computed: too few images, or features of another network.
         """
         results: dict[str, float] = {}
         for net in self.nets:

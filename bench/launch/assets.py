@@ -20,8 +20,9 @@ from bench.runs import networks
 def missing_assets(specs: Sequence[RunSpec]) -> list[str]:
     """One line for each absent store, VAE, encoder, reward network and metric network.
 
-    Raises UserError for what cannot be fetched or made: an unknown name, a damaged file, a method that cannot
-    be built on its backbone.
+    Raises:
+        UserError: for what cannot be fetched or made: an unknown name, a damaged file, a method that cannot
+            be built on its backbone.
     """
     return list(dict.fromkeys(line for spec in specs for line in _missing(spec)))
 
@@ -29,7 +30,8 @@ def missing_assets(specs: Sequence[RunSpec]) -> list[str]:
 def with_trained_networks(specs: Sequence[RunSpec]) -> list[RunSpec]:
     """The specs with checksums of all feature networks; local networks are trained first if necessary.
 
-    Raises UserError if one cannot be trained here.
+    Raises:
+        UserError: if one cannot be trained here.
     """
     metric_nets.train_missing(net for spec in specs for net in spec.protocol.feature_nets)
     return [spec.model_copy(update={"protocol": resolve.with_checksums(spec.protocol)}) for spec in specs]

@@ -28,7 +28,8 @@ def run_all(
 ) -> None:
     """Print the plan, then execute the runs in order; a failed run does not stop the others.
 
-    Raises UserError if the machine lacks what they need, and if any run fails.
+    Raises:
+        UserError: if the machine lacks what they need, and if any run fails.
     """
     if not dry_run:
         specs = distributed.broadcast_from_rank0(lambda: assets.with_trained_networks(specs))

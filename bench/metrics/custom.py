@@ -39,7 +39,8 @@ class CustomMetric(ABC):
 def load(texts: Iterable[str]) -> dict[str, CustomMetric]:
     """The metrics of files, by the name under which they are recorded; tables then know how to show them.
 
-    Raises UserError for a file that defines no metric, and for a name that is taken.
+    Raises:
+        UserError: for a file that defines no metric, and for a name that is taken.
     """
     found: dict[str, CustomMetric] = {}
     for text in texts:

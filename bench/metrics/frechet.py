@@ -87,8 +87,9 @@ def gaussian_of(features: Tensor) -> Gaussian:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """The squared Frechet (2-Wasserstein) distance between two Gaussians; symmetric, at least 0.
 
-    Raises UserError if dimensions differ, a value is not finite, or a covariance has a negative eigenvalue
-    beyond rounding.
+    Raises:
+        UserError: if dimensions differ, a value is not finite, or a covariance has a negative eigenvalue
+            beyond rounding.
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(f"features of {len(a.mean)} and {len(b.mean)} dimensions are of different nets.")
@@ -128,7 +129,8 @@ def _refuse_negative(eigenvalues: Tensor) -> None:
 def self_test() -> None:
     """Check the linear algebra of this machine on known distances, once per process.
 
-    Raises UserError if it is wrong.
+    Raises:
+        UserError: if it is wrong.
     """
     dimension = 256
     draw = torch.Generator().manual_seed(0)

@@ -47,7 +47,8 @@ _KEY = re.compile(r"^(?P<name>[^\[]+)(?:\[(?P<net>.*)\])?$")
 def key(name: str, net: str) -> str:
     """The key in a row of a metric computed with a feature network, `NAME[NET]`.
 
-    Raises KeyError for a metric that is neither in the table nor loaded from a file.
+    Raises:
+        KeyError: for a metric that is neither in the table nor loaded from a file.
     """
     METRICS.get(name) or CUSTOM[name]
     return name if net == "inception" else f"{name}[{net}]"

@@ -38,7 +38,8 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Precision and recall of features of samples [N, D] and reference [M, D], computed on their device.
 
-    Raises UserError if either set has no k-th neighbour.
+    Raises:
+        UserError: if either set has no k-th neighbour.
     """
     samples_radii = radii(samples, neighbours, arithmetic)
     reference_radii = radii(reference, neighbours, arithmetic)
@@ -68,7 +69,8 @@ def precision_recall(
 def radii(features: Tensor, neighbours: int, arithmetic: Arithmetic = "exact") -> Tensor:
     """Squared distance of each feature [N, D] to its k-th nearest other feature, [N] float64.
 
-    Raises UserError if there are fewer than k others.
+    Raises:
+        UserError: if there are fewer than k others.
     """
     count = len(features)
     if count <= neighbours:

@@ -51,7 +51,8 @@ class Encoder(Protocol):
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
         """Images [B, C, R, R] uint8 -> features in float32, without gradient.
 
-        Raises UserError for `layers` that the encoder does not have.
+        Raises:
+            UserError: for `layers` that the encoder does not have.
         """
         ...
 
@@ -105,7 +106,8 @@ class WholeImage(NamedTuple):
 def with_channels(images: Tensor, channels: int, name: str) -> Tensor:
     """Images [B, C, H, W] with the number of channels of a network; grey images are repeated to three.
 
-    Raises UserError for any other difference.
+    Raises:
+        UserError: for any other difference.
     """
     found = images.shape[1]
     if found == channels:
@@ -130,7 +132,8 @@ def same_width(a: Tensor, b: Tensor) -> None:
 def join(batches: Sequence[Activations]) -> Activations:
     """Concatenation of the activations of several batches of a network.
 
-    Raises UserError if their dimensions differ.
+    Raises:
+        UserError: if their dimensions differ.
     """
     for batch in batches:
         same_width(batches[0].pooled, batch.pooled)

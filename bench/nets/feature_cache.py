@@ -76,7 +76,8 @@ class FeatureCache:
     def __call__(self, index: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
         """Features of the records of these numbers, on the CPU. Raises FileNotFoundError before `fill`.
 
-        Raises UserError for `layers`, since only patch and class tokens are cached.
+        Raises:
+            UserError: for `layers`, since only patch and class tokens are cached.
         """
         if layers != NO_LAYERS:
             raise UserError(

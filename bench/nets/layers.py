@@ -72,7 +72,8 @@ class Capture:
 def capture(blocks: Sequence[nn.Module], layers: EncoderLayers) -> Iterator[Capture]:
     """Context that captures the requested tensors of a forward pass through `blocks`.
 
-    Raises UserError if their attention cannot be looked into.
+    Raises:
+        UserError: if their attention cannot be looked into.
     """
     found, depth = Capture(), len(blocks)
     with ExitStack() as stack:

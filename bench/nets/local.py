@@ -114,8 +114,9 @@ LocalNet = ConvolutionalNet | TransformerNet
 def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
     """The frozen network of that name, in eval mode; it is trained if there are no weights yet.
 
-    Raises UserError for an unknown name, if its data set is not there, and if it does not reach the required
-    accuracy.
+    Raises:
+        UserError: for an unknown name, if its data set is not there, and if it does not reach the required
+            accuracy.
     """
     path = weight_file(name)
     net = _initialised(name)
@@ -135,7 +136,8 @@ def local_net(name: str, device: torch.device | str = "cpu") -> LocalNet:
 def weight_file(name: str) -> Path | None:
     """Path of the weights of a local network, which may not exist yet; None if it is never trained.
 
-    Raises UserError for an unknown name.
+    Raises:
+        UserError: for an unknown name.
     """
     if name not in RECIPES:
         raise unknown("local network", name, RECIPES)
@@ -168,7 +170,8 @@ def _refuse_size(name: str, size: int, found: tuple[int, ...]) -> None:
 def train(name: str, path: Path) -> None:
     """Train a local network and save it.
 
-    Raises UserError if it does not reach its accuracy, and before it is trained if it cannot be saved.
+    Raises:
+        UserError: if it does not reach its accuracy, and before it is trained if it cannot be saved.
     """
     refuse_unwritable(path.parent, "name another folder of the cache in $ALIGNMENT_BENCH_CACHE")
     net, recipe = _initialised(name), RECIPES[name]

@@ -43,7 +43,8 @@ def feature_nets(
 def feature_net(name: str, device: torch.device | str = "cpu", file: Path | None = None) -> FeatureNet:
     """The network of that name; `file`: weights used instead of the cached ones.
 
-    Raises UserError for an unknown network, and for weights that are absent or of another network.
+    Raises:
+        UserError: for an unknown network, and for weights that are absent or of another network.
     """
     library = _library(name)
     if library == "local" or library == "fixed":
@@ -68,7 +69,8 @@ def require(name: str) -> None:
 def checksums(wanted: Iterable[str]) -> dict[str, str]:
     """Network -> first 16 digits of the SHA-256 of its weights, for networks whose weights exist.
 
-    Raises UserError for an unknown network.
+    Raises:
+        UserError: for an unknown network.
     """
     return {name: found[:16] for name in dict.fromkeys(wanted) if (found := _checksum(name))}
 

@@ -49,7 +49,8 @@ class OpenClipEncoder(PublishedEncoder):
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
         """Images [B, 1 or 3, R, R] uint8 -> features in float32, without gradient.
 
-        Raises UserError for `layers` that the tower does not have.
+        Raises:
+            UserError: for `layers` that the tower does not have.
         """
         refuse(self.info, layers)
         x = self.preprocess(images)
@@ -64,7 +65,8 @@ class OpenClipEncoder(PublishedEncoder):
 def describe(name: str, grid: tuple[int, int]) -> EncoderInfo:
     """Properties of the encoder, without its weights.
 
-    Raises UserError for an unknown tower, and for one without patch tokens.
+    Raises:
+        UserError: for an unknown tower, and for one without patch tokens.
     """
     vision = _vision(name)
     width, head_width = vision.get("width", 768), vision.get("head_width", 64)

@@ -122,7 +122,8 @@ def names(*libraries: Library) -> tuple[str, ...]:
 def network(name: str, kind: str = "network", known: tuple[str, ...] = ()) -> Network:
     """The network of a name without options.
 
-    Raises UserError for an unknown one: what `kind` of network it should be, and the nearest of the `known`.
+    Raises:
+        UserError: for an unknown one: what `kind` of network it should be, and the nearest of the `known`.
     """
     if name in NETWORKS:
         return NETWORKS[name]
@@ -137,7 +138,8 @@ def network(name: str, kind: str = "network", known: tuple[str, ...] = ()) -> Ne
 def identity(name: str) -> str:
     """Identity of the weights of a network, equal for all of its names.
 
-    Raises UserError for an unknown name.
+    Raises:
+        UserError: for an unknown name.
     """
     found = network(name)
     if found.same_as or found.url:

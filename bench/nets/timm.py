@@ -66,7 +66,8 @@ class TimmEncoder(PublishedEncoder):
     def __call__(self, images: Tensor, layers: EncoderLayers = NO_LAYERS) -> Features:
         """Images [B, 1 or 3, R, R] uint8 -> features in float32, without gradient.
 
-        Raises UserError for `layers` that the network does not have.
+        Raises:
+            UserError: for `layers` that the network does not have.
         """
         refuse(self.info, layers)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

@@ -173,8 +173,9 @@ def compare(
 ) -> Comparison:
     """Group runs for comparison; `metric` is the headline metric if given.
 
-    Raises UserError for an unknown metric or reference, for runs that were never evaluated, and for runs of
-    several protocols unless `allow_mixed`.
+    Raises:
+        UserError: for an unknown metric or reference, for runs that were never evaluated, and for runs of
+            several protocols unless `allow_mixed`.
     """
     measures = in_order(results.metrics)
     if not measures:

@@ -91,7 +91,8 @@ def entry(name: str) -> Entry:
 class Rewards:
     """Several rewards of a run.
 
-    Raises UserError for an unknown name, and if weights are missing.
+    Raises:
+        UserError: for an unknown name, and if weights are missing.
     """
 
     def __init__(self, names: Collection[str], context: RewardContext) -> None:

@@ -34,7 +34,8 @@ def complete(folder: Path) -> list[Path]:
 def save(folder: Path, parts: Mapping[str, Mapping[str, Tensor]], counters: Counters) -> None:
     """Write `parts` (file name -> tensors) and `counters` to `folder/step-...` as one unit.
 
-    Raises UserError if it cannot be written, for example on a full disk; older ones stay untouched.
+    Raises:
+        UserError: if it cannot be written, for example on a full disk; older ones stay untouched.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -61,7 +62,8 @@ def save(folder: Path, parts: Mapping[str, Mapping[str, Tensor]], counters: Coun
 def load(path: Path, parts: Iterable[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], Counters]:
     """The tensors of a checkpoint, of all parts or of those named, and its counters.
 
-    Raises UserError if a file is missing or its checksum differs, naming what is left without it.
+    Raises:
+        UserError: if a file is missing or its checksum differs, naming what is left without it.
     """
     from safetensors.torch import load_file
 

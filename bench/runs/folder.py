@@ -89,7 +89,8 @@ class RunFolder:
     def __init__(self, root: Path, spec: RunSpec) -> None:
         """Create or reopen the folder `root/spec.run_id`.
 
-        Raises UserError if it cannot be written, or holds a run of another spec.
+        Raises:
+            UserError: if it cannot be written, or holds a run of another spec.
         """
         self.spec = spec
         self.folder = root / spec.run_id
@@ -173,7 +174,8 @@ class RunFolder:
     def load_checkpoint(self) -> tuple[dict[str, dict[str, Tensor]], Counters] | None:
         """Parts and counters of the latest checkpoint; None before the first.
 
-        Raises UserError if it is damaged, naming the file and the step that is left without it.
+        Raises:
+            UserError: if it is damaged, naming the file and the step that is left without it.
         """
         complete = checkpoint.complete(self.checkpoints)
         return checkpoint.load(complete[-1]) if complete else None

@@ -38,7 +38,8 @@ class LoadedRun:
 def load(folder: Path, device: torch.device, kept: int | None = None) -> LoadedRun:
     """The run in this folder, at its last checkpoint, or at a step that was kept for its evaluation.
 
-    Raises UserError if the folder is no run of this version, has no checkpoint yet, or a damaged one.
+    Raises:
+        UserError: if the folder is no run of this version, has no checkpoint yet, or a damaged one.
     """
     spec = RunRecord(folder).spec()
     if kept is None:

@@ -28,7 +28,8 @@ from methods.base import REWARD_NET, TEACHER, BackboneInfo, EncoderInfo, Encoder
 def built(spec: RunSpec) -> tuple[Method, dict[str, EncoderInfo]]:
     """The run's method, built without loading an encoder, and the encoders that it asked about.
 
-    Raises UserError if the method cannot be built on the run's backbone.
+    Raises:
+        UserError: if the method cannot be built on the run's backbone.
     """
     encoders: dict[str, EncoderInfo] = {}
     dataset, architecture = datasets.get(spec.data), resolve.architecture(spec.backbone)
@@ -63,7 +64,8 @@ def built(spec: RunSpec) -> tuple[Method, dict[str, EncoderInfo]]:
 def required(spec: RunSpec) -> tuple[str, ...]:
     """Encoders, reward networks and teachers of a run's method, such as `dinov2-b[weights=FILE]`.
 
-    Raises UserError if the method cannot be built on the run's backbone.
+    Raises:
+        UserError: if the method cannot be built on the run's backbone.
     """
     method, encoders = built(spec)
     needs = method.needs(0, spec.training.steps)

@@ -38,7 +38,8 @@ class FrozenNets:
     def load_encoder(self, name: str) -> EncoderInfo:
         """Load a frozen encoder, once, and return its properties.
 
-        Raises UserError for an unknown name and for missing weights.
+        Raises:
+            UserError: for an unknown name and for missing weights.
         """
         if name not in self.encoders:
             encoder = teachers.load(
@@ -67,7 +68,8 @@ class FrozenNets:
     def load_rewards(self, needs: Needs) -> None:
         """Load the rewards in `needs` of step 0; a student is distilled from the first encoder of the method.
 
-        Raises UserError for rewards that cannot be computed.
+        Raises:
+            UserError: for rewards that cannot be computed.
         """
         self.teacher = next(iter(needs.encoders), TEACHER)
         context = RewardContext(

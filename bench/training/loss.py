@@ -36,7 +36,8 @@ class MicroBatchLoss:
     def __call__(self, step: int, batch: TrainingBatch, needs: Needs) -> tuple[Tensor, dict[str, Any]]:
         """The mean loss, with gradient, and the row of its terms.
 
-        Raises UserError if the backbone or process does not support a request of the method.
+        Raises:
+            UserError: if the backbone or process does not support a request of the method.
         """
         training, process = self.spec.training, self.process
         x0, noise, label = batch.x0, batch.noise, batch.label

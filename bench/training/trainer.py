@@ -48,7 +48,8 @@ class Trainer:
     def __init__(self, spec: RunSpec, device: torch.device, parallelism: Parallelism = UNDIVIDED) -> None:
         """Initialise backbone, method, EMA and optimiser.
 
-        Raises UserError if the spec does not fit the data set, the backbone, the method or the parallelism.
+        Raises:
+            UserError: if the spec does not fit the data set, the backbone, the method or the parallelism.
         """
         self.spec, self.device, self.parallelism = spec, device, parallelism
         self.micro_batches = parallelism.micro_batches(spec.training.batch_size)

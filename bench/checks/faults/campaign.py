@@ -29,7 +29,8 @@ def check_faults(kills: int, only: Sequence[str] = (), markdown: Path | None = N
     `markdown` is a file that the table of counts is written to. What is counted stands in a `.jsonl` beside
     it, too, line by line, and a campaign that was interrupted continues from there.
 
-    Raises UserError if the file cannot be written, and for a name that is none of the campaign's.
+    Raises:
+        UserError: if the file cannot be written, and for a name that is none of the campaign's.
     """
     counted = markdown and markdown.with_suffix(".jsonl")
     try:

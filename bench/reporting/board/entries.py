@@ -90,7 +90,8 @@ def lines_of(folders: Iterable[Path]) -> str:
 def read(path: Path) -> Iterator[Entry]:
     """The entries of a file, of a run's folder, or of all reports and runs below a folder.
 
-    Raises UserError for what is no entry, was changed, or contradicts itself.
+    Raises:
+        UserError: for what is no entry, was changed, or contradicts itself.
     """
     if path.is_dir():
         for file in sorted(path.rglob(FILE)):
