@@ -27,8 +27,8 @@ class FeatureAccumulator:
         """Add a batch: activations, requested classes [B] and numbers [B] of its images.
 
         Raises:
-            UserError: if features are not finite or of another dimension than earlier ones, or for labels that
-                the network does not know.
+            UserError: if features are not finite or of another dimension than earlier ones, or for labels
+                that the network does not know.
         """
         if not seen.pooled.isfinite().all():
             raise UserError(f"the features of images {index.min()} to {index.max()} hold NaN or infinity.")
