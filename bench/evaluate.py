@@ -204,14 +204,22 @@ def _refuse_values(options: Images) -> None:
 
 
 def _refuse_outputs(options: Options) -> None:
-    """No output may replace what is read, lie in it, or fail at the end for want of a folder."""
+    """No output may replace what is read or another output, lie in it, or fail at the end."""
     chosen = options.images
-    outputs = {"copy": options.copy, "save-reference": chosen.save_reference, "output": chosen.output}
+    given = {"copy": options.copy, "save-reference": chosen.save_reference, "output": chosen.output}
+    outputs = {flag: output for flag, output in given.items() if output}
     for flag, output in outputs.items():
         for source in (options.path, chosen.reference):
-            if output and source and output.resolve().is_relative_to(source.resolve()):
+            if source and output.resolve().is_relative_to(source.resolve()):
                 raise UserError(f"--{flag} {output} lies in {source}, which is read: choose another place.")
-        if output and flag != "copy" and not os.access(output.parent, os.W_OK):
+        for other, place in outputs.items():
+            if other != flag and output.resolve().is_relative_to(place.resolve()):
+                raise UserError(f"--{flag} {output} lies in --{other} {place}: choose another place.")
+        if flag == "copy":
+            continue
+        if output.is_dir():
+            raise UserError(f"--{flag} {output} is a folder: name a file.")
+        if not os.access(output.parent, os.W_OK):
             raise UserError(f"--{flag} {output} cannot be written: make the folder {output.parent} first.")
 
 

@@ -29,6 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     of a killed process are removed at the next write. The temporary name begins with a dot and keeps the
     suffix, since numpy appends a missing one.
     """
+    path = Path(os.path.abspath(path))  # so that "." has a name, too
     unfinished = path.with_name(f".{path.stem}.{_HOST}-{os.getpid()}{path.suffix}")
     _remove_stale(path)
     try:

@@ -174,6 +174,10 @@ def writing(path: Path, count: int) -> Iterator[Callable[[Tensor], None]]:
     archive = path.suffix.lower() == ".npz"
     if not archive and path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path} is not empty: images of two sets would be mixed. Choose another folder.")
+    if path.is_dir() if archive else path.is_file():
+        raise UserError(
+            f"{path} is a {'folder' if archive else 'file'}: choose another place for the images."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _writing_archive(path, count) if archive else _writing_folder(path) as write:

@@ -150,6 +150,11 @@ def test_outputs_never_replace_or_mix_with_what_is_read(digits: Path, tmp_path: 
     kept = Images(digits / "reference", save_reference=tmp_path / "no" / "where.npz")
     with pytest.raises(UserError, match=r"--save-reference .* cannot be written: make the folder"):
         evaluate.score_images(Options(folder, images=kept))
+    both = Images(digits / "reference", save_reference=tmp_path / "x.npz")
+    with pytest.raises(UserError, match=r"--copy .* lies in --save-reference"):
+        evaluate.score_images(Options(folder, copy=tmp_path / "x.npz", images=both))
+    with pytest.raises(UserError, match=r"--output .* is a folder: name a file"):
+        evaluate.score_images(Options(folder, images=Images(digits / "reference", output=tmp_path)))
 
 
 def test_a_reference_saved_without_a_suffix_is_read_again(digits: Path, tmp_path: Path, capsys):

@@ -124,6 +124,15 @@ def test_a_missing_path_is_refused(tmp_path: Path):
         open_images(tmp_path / "nowhere.npz")
 
 
+def test_a_file_is_not_replaced_by_a_folder_nor_a_folder_by_a_file(tmp_path: Path):
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "folder.npz").mkdir()
+    for name in ("notes", "folder.npz"):
+        with pytest.raises(UserError, match="choose another place"), writing(tmp_path / name, 1):
+            pass
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
 def test_a_folder_with_images_is_not_written_to(tmp_path: Path):
     out = tmp_path / "out"
     save(random_images(5), out)
