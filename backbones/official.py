@@ -109,7 +109,7 @@ def read_official(path: str | Path, *, family: str | None = None) -> Weights:
         state = _without_variance(state, architecture.patch, sizes["channels"])
         changes.append("unused variance channels dropped")
     if family == "sit":
-        state = _turned(state, opposite=prediction == "velocity")
+        state = turned(state, opposite=prediction == "velocity")
         what = "time and velocity" if prediction == "velocity" else "time"
         changes.append(f"{what} turned round, so that t = 1 is noise")
     if kind:
@@ -311,8 +311,11 @@ def _without_variance(state: State, patch: int, channels: int) -> State:
     }
 
 
-def _turned(state: State, *, opposite: bool) -> State:
-    """Weights of v(x, t) = -f(x, 1 - t), see above; the sign only if `opposite`. Computed in float64."""
+def turned(state: State, *, opposite: bool) -> State:
+    """Weights of v(x, t) = -f(x, 1 - t), see above; the sign only if `opposite`. Computed in float64.
+
+    Its own inverse: of our weights it makes those of SiT's official code.
+    """
     cos, sin = sinusoids(torch.ones(1, dtype=torch.float64)).chunk(2, dim=1)
     first = state["t_embedder.mlp.0.weight"]
     of_cos, of_sin = first.double().chunk(2, dim=1)

@@ -1,4 +1,4 @@
-"""Speed on this machine, one command a part: steps, network, metrics, data, report.
+"""Speed on this machine, one command a part: steps, network, metrics, data, report, gpu.
 
 Every number is the median of timed repeats after a warm-up, with the fastest and slowest.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -20,12 +20,23 @@ if TYPE_CHECKING:
 
 def seconds_of(work: Callable[[], object], device: torch.device, warm_up: int, repeats: int) -> list[float]:
     """Seconds of each timed call of `work`, including the queue of the device."""
-    seconds = []
+    return alternating({"": work}, device, warm_up, repeats)[""]
+
+
+def alternating(
+    works: Mapping[str, Callable[[], object]], device: torch.device, warm_up: int, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of each timed call of several works, called in turn (A B A B ...).
+
+    What slows the machine down for a while then slows them all down, and the i-th calls can be compared.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(warm_up + repeats):
-        start = now(device)
-        work()
-        seconds.append(now(device) - start)
-    return seconds[warm_up:]
+        for name, work in works.items():
+            start = now(device)
+            work()
+            seconds[name].append(now(device) - start)
+    return {name: times[warm_up:] for name, times in seconds.items()}
 
 
 def now(device: torch.device) -> float:

@@ -2,17 +2,20 @@
 
 Beside it a straightforward network of the same function, written here from timm's modules, and the share
 of the device's own matrix-product speed that the pass reaches (model FLOP utilisation: forward FLOPs x 3
-over time over the measured speed of a large matrix product in the same precision).
+over time over the measured speed of a large matrix product in the same precision). Networks are timed in
+turn, A B A B, so that other load on the machine falls on all of them alike.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from bench.benchmark import new_table, now, print_table, seconds_of, with_spread
+from bench.benchmark import alternating, new_table, now, print_table, with_spread
 from bench.core.cli import Device, parse
 from bench.core.errors import exit_code
 
@@ -75,8 +78,7 @@ def main() -> None:
         flops = 3 * options.batch_size * architecture.flops(options.input_size, options.channels)
         for precision in options.precision:
             peak = matrix_product_speed(device, precision, now)
-            for kind, network in networks.items():
-                seconds = time_pass(network, options, device, precision)
+            for kind, seconds in time_passes(networks, options, device, precision).items():
                 table.add_row(
                     name,
                     kind,
@@ -88,21 +90,24 @@ def main() -> None:
     print_table(table)
 
 
-def time_pass(network: nn.Module, options: Options, device: torch.device, precision: str) -> list[float]:
-    """Seconds of each forward and backward pass on one random batch."""
+def time_passes(
+    networks: Mapping[str, nn.Module], options: Options, device: torch.device, precision: str
+) -> dict[str, list[float]]:
+    """Seconds of each forward and backward pass of every network, in turn, on one random batch."""
     import torch
 
     size = options.batch_size
     x = torch.randn(size, options.channels, options.input_size, options.input_size, device=device)
     t, label = torch.rand(size, device=device), torch.randint(1000, (size,), device=device)
 
-    def work() -> None:
+    def work(network: nn.Module) -> None:
         network.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             prediction = network(x, t, label).prediction
         prediction.float().square().mean().backward()
 
-    return seconds_of(work, device, options.warm_up, options.repeats)
+    works = {kind: partial(work, network) for kind, network in networks.items()}
+    return alternating(works, device, options.warm_up, options.repeats)
 
 
 def reference(network: Backbone) -> nn.Module:

@@ -1,4 +1,8 @@
-"""Speed of training and sampling: python -m bench.benchmark.steps --method repa --backbone sit-ti sit-s"""
+"""Speed of training and sampling: python -m bench.benchmark.steps --method repa --backbone sit-ti sit-s
+
+With --against PATH, our step and sampler beside those of the official code of REPA, SiT or DiT, of which PATH
+is a checkout: in turn, with the same weights, on random inputs of the shape of --data.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from bench.benchmark import new_table, print_table, seconds_of, with_spread
-from bench.core.cli import Device, OptionalInt, parse
-from bench.core.errors import exit_code
+from bench.core.cli import Device, OptionalInt, OptionalPath, parse
+from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from bench.config.spec import RunSpec
@@ -21,8 +27,8 @@ if TYPE_CHECKING:
 class Options:
     """Runs and number of repetitions."""
 
-    method: tuple[str, ...] = ("baseline",)
-    """methods, as for bench.run"""
+    method: tuple[str, ...] = ()
+    """methods, as for bench.run (default: baseline); with --against, the method of the official code"""
     backbone: tuple[str, ...] = ("sit-ti",)
     """backbones, as for bench.run"""
     data: str = "digits"
@@ -31,6 +37,8 @@ class Options:
     """images per step; by default that of the preset"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: that of the preset, else bf16 if the hardware supports it"""
+    compile: bool = False
+    """compile blocks and projectors of ours, as bench.run --compile does"""
     device: Device = "auto"
     warm_up: int = 3
     """untimed repeats"""
@@ -38,28 +46,46 @@ class Options:
     """timed repeats"""
     sampling: bool = True
     """only time training; sampling follows the protocol, which can have 250 steps"""
+    against: OptionalPath = None
+    """checkout of the official code of REPA, SiT or DiT, timed beside ours"""
+    against_kind: Literal["auto", "repa", "sit", "dit"] = "auto"
+    """whose code it is; auto: told by its files"""
+    sampling_steps: int = 250
+    """steps of REPA's SDE sampler, with --against"""
 
 
 def main() -> None:
     """Time every combination and print a table."""
     options = parse(Options, __doc__)
 
+    from bench.core import machine
+
+    device = machine.select_device(options.device)
+    training: dict[str, object] = {} if options.precision == "auto" else {"precision": options.precision}
+    if options.batch_size:
+        training["batch_size"] = options.batch_size
+    if options.compile:
+        training["compile"] = True
+    if options.against:
+        time_against(options, options.against, device, training)
+    else:
+        time_methods(options, device, training)
+
+
+def time_methods(options: Options, device: torch.device, training: dict[str, object]) -> None:
+    """A row for each method on each backbone."""
     from bench.config import resolve
     from bench.core import grammar, machine
 
-    device = machine.select_device(options.device)
     table = new_table(
         f"{machine.hardware(device)}, {options.data}",
         ["method", "backbone", "batch", "precision"],
         ["FLOPs", "training step", "of the first", "training img/s", "sampling img/s"],
     )
-    training: dict[str, object] = {} if options.precision == "auto" else {"precision": options.precision}
     native = machine.native_precision(device)
-    if options.batch_size:
-        training["batch_size"] = options.batch_size
     for backbone in options.backbone:
         first = 0.0  # seconds of a step of the first method
-        for method in [name for text in options.method for name in grammar.expand(text)]:
+        for method in [name for text in options.method or ("baseline",) for name in grammar.expand(text)]:
             run = resolve.run_spec(
                 method, backbone, options.data, 0, native_precision=native, training=training
             )
@@ -77,6 +103,37 @@ def main() -> None:
                 with_spread([size / seconds for seconds in step]),
                 with_spread([size / seconds for seconds in sampling]) if sampling else "",
             )
+    print_table(table)
+
+
+def time_against(options: Options, path: Path, device: torch.device, training: dict[str, object]) -> None:
+    """Two rows for each backbone, a training step and a batch of samples, of ours and of the official code.
+
+    Raises UserError if that is no such code, lacks a module, or computes other numbers.
+    """
+    from bench.benchmark import against, official_code
+    from bench.core import machine
+
+    code = official_code.kind_of(path, options.against_kind)(path)
+    if options.method:
+        raise UserError(f"{path} trains {code.trains}, which is what is timed: leave --method out.")
+    table = new_table(
+        f"{machine.hardware(device)}, random inputs of {options.data}, official code of {code.kind}",
+        ["what", "backbone", "batch", "precision"],
+        ["ours", "official", "ours / official"],
+    )
+    for backbone in options.backbone:
+        native = machine.native_precision(device)
+        pair = against.Pair(code, backbone, options.data, device, training, native)
+        found = against.in_words(pair.differences())
+        print(f"{backbone}: same numbers as {path}, largest relative differences: {found}", flush=True)
+        kind, size = pair.run.training.precision, str(pair.run.training.batch_size)
+        step = pair.time_training(options.warm_up, options.repeats)
+        table.add_row(f"step of {code.trains}", pair.run.backbone, size, kind, *step.figures())
+        drawn = pair.time_sampling(options.sampling_steps, 3) if options.sampling else None
+        if drawn:
+            what = f"sampling, {options.sampling_steps} steps"
+            table.add_row(what, pair.run.backbone, size, "fp32", *drawn.figures())
     print_table(table)
 
 

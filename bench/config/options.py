@@ -69,6 +69,6 @@ class ProtocolOptions(_PROTOCOL):
 
 
 def given(options: Any) -> dict[str, Any]:
-    """The options of a group that are not None."""
+    """The options of a group that are neither None nor a flag that was left out."""
     values = {field.name: getattr(options, field.name) for field in fields(options)}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None and value is not False}

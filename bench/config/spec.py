@@ -35,6 +35,10 @@ _FIELDS_1 = {
 }
 
 
+# Fields that earlier versions did not have, and the values at which they are left out of hashes.
+_ADDED = {"checksums": [], "resolved_metrics": [], "compile": False, "sampling_precision": "fp32"}
+
+
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
@@ -57,6 +61,10 @@ class Training(_Data):
         "fp32",
         description="of matrix products; losses are float32. By default that of the preset, else bf16 if the "
         "hardware supports it",
+    )
+    compile: bool = Field(
+        False,
+        description="compile blocks and projectors (torch.compile): faster steps, other last digits",
     )
     evaluate_every: int = Field(
         50_000, gt=0, description="steps between evaluations; the last step is always evaluated"
@@ -97,6 +105,9 @@ class Protocol(_Data):
     )
     guidance_channels: int = Field(
         0, ge=0, description="guide the first N channels only (SiT, DiT: 3); 0: all (REPA)"
+    )
+    sampling_precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="of matrix products while sampling: fp32, tf32 (GPUs) or bf16 (autocast)"
     )
     rounding: Literal["round", "truncate", "adm"] = Field(
         "truncate", description="to uint8: round, truncate (REPA) or adm (127.5 x + 128, truncated)"
@@ -171,6 +182,7 @@ class RunSpec(_Data):
         if self.protocol.identity == 1:
             training = _of_identity_1("Training", content["training"])
             return _of_identity_1("RunSpec", content | {"training": training})
+        content["training"] = _without_added(content["training"])
         if self.weights:
             content["weights"] = {"family": self.weights.family, "sha256": self.weights.sha256}
         return {key: value for key, value in content.items() if key not in ("method", "backbone", "process")}
@@ -219,11 +231,12 @@ def _decisive_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
         earlier = {old: protocol[new] for old, new in _RENAMED.items()}
         return _of_identity_1("Protocol", dict(protocol) | earlier)
     as_typed = {*_RENAMED.values(), "metrics"}
-    decisive = {key: value for key, value in protocol.items() if key not in as_typed}
-    for later in ("checksums", "resolved_metrics"):  # if empty, as in versions that did not have them
-        if not protocol.get(later):
-            decisive.pop(later, None)
-    return decisive
+    return _without_added({key: value for key, value in protocol.items() if key not in as_typed})
+
+
+def _without_added(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the fields that earlier versions did not have, where they change nothing."""
+    return {key: value for key, value in content.items() if key not in _ADDED or value != _ADDED[key]}
 
 
 def _of_identity_1(model: str, content: Mapping[str, Any]) -> dict[str, Any]:

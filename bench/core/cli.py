@@ -136,7 +136,8 @@ def _metavar(annotation: Any) -> str:
 
 
 def options_of(model: type[BaseModel], *, without: Collection[str] = (), **types: Any) -> type:
-    """A dataclass with an option for every described field of a pydantic model; None: not given.
+    """A dataclass with an option for every described field of a pydantic model; None, or False of a flag: not
+    given.
 
     Ranges are checked by the model.
 
@@ -146,12 +147,17 @@ def options_of(model: type[BaseModel], *, without: Collection[str] = (), **types
         types: annotations of fields, replaced or added.
     """
     kinds = {
-        name: Annotated[field.annotation | None, option(field.description, _metavar(field.annotation))]
+        name: Annotated[bool, option(field.description)]
+        if field.annotation is bool
+        else Annotated[field.annotation | None, option(field.description, _metavar(field.annotation))]
         for name, field in model.model_fields.items()
         if field.description and name not in without
     }
     for name, kind in types.items():
         field = model.model_fields.get(name)
         kinds[name] = Annotated[kind, option(field.description)] if field else kind
-    fields = [(name, kind, dataclasses.field(default=None)) for name, kind in kinds.items()]
+    fields = [
+        (name, kind, dataclasses.field(default=False if get_args(kind)[0] is bool else None))
+        for name, kind in kinds.items()
+    ]
     return dataclasses.make_dataclass(f"{model.__name__}Options", fields, frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Samples(NamedTuple):
 def stream(
     model: Backbone, process: Process, spec: RunSpec, data: Records, index: Tensor, *, progress: str = ""
 ) -> Iterator[Samples]:
-    """Draw samples under the protocol of a run, in batches, in float32.
+    """Draw samples under the protocol of a run, in batches, in its precision.
 
     Args:
         model: the weights.
@@ -71,9 +71,15 @@ def stream(
                 return noise_of().to(device)
 
             labels = requested_labels(numbers, protocol.labels, data.classes, spec.seed)
-            x0 = sampler.sample(
-                joint or model, draw(), labels.to(device), process=process, guidance=guidance, step_noise=draw
-            )
+            with _multiplying_in(protocol.sampling_precision, model, device):
+                x0 = sampler.sample(
+                    joint or model,
+                    draw(),
+                    labels.to(device),
+                    process=process,
+                    guidance=guidance,
+                    step_noise=draw,
+                )
             x0 = joint.split(x0)[""] if joint else x0
             pixels = data.to_pixels(x0.float())
             _refuse_not_finite(pixels, numbers)
@@ -81,6 +87,25 @@ def stream(
             if bar:
                 bar.update(len(numbers))
     model.train(was_training)
+
+
+@contextmanager
+def _multiplying_in(precision: str, model: Backbone, device: torch.device) -> Iterator[None]:
+    """Matrix products of the network in that precision; the sampler's own sums stay in float32 or float64."""
+    before = torch.get_float32_matmul_precision()
+    # Autocast keeps its bf16 copies, made once instead of at every step, of trainable weights alone.
+    frozen = [weight for weight in model.parameters() if precision == "bf16" and not weight.requires_grad]
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+        torch.set_float32_matmul_precision(before)
 
 
 def _refuse_not_finite(pixels: Tensor, numbers: Tensor) -> None:

@@ -167,7 +167,7 @@ def _refuse_size(name: str, size: int, found: tuple[int, ...]) -> None:
         )
 
 
-def train(name: str, path: Path) -> None:
+def train(name: str, path: Path, device: torch.device | str = "cpu") -> None:
     """Train a local network and save it.
 
     Raises:
@@ -176,8 +176,8 @@ def train(name: str, path: Path) -> None:
     refuse_unwritable(path.parent, "name another folder of the cache in $ALIGNMENT_BENCH_CACHE")
     net, recipe = _initialised(name), RECIPES[name]
     data = datasets.get(recipe.data).open()
-    _train(name, net, data)
-    reached = accuracy(net, data)
+    _train(name, net.to(device), data, device)
+    reached = accuracy(net.cpu(), data)
     print(f"trained {name}: {reached:.1%} of the held-out images classified right", flush=True)
     if reached < recipe.required_accuracy:
         raise UserError(
@@ -200,7 +200,7 @@ def _initialised(name: str) -> LocalNet:
         return ConvolutionalNet(recipe, shape)
 
 
-def _train(name: str, net: LocalNet, data: Records) -> None:
+def _train(name: str, net: LocalNet, data: Records, device: torch.device | str) -> None:
     recipe, records = net.recipe, len(data)
     steps = recipe.epochs * records // recipe.batch_size
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
@@ -218,7 +218,7 @@ def _train(name: str, net: LocalNet, data: Records) -> None:
         seen = padded[..., row : row + size, column : column + size]
         if recipe.mirror and torch.rand((), generator=draw) < 0.5:
             seen = seen.flip(-1)
-        loss = F.cross_entropy(net(seen).logits, batch.label, label_smoothing=0.05)
+        loss = F.cross_entropy(net(seen.to(device)).logits, batch.label.to(device), label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

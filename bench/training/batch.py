@@ -5,7 +5,7 @@ Times, noise and dropped labels are drawn for the whole batch on every process, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -38,6 +38,30 @@ class TrainingBatch:
         """Fraction of the whole batch, in (0, 1]."""
         return len(self.x0) / len(self.step_t)
 
+    def on(self, device: torch.device) -> TrainingBatch:
+        """The same on a device; the numbers of the records stay on the CPU."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=tensor.is_pinned())
+
+        return self._mapped(moved)
+
+    def pinned(self) -> TrainingBatch:
+        """The same in page-locked memory, which a GPU copies while it computes."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> TrainingBatch:
+        return replace(
+            self,
+            x0=function(self.x0),
+            t=function(self.t),
+            noise=function(self.noise),
+            label=function(self.label),
+            true_label=function(self.true_label),
+            image=function(self.image),
+            step_t=function(self.step_t),
+        )
+
     def part(self, rows: slice) -> TrainingBatch:
         """The samples with these indices in the whole batch, which must be here."""
         first = self.rows.start
@@ -57,15 +81,9 @@ class TrainingBatch:
 
 
 def draw_batch(
-    spec: RunSpec,
-    data: Records,
-    process: Process,
-    step: int,
-    rows: slice,
-    records: Batch,
-    device: torch.device,
+    spec: RunSpec, data: Records, process: Process, step: int, rows: slice, records: Batch
 ) -> TrainingBatch:
-    """The `rows` of the batch of a step (from 0) with its records; drawn on the CPU, moved to the device."""
+    """The `rows` of the batch of a step (from 0) with its records; on the CPU, without features."""
     seed, size = spec.seed, spec.training.batch_size
     t = process.draw_t(torch.rand(size, generator=generator(seed, "time", step)))
     noise = torch.randn((size, *records.x0.shape[1:]), generator=generator(seed, "noise", step))
@@ -73,12 +91,12 @@ def draw_batch(
     label = records.label.masked_fill(dropped[rows], data.classes)
     return TrainingBatch(
         rows=rows,
-        x0=records.x0.to(device),
-        t=t[rows].to(device),
-        noise=noise[rows].to(device),
-        label=label.to(device),
-        true_label=records.label.to(device),
-        image=records.image.to(device),
+        x0=records.x0,
+        t=t[rows],
+        noise=noise[rows],
+        label=label,
+        true_label=records.label,
+        image=records.image,
         indices=records.indices,
-        step_t=t.to(device),
+        step_t=t,
     )

@@ -29,9 +29,16 @@ SAMPLE_BATCH = 64  # images
 class FrozenNets:
     """Encoders and rewards of one run; only those that its method needs are loaded."""
 
-    def __init__(self, spec: RunSpec, data: Records, grid: tuple[int, int], device: torch.device) -> None:
-        """`grid`: rows and columns of tokens of the backbone."""
-        self.spec, self.data, self.grid, self.device = spec, data, grid, device
+    def __init__(
+        self,
+        spec: RunSpec,
+        data: Records,
+        grid: tuple[int, int],
+        device: torch.device,
+        encoder: Encoder | None = None,
+    ) -> None:
+        """`grid`: rows and columns of the backbone's tokens; `encoder` stands for whatever is asked for."""
+        self.spec, self.data, self.grid, self.device, self.encoder = spec, data, grid, device, encoder
         self.encoders: dict[str, Encoder | FeatureCache] = {}
         self.sample_seconds, self.sample_flops = 0.0, 0  # of `EncoderInfo.sample`
 
@@ -42,7 +49,7 @@ class FrozenNets:
             UserError: for an unknown name and for missing weights.
         """
         if name not in self.encoders:
-            encoder = teachers.load(
+            encoder = self.encoder or teachers.load(
                 self.spec.teacher if name == TEACHER else name,
                 self.data.image_size,
                 self.device,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -30,10 +31,12 @@ from bench.core.errors import UserError
 from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.core.seeding import data_order, generator, seed_of
 from bench.data import datasets
-from bench.data.base import Batch
+from bench.data.base import Records
 from bench.data.prefetch import Prefetch
 from bench.diffusion.objectives import FlowMatching
+from bench.nets.base import Encoder
 from bench.training.batch import TrainingBatch, draw_batch
+from bench.training.compilation import compile_regions
 from bench.training.frozen import FrozenNets
 from bench.training.initial_weights import keep_projectors
 from bench.training.loss import MicroBatchLoss
@@ -45,8 +48,18 @@ DIVERGED = 100.0  # a denoising loss above this; a backbone that predicts zero h
 class Trainer:
     """The state of a training run, and one step of it."""
 
-    def __init__(self, spec: RunSpec, device: torch.device, parallelism: Parallelism = UNDIVIDED) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        device: torch.device,
+        parallelism: Parallelism = UNDIVIDED,
+        *,
+        data: Records | None = None,
+        encoder: Encoder | None = None,
+    ) -> None:
         """Initialise backbone, method, EMA and optimiser.
+
+        `data` and `encoder` take the place of what the spec names, for benchmarks on random inputs.
 
         Raises:
             UserError: if the spec does not fit the data set, the backbone, the method or the parallelism.
@@ -54,7 +67,7 @@ class Trainer:
         self.spec, self.device, self.parallelism = spec, device, parallelism
         self.micro_batches = parallelism.micro_batches(spec.training.batch_size)
         self.rows = slice(self.micro_batches[0].start, self.micro_batches[-1].stop)  # of this process
-        self.data = datasets.get(spec.data).open()
+        self.data = data or datasets.get(spec.data).open()
         self.process = resolve.process(spec.process)
         self.method = resolve.method(spec.method)
         architecture = resolve.architecture(spec.backbone)
@@ -79,7 +92,7 @@ class Trainer:
                     self.data.channels,
                     self.data.classes,
                 )
-                self.frozen = FrozenNets(spec, self.data, info.grid, device)
+                self.frozen = FrozenNets(spec, self.data, info.grid, device, encoder)
                 self.method.build(info, self.frozen.load_encoder)
                 self._attach_extras()
             except ValueError as error:
@@ -88,6 +101,8 @@ class Trainer:
             self._start_from(spec.weights)
         self.method.to(device)
         self.ema = copy.deepcopy(self.backbone).requires_grad_(False).eval()
+        if spec.training.compile:
+            compile_regions(self.backbone, self.method, device)
         self.network = parallel.wrap(
             self.backbone, self.backbone.blocks, parallelism
         )  # the module that is called
@@ -109,13 +124,16 @@ class Trainer:
             [{"params": group} for group in groups if group],
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
+            # Lists of tensors at once; torch does so on GPUs alone unless told, to the same bits.
+            foreach=True,
         )
         self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
+        self.averaged, self.averaging = list(self.ema.parameters()), list(self.backbone.parameters())
         self.frozen.load_rewards(self.method.needs(0, training.steps))
         self.loss = MicroBatchLoss(
             spec, self.process, self.method, self.backbone, self.network, self.ema, self.frozen
         )
-        self.records = Prefetch(self._read)
+        self.batches = Prefetch(self._read)
         self._needs: Needs | None = None  # of the previous step
         self.flops_per_step = 0
 
@@ -173,14 +191,15 @@ class Trainer:
                 "Train from a fresh network, or start from weights of the same method."
             )
 
-    def _read(self, step: int, needs: Needs | None = None) -> Batch:
-        """This process's records of a step, with images if an encoder will see them."""
+    def _read(self, step: int, needs: Needs | None = None) -> TrainingBatch:
+        """This process's part of a step's batch, on the CPU, with images if an encoder will see them."""
         seed, size, steps = self.spec.seed, self.spec.training.batch_size, self.spec.training.steps
         index = data_order(seed, len(self.data), step * size, size)
         needs = needs or self.method.needs(step, steps)
-        return self.data.batch(
-            index, generator(seed, "data", step), self.frozen.need_images(needs), self.rows
-        )
+        images = self.frozen.need_images(needs)
+        records = self.data.batch(index, generator(seed, "data", step), images, self.rows)
+        batch = draw_batch(self.spec, self.data, self.process, step, self.rows, records)
+        return batch.pinned() if self.device.type == "cuda" else batch
 
     def prepare(self, step: int) -> Needs:
         """What the method needs at this step; where that changed, the FLOPs of a step are counted."""
@@ -212,7 +231,7 @@ class Trainer:
         """
         needs = self.prepare(step)
         training = self.spec.training
-        batch, logs = self._batch(step, self.records(step), needs)
+        batch, logs = self._encoded(self.batches(step), needs)
         self.optimizer.zero_grad(set_to_none=True)
         rows, fractions = [], []
         for micro in map(batch.part, self.micro_batches):
@@ -229,17 +248,15 @@ class Trainer:
         _refuse_divergence(row)
         self.optimizer.step()
         with torch.no_grad():
-            self._update_ema(list(self.ema.parameters()), list(self.backbone.parameters()), 0)
+            self._update_ema(self.averaged, self.averaging, 0)
         return row
 
-    def _batch(
-        self, step: int, records: Batch, needs: Needs
-    ) -> tuple[TrainingBatch, dict[str, float | Tensor]]:
-        """This process's part of a step's batch, with encoders' features; a reward's student learns from it.
+    def _encoded(self, batch: TrainingBatch, needs: Needs) -> tuple[TrainingBatch, dict[str, float | Tensor]]:
+        """The batch on the device, with encoders' features; a reward's student learns from it.
 
         Also returns the student's logs.
         """
-        batch = draw_batch(self.spec, self.data, self.process, step, self.rows, records, self.device)
+        batch = batch.on(self.device)
         seen = [self.frozen.features(micro, needs) for micro in map(batch.part, self.micro_batches)]
         features = {name: Features.cat([found[name] for found in seen]) for name in seen[0]}
         batch = replace(batch, features=features)
@@ -254,9 +271,10 @@ class Trainer:
         before = copy.deepcopy(self.method.state_dict())
         student = copy.deepcopy(self.frozen.rewards.student)
         # The first batch, wherever a run is continued: methods may compute less for some batches.
-        records = self._read(0, needs)
-        with cost.counter() as counter:
-            batch, _ = self._batch(0, records, needs)
+        first = self._read(0, needs)
+        eager = torch.compiler.set_stance("force_eager") if self.spec.training.compile else nullcontext()
+        with eager, cost.counter() as counter:
+            batch, _ = self._encoded(first, needs)
             for micro in map(batch.part, self.micro_batches):
                 self.loss(step, micro, needs)[0].backward()
         self.optimizer.zero_grad(set_to_none=True)
@@ -312,10 +330,13 @@ class Trainer:
 
 
 def _refuse_divergence(row: Mapping[str, Any]) -> None:
-    values = {**row["raw"], "gradient norm": row["grad_norm"]}
-    if all(math.isfinite(value) for value in values.values()) and row["raw"]["denoise"] < DIVERGED:
+    named = {**row["raw"], "gradient norm": row["grad_norm"]}
+    values = dict(
+        zip(named, torch.stack([v.float() for v in named.values()]).tolist(), strict=True)
+    )  # one wait
+    if all(map(math.isfinite, values.values())) and values["denoise"] < DIVERGED:
         return
-    found = ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
+    found = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
     raise UserError(
         f"the loss diverged ({found}): try a lower --learning-rate, --precision fp32 or a smaller weight "
         "of the method."

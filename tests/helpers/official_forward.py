@@ -37,7 +37,24 @@ def repa(state: State, x: Tensor, t: Tensor, label: Tensor, heads: int) -> Tenso
     return _transformer(state, x, t, label, heads)
 
 
-def _transformer(state: State, x: Tensor, time: Tensor, label: Tensor, heads: int) -> Tensor:
+def repa_tokens(
+    state: State, x: Tensor, t: Tensor, label: Tensor, heads: int, depth: int
+) -> tuple[Tensor, list[Tensor]]:
+    """What REPA's network returns: the velocity, and the tokens after `depth` blocks by each projector."""
+    hidden: list[Tensor] = []
+    velocity = _transformer(state, x, t, label, heads, hidden)
+    projected = []
+    for i in range(len({key.split(".")[1] for key in state if key.startswith("projectors.")})):
+        first = _silu(_linear(state, f"projectors.{i}.0", hidden[depth - 1]))
+        projected.append(
+            _linear(state, f"projectors.{i}.4", _silu(_linear(state, f"projectors.{i}.2", first)))
+        )
+    return velocity, projected
+
+
+def _transformer(
+    state: State, x: Tensor, time: Tensor, label: Tensor, heads: int, hidden: list[Tensor] | None = None
+) -> Tensor:
     kernel = state["x_embedder.proj.weight"]
     patch = kernel.shape[-1]
     patches = F.unfold(x, patch, stride=patch).transpose(1, 2)  # [B, N, C*p*p], tokens row by row
@@ -55,8 +72,10 @@ def _transformer(state: State, x: Tensor, time: Tensor, label: Tensor, heads: in
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = steering
         attended = _attention(state, f"{block}.attn", _standardised(tokens) * (1 + scale_1) + shift_1, heads)
         tokens = tokens + gate_1 * attended
-        hidden = _linear(state, f"{block}.mlp.fc1", _standardised(tokens) * (1 + scale_2) + shift_2)
-        tokens = tokens + gate_2 * _linear(state, f"{block}.mlp.fc2", _gelu(hidden))
+        inner = _linear(state, f"{block}.mlp.fc1", _standardised(tokens) * (1 + scale_2) + shift_2)
+        tokens = tokens + gate_2 * _linear(state, f"{block}.mlp.fc2", _gelu(inner))
+        if hidden is not None:
+            hidden.append(tokens)
 
     shift, scale = _linear(state, "final_layer.adaLN_modulation.1", condition)[:, None].chunk(2, dim=2)
     pixels = _linear(state, "final_layer.linear", _standardised(tokens) * (1 + scale) + shift)
@@ -100,6 +119,7 @@ def shapes(
     classes: int = 1000,
     variance: bool = False,
     projectors: tuple[int, ...] = (),
+    projector_width: int = PROJECTOR_WIDTH,
 ) -> dict[str, tuple[int, ...]]:
     """Key -> shape in an official file; `projectors` are the widths of REPA's encoders."""
     sizes = {
@@ -119,9 +139,9 @@ def shapes(
         }
     for i, target in enumerate(projectors):
         linear |= {
-            f"projectors.{i}.0": (PROJECTOR_WIDTH, width),
-            f"projectors.{i}.2": (PROJECTOR_WIDTH, PROJECTOR_WIDTH),
-            f"projectors.{i}.4": (target, PROJECTOR_WIDTH),
+            f"projectors.{i}.0": (projector_width, width),
+            f"projectors.{i}.2": (projector_width, projector_width),
+            f"projectors.{i}.4": (target, projector_width),
         }
     linear["final_layer.linear"] = (patch**2 * channels * (2 if variance else 1), width)
     linear["final_layer.adaLN_modulation.1"] = (2 * width, width)

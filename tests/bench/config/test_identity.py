@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bench.config import resolve
+from bench.config.options import TrainingOptions, given
 from bench.config.spec import Protocol, RunSpec, protocol_hash
 from bench.core.errors import UserError
 from bench.diffusion import samplers
@@ -170,3 +171,20 @@ def test_a_run_of_before_is_named_and_neither_continued_nor_copied(tmp_path):
     assert not RunFolder(tmp_path / "runs", spec()).finished
     assert adopt(tmp_path / "elsewhere", spec()) is None
     assert not older_runs(tmp_path / "elsewhere", [spec()])
+
+
+def test_options_that_came_later_make_other_runs_and_change_no_hash_when_left_out():
+    run = spec()
+    written = run.model_dump(mode="json")  # as before there were these options
+    del written["training"]["compile"], written["protocol"]["sampling_precision"]
+    assert RunSpec.model_validate(written).hash == run.hash
+    assert protocol_hash(written["protocol"]) == run.protocol.hash
+    assert spec(training={"compile": True}).hash != run.hash
+    for precision in ("tf32", "bf16"):
+        changed = spec(protocol={"sampling_precision": precision})
+        assert changed.hash != run.hash and changed.protocol.hash != run.protocol.hash
+
+
+def test_a_flag_that_is_left_out_is_not_given():
+    assert given(TrainingOptions()) == {}
+    assert given(TrainingOptions(compile=True)) == {"compile": True}

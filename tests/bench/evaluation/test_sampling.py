@@ -48,3 +48,37 @@ def test_samples_that_are_not_finite_are_refused(run):
     run.model.final_layer.linear.bias.fill_(float("nan"))
     with pytest.raises(UserError, match="samples 0 to 3 hold NaN or infinity"):
         images_of(run, range(4))
+
+
+def test_guidance_is_one_call_inside_its_interval_and_costs_nothing_outside(run):
+    calls = []
+
+    def spy(module, positional, named):
+        calls.append((len(positional[0]), len(positional), named))
+
+    run.model.register_forward_pre_hook(spy, with_kwargs=True)
+    chosen = {"sampler_flow": "euler[steps=4]", "sampler_ddpm": "ddim[steps=4]"}
+    guided = {"guidance_scale": 2.0, "guidance_interval": (0.0, 0.6)}
+    images_of(run, range(3), protocol=run.spec.protocol.model_copy(update=chosen | guided))
+    # x_t, t and label alone: no hidden state, key or value is asked for.
+    assert calls == [(rows, 3, {}) for rows in (3, 3, 6, 6)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_precision_is_of_the_networks_products_while_sampling(run, precision):
+    seen = []
+
+    def look(module, inputs, output):
+        seen.append((output.dtype, torch.get_float32_matmul_precision()))
+
+    run.model.blocks[0].mlp.fc1.register_forward_hook(look)
+    protocol = run.spec.protocol.model_copy(update={"sampling_precision": precision})
+    found, usual = images_of(run, range(4), protocol=protocol), images_of(run, range(4))
+    assert seen[0] == (
+        torch.bfloat16 if precision == "bf16" else torch.float32,
+        "high" if precision == "tf32" else "highest",
+    )
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not any(weight.requires_grad for weight in run.model.parameters())
+    assert (found.int() - usual.int()).abs().max() <= (0 if precision == "fp32" else 16)
+    assert (protocol.hash == run.spec.protocol.hash) == (precision == "fp32")

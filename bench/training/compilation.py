@@ -1,0 +1,46 @@
+"""Regional compilation: blocks and projectors one by one, by torch.compile.
+
+A network's blocks are alike, so that one is compiled and all use it: seconds, where the whole network takes
+minutes. Every shape is compiled for itself (`dynamic=False`): what is computed depends on the shapes at hand,
+never on those that were seen before, so that a resumed run computes what an undisturbed one does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from backbones.base import Backbone
+from bench.core.errors import UserError
+from methods.base import Method
+
+# Of one function, shapes and modules together; beyond it torch would silently not compile.
+MOST_VARIANTS = 256
+
+
+def compile_regions(backbone: Backbone, method: Method, device: torch.device) -> None:
+    """Compile the blocks of a backbone and a method's modules, at their first call; names of weights stay.
+
+    Raises:
+        UserError: If a CPU has no C++ compiler.
+    """
+    compilers = [os.environ.get("CXX", "g++"), "g++", "clang++", "c++"]
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise UserError("--compile needs a C++ compiler on a CPU, g++ say: install one, or leave it out.")
+    torch._dynamo.config.recompile_limit = MOST_VARIANTS
+    torch._dynamo.config.accumulated_recompile_limit = 4 * MOST_VARIANTS
+    for module in (*backbone.blocks, *_called(method)):
+        module.compile(dynamic=False)
+
+
+def _called(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules of a method that are called: not itself, methods in it, nor lists of modules."""
+    for child in module.children():
+        if isinstance(child, Method | nn.ModuleList | nn.ModuleDict):
+            yield from _called(child)
+        else:
+            yield child
