@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bench.config import suites
 from bench.reporting.comparison import Comparison
+
+
+def purpose(comparison: Comparison) -> str:
+    """The description of the suite that the folder of runs is named after, with a full stop; "" if none."""
+    name = comparison.results.folder.resolve().name.removesuffix("-full")
+    if name not in suites.names():
+        return ""
+    description = suites.load(name).description
+    return description.rstrip(".") + "." if description else ""
 
 
 def caption(comparison: Comparison) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.benchmark.simulated_runs import PROTOCOL
+from bench.config import suites
 from bench.reporting.comparison import compare
 from bench.reporting.results import load
-from bench.reporting.tables.caption import caption, protocol_text
+from bench.reporting.tables.caption import caption, protocol_text, purpose
 
 
 def test_caption_names_all_that_the_numbers_depend_on(suite: Path) -> None:
@@ -26,6 +27,15 @@ def test_caption_names_all_that_the_numbers_depend_on(suite: Path) -> None:
         "Simulated CPU (2 threads)",
     ):
         assert part in text
+
+
+def test_a_folder_named_after_a_suite_has_its_purpose(suite: Path) -> None:
+    compared = lambda folder: compare(load(folder), "baseline", None, 0.95, allow_mixed=False)  # noqa: E731
+    assert purpose(compared(suite.rename(suite.with_name("mine")))) == ""
+    for name in ("convergence", "convergence-full"):
+        folder = suite.with_name("mine").rename(suite.with_name(name))
+        assert purpose(compared(folder)) == suites.load("convergence").description + "."
+        folder.rename(suite.with_name("mine"))
 
 
 @pytest.mark.parametrize(
