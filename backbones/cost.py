@@ -6,7 +6,8 @@ activations and residual sums are neglected, as usual; the two products of the a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -138,10 +139,17 @@ def counter() -> FlopCounterMode:
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-    def forward(query, key, value, *_, **__):
+    def forward(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)
 
-    def backward(gradient, query, key, value, *_, **__):
+    def backward(
+        gradient: Sequence[int],
+        query: Sequence[int],
+        key: Sequence[int],
+        value: Sequence[int],
+        *_: Any,
+        **__: Any,
+    ) -> int:
         return sdpa_backward_flop_count(gradient, query, key, value)
 
     name = "_scaled_dot_product_flash_attention_for_cpu"

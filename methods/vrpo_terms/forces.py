@@ -64,7 +64,7 @@ def pathwise(
     with torch.enable_grad():
         rewards = context.rewards(estimate, own)
     found = RewardForce(torch.zeros_like(estimate), {}, {}, {}, {})
-    of_other = shuffle_across(context, len(acting), place) if shuffle else lambda values: values
+    of_other = shuffle_across(context, len(acting), place) if shuffle else _unchanged
     for name, weight in weights.items():
         reward = regions(rewards[name], per_patch, estimate.ndim - 3)  # [n, h, w]
         total = reward.sum() if normalised else reward.mean(dim=(1, 2)).sum()
@@ -106,7 +106,7 @@ def score(
     with torch.no_grad():
         rewards = context.rewards(estimate + deviation.view(-1, 1, 1, 1) * directions, own)
     found = RewardForce(torch.zeros_like(estimate), {}, {}, {}, {})
-    of_other = shuffle_across(context, len(acting), place) if shuffle else lambda values: values
+    of_other = shuffle_across(context, len(acting), place) if shuffle else _unchanged
     for name, weight in weights.items():
         reward = regions(rewards[name].float(), per_patch, estimate.ndim - 3 + 1)  # [G, n, h, w]
         advantage = standardise(reward)
@@ -119,6 +119,10 @@ def score(
         found.without_force[name] = (advantage == 0).all(dim=0).float().mean(dim=(1, 2))
         found.advantage[name] = advantage
     return found
+
+
+def _unchanged(values: Tensor) -> Tensor:
+    return values
 
 
 def standardise(rewards: Tensor) -> Tensor:
@@ -170,4 +174,8 @@ def shuffle_across(context: Context, samples: int, place: Tensor | slice) -> Cal
     One permutation of `samples` samples of the whole batch; this context holds those at `place`.
     """
     order = torch.randperm(samples, generator=context.generator).to(context.x0.device)[place]
-    return lambda values: context.share.gather(values)[order]
+
+    def shuffled(values: Tensor) -> Tensor:
+        return context.share.gather(values)[order]
+
+    return shuffled
