@@ -60,7 +60,7 @@ def test_needs_are_united():
     assert found.hidden_depths == (4, 8, 2) and found.encoders == ("a", "b")
     assert found.ema and found.whole_batch and found.rewards == ("tokens",) and found.reward_net == "net"
     assert found.encoder_layers == {"a": EncoderLayers(hidden=(1, 2), attention=(-1,))}
-    with pytest.raises(ValueError, match="two nets"):
+    with pytest.raises(ValueError, match="two networks"):
         united(second, Needs(rewards=("features",), reward_net="other"))
 
 
