@@ -13,11 +13,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 STAND_IN = "cluster"  # its folder, whose disk is never full
-# A job is a folder of the queue: made by `sbatch`, with a file `done` in it when it has ended.
+# A job is a folder of the queue: made by `sbatch`, with a file `by` in it, the number of the process that
+# submitted it, and `done` when it has ended.
 SCRIPTS = {
     "sbatch": """n=1; while ! mkdir "{queue}/$n" 2>/dev/null; do n=$((n+1)); done
-echo "Submitted batch job $n" """,
+echo "$PPID" > "{queue}/$n/by"; echo "Submitted batch job $n" """,
     "squeue": """cd "{queue}"; for n in *
 do [ ! -d "$n" ] || [ -e "$n/done" ] || echo "$n|RUNNING|None|here"; done""",
     "srun": "exit 0",
@@ -33,9 +36,7 @@ NAMES = {
     "SLURM_PROCID": "0",
     "SLURM_LOCALID": "0",
 }
-SUBMITTED_WITHIN = (
-    2.0  # seconds from `sbatch` to what is to be run: else its command was killed between the two
-)
+NAMED_WITHIN = 10.0  # seconds from the folder of a job to the file `by` in it
 
 
 def start_cluster(queue: Path, jobs: Path) -> int:
@@ -60,18 +61,15 @@ def start_cluster(queue: Path, jobs: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for job in sorted(queue.iterdir()):
                 if not (job / "done").exists():
-                    _run(job.name, jobs)
+                    _run(queue, job.name, jobs)
                     (job / "done").touch()
         time.sleep(0.05)
     os._exit(0)
 
 
-def _run(number: str, jobs: Path) -> None:
+def _run(queue: Path, number: str, jobs: Path) -> None:
     """One job, in a fork, to its end or SIGTERM; what it says goes into submitit's logs."""
-    deadline = time.monotonic() + SUBMITTED_WITHIN
-    while not (submitted := (jobs / f"{number}_submitted.pkl").exists()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if not submitted:
+    if not _submitted(queue / number, jobs / f"{number}_submitted.pkl"):
         return
     job = os.fork()
     if job == 0:
@@ -94,3 +92,18 @@ def _run(number: str, jobs: Path) -> None:
     before = signal.signal(signal.SIGTERM, end)
     os.waitpid(job, 0)
     signal.signal(signal.SIGTERM, before)
+
+
+def _submitted(job: Path, content: Path) -> bool:
+    """Whether what is to be run is there, which it is soon, or never if the submitting command was killed."""
+    deadline = time.monotonic() + NAMED_WITHIN
+    while not (job / "by").exists() or not (job / "by").read_text().strip():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    submitter = int((job / "by").read_text())
+    while not content.exists():
+        if not psutil.pid_exists(submitter):
+            return content.exists()
+        time.sleep(0.05)
+    return True
