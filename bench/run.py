@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 from bench.config.options import Comparison, ProtocolOptions, TrainingOptions, WeightsOptions, given
-from bench.core.cli import Device, Results, parse
+from bench.core.cli import Device, Results, option, parse
 from bench.core.errors import UserError, exit_code
 from bench.launch.resources import Launcher, LaunchOptions
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from bench.config.spec import RunSpec
     from bench.core.parallel import Parallelism
 
+Tracker = Literal["tensorboard", "wandb", "none"]
 EARLIER = {
     "--output": "--results",
     "--sampler-sit": "--sampler-flow",
@@ -43,6 +46,8 @@ class Machine:
 
     device: Device = "auto"
     results: Results = Path("results")
+    track: Annotated[tuple[Tracker, ...], tyro.conf.UseAppendAction, option(metavar="NAME")] = ()
+    """tensorboard, wandb or none: copy every row to this tracker as well; may be given several times"""
     dry_run: bool = False
     """print the plan and its cost without running it"""
 
@@ -75,20 +80,23 @@ def run_here(options: Options) -> None:
     """Run in this process, or in the processes of torchrun. Raises UserError if any run fails."""
     from bench.core import distributed, machine
     from bench.launch.inline import run_all
+    from bench.runs import trackers
 
-    where = options.machine
+    where, track = options.machine, trackers.usable(options.machine.track)
     parallelism = _parallelism(options.parallelism)
     with distributed.process_group(where.device):
         device = machine.select_device(where.device)
         specs, root = plan(options, machine.native_precision(device))
-        run_all(specs, root, device, parallelism, options.launch.evaluate_as, where.dry_run)
+        run_all(specs, root, device, parallelism, options.launch.evaluate_as, where.dry_run, track)
 
 
 def run_as_jobs(options: Options, launcher: Launcher) -> None:
     """Start the runs as jobs. Raises UserError if they cannot be started, or if one fails."""
     from bench.core import machine
     from bench.launch import slurm, submit
+    from bench.runs import trackers
 
+    track = trackers.usable(options.machine.track)
     where, parallelism = options.machine, _parallelism(options.parallelism)
     if launcher == "local":
         gpus = int(machine.select_device(where.device).type == "cuda")
@@ -97,7 +105,7 @@ def run_as_jobs(options: Options, launcher: Launcher) -> None:
     # The GPUs of a cluster cannot be queried here; all recent ones multiply bf16 natively.
     here = machine.native_precision(machine.select_device("cpu"))
     specs, root = plan(options, "bf16" if gpus and launcher == "slurm" else here)
-    submit.launch(specs, root, options.launch, parallelism, where.device, gpus, where.dry_run)
+    submit.launch(specs, root, options.launch, parallelism, where.device, gpus, where.dry_run, track)
 
 
 def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:

@@ -87,7 +87,7 @@ class Evaluator:
         def write() -> None:
             if spec.protocol == own:
                 grid = torch.stack([shown[number] for number in sorted(shown)])
-                sample_grid.save(grid, self.run.samples / f"step-{counters.step:08d}.png")
+                sample_grid.save(grid, self.run.samples / sample_grid.name(counters.step))
                 self._save_real_images(spec)
             self.run.append(row, self.rows)
 

@@ -25,6 +25,7 @@ def run_all(
     parallelism: Parallelism,
     evaluate: Literal["here", "separate"],
     dry_run: bool,
+    track: Sequence[str] = (),
 ) -> None:
     """Print the plan, then execute the runs in order; a failed run does not stop the others.
 
@@ -47,7 +48,7 @@ def run_all(
     if missing:
         raise UserError(f"this machine lacks what the runs need: {missing[0]}")
     distributed.broadcast_from_rank0(lambda: cost.refuse_what_does_not_fit(costs, root, device))
-    _run_in_order(specs, root, device, parallelism, evaluate)
+    _run_in_order(specs, root, device, parallelism, evaluate, track)
 
 
 def _adopt(specs: Sequence[RunSpec], root: Path) -> None:
@@ -64,6 +65,7 @@ def _run_in_order(
     device: torch.device,
     parallelism: Parallelism,
     evaluate: Literal["here", "separate"],
+    track: Sequence[str],
 ) -> None:
     from bench.evaluation.evaluator import evaluate_kept  # these take seconds to import, a dry run does not
     from bench.launch.runner import Runner
@@ -75,7 +77,7 @@ def _run_in_order(
         if done:
             continue
         try:
-            Runner(spec, root, device, parallelism, evaluate).run()
+            Runner(spec, root, device, parallelism, evaluate, track=track).run()
             for step in distributed.broadcast_from_rank0(
                 lambda spec=spec: RunFolder(root, spec).record.kept_steps()
             ):

@@ -39,6 +39,7 @@ class Job:
     shard: bool
     evaluate: Literal["here", "separate"]
     revision: str  # of the code, when the job was submitted
+    track: tuple[str, ...] = ()
     kept: int | None = None  # the step to evaluate; None trains
     turns_without_progress: int = 0
     first_step: int = 0  # of this turn
@@ -77,7 +78,7 @@ class Job:
             evaluate_kept(spec, root, self.kept, device)
             return
         parallelism = Parallelism(self.micro_batch, self.shard)
-        runner = Runner(spec, root, device, parallelism, self.evaluate, self._start_evaluation)
+        runner = Runner(spec, root, device, parallelism, self.evaluate, self._start_evaluation, self.track)
         self.first_step = runner.run_folder.record.status().step
         runner.run(signals)
 

@@ -6,7 +6,7 @@ Several processes may share the work (`bench/core/distributed.py`); the first ow
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +25,7 @@ from bench.evaluation.evaluator import Evaluator
 from bench.runs.folder import RunFolder
 from bench.runs.lock import RunLock
 from bench.runs.record import Counters, Environment, Parameters, TrainingRow
+from bench.runs.trackers import Trackers
 from bench.training.trainer import Trainer
 
 # What a signal asks for: to stop, or to stop because the same job will be started again.
@@ -51,16 +52,19 @@ class Runner:
         parallelism: Parallelism = UNDIVIDED,
         evaluate: Literal["here", "separate"] = "here",
         when_kept: Callable[[int], None] = lambda step: None,
+        track: Sequence[str] = (),
     ) -> None:
         """Open the folder of a run.
 
         With `evaluate="separate"`, weights are saved for separate evaluation jobs, and `when_kept` is called
-        with the step. Raises UserError if the folder cannot be written.
+        with the step. `track` names the trackers that get a copy of every row. Raises UserError if the folder
+        cannot be written.
         """
         self.spec, self.device, self.parallelism, self.evaluate = spec, device, parallelism, evaluate
-        self.when_kept = when_kept
+        self.when_kept, self.track = when_kept, track
         self.run_folder = distributed.broadcast_from_rank0(lambda: RunFolder(root, spec))
         self.lock: RunLock | None = None  # of the first process
+        self.trackers: Trackers | None = None
         self.step, self.seconds, self.flops = 0, 0.0, 0
 
     def run(self, signals: Mapping[int, int] = SIGNALS) -> None:
@@ -74,6 +78,7 @@ class Runner:
         try:
             with _stop_asked(signals) as stop_asked:
                 self._prepare()
+                self.trackers = self._trackers()
                 self._train(stop_asked)
         except Exception as error:
             message = _in_one_line(error, self.spec)
@@ -84,8 +89,13 @@ class Runner:
                 raise UserError(message) from None
             raise
         finally:
+            if self.trackers:
+                self.trackers.close(failed=self.run_folder.record.status().state == "failed")
             if self.lock:
                 self.lock.release()
+
+    def _trackers(self) -> Trackers:
+        return Trackers(self.track if distributed.is_first() else (), self.run_folder.record, self.spec)
 
     def _acquire(self) -> None:
         self.lock = self.run_folder.lock()
@@ -169,7 +179,10 @@ class Runner:
                 "step_seconds": duration,
                 "images_per_second": self.spec.training.batch_size / duration,
             }
-            self.run_folder.append(TrainingRow(step=self.step, **to_numbers(speed), **to_numbers(row)))
+            written = TrainingRow(step=self.step, **to_numbers(speed), **to_numbers(row))
+            self.run_folder.append(written)
+            if self.trackers:
+                self.trackers.training(written)
 
     def _counters(self) -> Counters:
         extras = [asdict(extra) for extra in self.trainer.backbone.extras]
@@ -199,6 +212,8 @@ class Runner:
         elif self.evaluator.evaluate(model, self._counters(), stop_asked=stop_asked) is None:
             # The state is saved; the evaluation starts anew.
             self._stop(distributed.all_reduce_max(stop_asked()))
+        if self.trackers:
+            self.trackers.evaluations()
 
     def _write_environment(self) -> None:
         trainer = self.trainer

@@ -38,6 +38,7 @@ def launch(
     device: str,
     gpus: int,
     dry_run: bool,
+    track: tuple[str, ...] = (),
 ) -> None:
     """Start a job for every run that needs one; wait for them unless told to detach. `gpus`: a node's.
 
@@ -59,7 +60,7 @@ def launch(
         print(older)
     for line in missing_assets(specs):
         print(f"missing on this machine: {line}")
-    jobs = jobs_of(specs, root, device, parallelism, options)
+    jobs = jobs_of(specs, root, device, parallelism, options, track)
     explain(jobs, resources, judging)
     if dry_run:
         return
@@ -87,7 +88,12 @@ def launch(
 
 
 def jobs_of(
-    specs: Sequence[RunSpec], root: Path, device: str, parallelism: Parallelism, options: LaunchOptions
+    specs: Sequence[RunSpec],
+    root: Path,
+    device: str,
+    parallelism: Parallelism,
+    options: LaunchOptions,
+    track: tuple[str, ...] = (),
 ) -> list[Job]:
     """A job for each run that is neither finished nor locked by another process."""
     queue, revision, jobs = slurm.queue(), machine.revision(), []
@@ -108,6 +114,7 @@ def jobs_of(
                     shard=parallelism.fsdp,
                     evaluate=options.evaluate_as,
                     revision=revision,
+                    track=track,
                 )
             )
     return jobs

@@ -7,6 +7,7 @@
         kept/step-00000500/                   the same, of weights that wait for a separate evaluation
         samples/step-00000500.png  log.txt
         owner.json                            the process that works on the run (lock.py)
+        trackers.json  tensorboard/  wandb/   with --track: its rows once more (trackers.py)
 
 What the files hold is documented in record.py.
 """

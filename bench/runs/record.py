@@ -182,6 +182,17 @@ class Counters(_Record):
     """CRC-32 of each `PART.safetensors` in the same folder"""
 
 
+class TrackerState(_Record):
+    """A run in one experiment tracker, by the tracker's name."""
+
+    id: str
+    """of the tracker's run, under which every session continues"""
+    evaluated: tuple[int, ...] = ()
+    """steps whose evaluation the tracker has"""
+    trained: int | None = None
+    """last training step that the tracker has; absent while a session runs, and after a kill"""
+
+
 class RunRecord:
     """Reader of a run folder; files are read on demand."""
 

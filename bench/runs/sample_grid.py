@@ -18,6 +18,11 @@ MARGIN = 2  # pixels around each image
 SMALLEST = 48  # pixels; smaller images are enlarged by a whole factor
 
 
+def name(step: int) -> str:
+    """File name of the grid of an evaluation."""
+    return f"step-{step:08d}.png"
+
+
 def save(images: Tensor, path: Path) -> None:
     """Write images [B, C, R, R] uint8, at most ROWS * COLUMNS of them."""
     import torch.nn.functional as F

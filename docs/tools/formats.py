@@ -19,6 +19,7 @@ from bench.runs.record import (
     Parameters,
     ProbeRow,
     Status,
+    TrackerState,
     TrainingRow,
 )
 
@@ -31,6 +32,7 @@ FILES: dict[str, tuple[type[BaseModel], ...]] = {
     "eval.jsonl": (EvaluationRow,),
     "probe.jsonl": (ProbeRow,),
     "checkpoints/step-*/state.json": (Counters,),
+    "trackers.json": (TrackerState,),
 }
 
 

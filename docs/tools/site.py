@@ -43,7 +43,17 @@ REFERENCE = {  # page -> modules
     "reporting": "bench.reporting.results bench.reporting.comparison bench.reporting.statistics "
     "bench.reporting.time_to_target bench.reporting.board.entries",
 }
-COMMANDS = ["run", "report", "status", "evaluate", "probe", "prepare", "methods", "check", "leaderboard"]
+COMMANDS = [
+    "run",
+    "report",
+    "status",
+    "evaluate",
+    "probe",
+    "prepare",
+    "methods",
+    "check",
+    "leaderboard",
+]
 PUBLISHED = """# Published numbers
 
 Numbers of ImageNet-256 as printed in papers and repositories, not run here; steps are thousands at batch

@@ -11,7 +11,17 @@ from pydantic import BaseModel, Field
 from bench.core.cli import Device, Interval, OptionalInt, OptionalPath, Results, options_of, parse
 
 ROOT = Path(__file__).parents[3]
-COMMANDS = ["run", "evaluate", "report", "prepare", "probe", "status", "check", "methods", "leaderboard"]
+COMMANDS = [
+    "run",
+    "evaluate",
+    "report",
+    "prepare",
+    "probe",
+    "status",
+    "check",
+    "methods",
+    "leaderboard",
+]
 COMMANDS += [f"benchmark.{part}" for part in ("data", "metrics", "network", "report", "steps")]
 
 
