@@ -86,9 +86,10 @@ def _sections(results: Results) -> list[str]:
         ),
         _section(
             "Training",
-            "Random inputs, without encoder. Utilisation is of the bf16 peak of the data sheet"
-            + (f", {peak / 1e12:.0f} TFLOP/s" if peak else " (unknown for this card)")
-            + f", and of a matrix product here, {product / 1e12:.3g} TFLOP/s.",
+            "Random inputs, without encoder. Utilisation is of the bf16 peak of the data sheet, "
+            + (f"{peak / 1e12:.0f} TFLOP/s" if peak else "unknown for this device")
+            + ", and of a matrix product in bf16 here, "
+            + (f"{product / 1e12:.3g} TFLOP/s." if product else "not measured."),
             ["", "batch", "precision", "ms", "img/s", "TFLOP/s", "of peak", "of product", "memory"],
             [
                 [
