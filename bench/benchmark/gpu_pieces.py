@@ -34,7 +34,7 @@ def plan(sizes: Sizes, output: Path, images: str, checkout: Path | None) -> dict
             for method in ("baseline", REPA, VRPO) if backbone.startswith("sit") else ("baseline", REPA):
                 name = f"train {method.partition('[')[0]} {backbone}{' compiled' * compiled}"
                 pieces[name] = partial(time_training, sizes, method, backbone, compiled)
-        for precision in ("fp32", "tf32", "bf16"):
+        for precision in sizes.precisions:
             pieces[f"sample {backbone} {precision}"] = partial(time_sampling, sizes, backbone, precision)
     if checkout:
         code = official_code.kind_of(checkout)

@@ -24,6 +24,7 @@ class Sizes:
     study_backbone: str
     study_methods: tuple[str, ...]
     compiled: tuple[bool, ...] = (False, True)
+    precisions: tuple[str, ...] = ("fp32", "tf32", "bf16")  # of sampling
     study_training: Mapping[str, Any] = field(default_factory=dict)
     study_protocol: Mapping[str, Any] = field(default_factory=dict)
     study_data: str = "cifar10"
@@ -53,6 +54,7 @@ TOY = Sizes(
     study_backbone="sit-pico/4",
     study_methods=("baseline", "repa[align_until=0.5,weight=2.0]", "vrpo"),
     compiled=(False,),  # a compiler takes longer than all the rest
+    precisions=("bf16",),
     study_training={"steps": 2, "batch_size": 8, "precision": "fp32"},
     study_protocol={"samples": 10, "sampler_flow": "euler[steps=2]", "feature_nets": ("pixels",)},
     study_data="digits",
