@@ -17,12 +17,12 @@ encoder; in the paper it is a stored embedding of a vision-language model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
 
 from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Needs
+from methods.composition import united
 from methods.parts.alignment import block_number
 from methods.parts.distances import cosine
 from methods.parts.schedules import timestep_weight
@@ -63,9 +63,8 @@ class REED(REPA):
         needs = super().needs(step, steps)
         if not needs.encoders or not self.pooled_weight:
             return needs
-        depths = dict.fromkeys((*needs.hidden_depths, self.pooled_block))
-        encoders = dict.fromkeys((*needs.encoders, self.pooled_encoder))
-        return replace(needs, hidden_depths=tuple(depths), encoders=tuple(encoders))
+        pooled = Needs(hidden_depths=(self.pooled_block,), encoders=(self.pooled_encoder,))
+        return united(needs, pooled)
 
     def losses(self, context: Context) -> dict[str, Loss]:
         losses = {}

@@ -94,7 +94,7 @@ def pareto(comparison: Comparison, metric: Metric, named: Sequence[str]) -> Figu
     return figure
 
 
-OTHERS = {"color": "#b0b0b0", "marker": "o"}
+OTHERS: Mapping[str, Any] = {"color": "#b0b0b0", "marker": "o"}
 
 
 def _pareto_panel(
@@ -109,9 +109,9 @@ def _pareto_panel(
     points = sorted(zip(entries, cost, value, strict=True), key=lambda point: point[0].method not in look)
     for entry, x, y in points:
         known = entry.method in look
-        mark = {name: (look[entry.method] if known else OTHERS)[name] for name in ("color", "marker")}
-        label = entry.method if known else "others"
-        panel.plot(x, y, linestyle="", label=label, ms=5 if known else 3.5, zorder=2 + known, **mark)
+        style = look[entry.method] if known else OTHERS
+        mark = {"color": style["color"], "marker": style["marker"], "ms": 5 if known else 3.5}
+        panel.plot(x, y, linestyle="", label=entry.method if known else "others", zorder=2 + known, **mark)
     for group in comparison.groups if len(comparison.backbones) > 1 else ():
         places = [(cost[i], value[i]) for i, entry in enumerate(entries) if entry in group]
         if places:
