@@ -183,7 +183,8 @@ def end_early(commands, folder):
     job = json.loads((run / "job.json").read_text())["id"]
     said = commands.cluster.ask("scontrol", "update", f"JobId={job}", "EndTime=now+1minute")
     assert not said, said
-    commands.wait_for("the job to save", lambda: "interrupted" in (run / "log.txt").read_text())
+    log = run / "log.txt"
+    commands.wait_for("the job to save", lambda: log.is_file() and "interrupted" in log.read_text())
     said = commands.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     assert not said, said
 
