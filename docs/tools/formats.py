@@ -90,7 +90,8 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(inside[0])}s"
     if origin is dict:
         return "object"
-    return {int: "integer", float: "number", str: "string", NoneType: "null"}.get(annotation, "object")
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", NoneType: "null"}
+    return kinds.get(annotation, "object")
 
 
 def _metrics() -> str:
