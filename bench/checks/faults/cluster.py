@@ -9,7 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +32,7 @@ do [ ! -d "$n" ] || [ -e "$n/done" ] || echo "$n|RUNNING|None|here"; done""",
     "scancel": "exit 0",
 }
 NAMES = {
+    "SUBMITIT_EXECUTOR": "slurm",
     "SLURM_NTASKS": "1",
     "SLURM_JOB_NUM_NODES": "1",
     "SLURM_NODEID": "0",
@@ -82,7 +85,11 @@ def _run(queue: Path, number: str, jobs: Path) -> None:
             from submitit.core.submission import process_job
 
             process_job(jobs)
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(0)
 
     def end(*_: object) -> None:
