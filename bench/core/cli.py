@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import tyro
+
+from bench.core.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 T = TypeVar("T")
+CONSOLE = "alignment-bench"  # the console script that has all commands
 
 
 def option(help: str | None = None, metavar: str | None = None) -> Any:
@@ -63,18 +66,38 @@ def parse(options: type[T], description: str | None, renamed: Mapping[str, str] 
     module = options.__module__
     if module == "__main__" and (spec := sys.modules[module].__spec__):
         module = spec.name
+    console = sys.argv[0].startswith(f"{CONSOLE} ")
     words = [_renamed(word, renamed) for word in sys.argv[1:]]
     found = tyro.cli(
         options,
-        prog=f"python -m {module}",
+        prog=sys.argv[0] if console else f"python -m {module}",
         description=description,
         args=words,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=_CONFIG,
         registry=_REGISTRY,
     )
     return _expanded(found)
 
 
+def write_completion(commands: Mapping[str, type], words: Sequence[str]) -> NoReturn:
+    """Answer tyro's `--tyro-print-completion SHELL` or `--tyro-write-completion SHELL FILE` for the console
+    script with these commands, and exit.
+
+    Raises UserError for another shell, and for a file that cannot be written.
+    """
+    if len(words) < 2 or words[1] not in _SHELLS:
+        raise UserError(f"{words[0]}: name a shell, one of {', '.join(_SHELLS)}.")
+    parts = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
+    kind = Union[tuple(parts)]  # noqa: UP007
+    try:
+        tyro.cli(kind, prog=CONSOLE, args=words, config=_CONFIG, registry=_REGISTRY)
+    except OSError as error:
+        raise UserError(f"{words[-1]} cannot be written: {error.strerror or error}.") from None
+    raise AssertionError("tyro exits")
+
+
+_SHELLS = ("bash", "zsh", "fish", "tcsh")  # that tyro completes in
+_CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 

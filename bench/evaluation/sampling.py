@@ -35,7 +35,14 @@ class Samples(NamedTuple):
 
 @torch.no_grad()
 def stream(
-    model: Backbone, process: Process, spec: RunSpec, data: Records, index: Tensor, *, progress: str = ""
+    model: Backbone,
+    process: Process,
+    spec: RunSpec,
+    data: Records,
+    index: Tensor,
+    *,
+    labels: Tensor | None = None,
+    progress: str = "",
 ) -> Iterator[Samples]:
     """Draw samples under the protocol of a run, in batches, in its precision.
 
@@ -45,6 +52,7 @@ def stream(
         spec: the run.
         data: decodes samples.
         index: [N] numbers of the samples.
+        labels: [N] their classes; None: chosen by the protocol.
         progress: title of a progress bar; "": none.
 
     Raises:
@@ -64,18 +72,23 @@ def stream(
     was_training = model.training
     model.eval()
     with progress_bar(len(index), 0, progress, "img") if progress else nullcontext() as bar:
-        for numbers in index.split(BATCH_SIZE):
+        for numbers, rows in zip(
+            index.split(BATCH_SIZE), torch.arange(len(index)).split(BATCH_SIZE), strict=True
+        ):
             noise_of = _noise_of(numbers.tolist(), spec.seed, data, joint)
 
             def draw(noise_of: Callable[[], Tensor] = noise_of) -> Tensor:
                 return noise_of().to(device)
 
-            labels = requested_labels(numbers, protocol.labels, data.classes, spec.seed)
+            if labels is None:
+                wanted = requested_labels(numbers, protocol.labels, data.classes, spec.seed)
+            else:
+                wanted = labels[rows]
             with _multiplying_in(protocol.sampling_precision, model, device):
                 x0 = sampler.sample(
                     joint or model,
                     draw(),
-                    labels.to(device),
+                    wanted.to(device),
                     process=process,
                     guidance=guidance,
                     step_noise=draw,
@@ -83,7 +96,7 @@ def stream(
             x0 = joint.split(x0)[""] if joint else x0
             pixels = data.to_pixels(x0.float())
             _refuse_not_finite(pixels, numbers)
-            yield Samples(to_uint8(pixels, protocol.rounding).cpu(), labels, numbers)
+            yield Samples(to_uint8(pixels, protocol.rounding).cpu(), wanted, numbers)
             if bar:
                 bar.update(len(numbers))
     model.train(was_training)

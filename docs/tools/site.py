@@ -29,6 +29,7 @@ from bench.reporting.tables import published  # noqa: E402
 from methods import cards  # noqa: E402
 
 REFERENCE = {  # page -> modules
+    "library": "bench.library",
     "methods": "methods.base methods.composition methods.cards",
     "backbones": "backbones.base backbones.blocks backbones.extras backbones.checkpoints",
     "diffusion": "bench.diffusion.objectives bench.diffusion.paths bench.diffusion.conversions "
