@@ -62,7 +62,7 @@ def train(
     `track` as `--track`. Raises UserError for what cannot be run.
     """
     from bench.core import machine
-    from bench.core.distributed import UNDIVIDED
+    from bench.core.parallel import UNDIVIDED
     from bench.launch import assets, checks
     from bench.launch.runner import Runner
     from bench.runs import trackers
