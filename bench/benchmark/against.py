@@ -209,6 +209,7 @@ class Pair:
     def time_training(self, warm_up: int, repeats: int) -> Timings:
         """Steps of both in turn."""
         batch, steps = self._batch(), iter(range(10**9))
+        self.trainer.prepare(0)  # counts FLOPs, which is not part of a step
         return self._time(
             lambda: self.trainer.step(next(steps)), lambda: self.their_step(batch), warm_up, repeats
         )

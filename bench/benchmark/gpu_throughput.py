@@ -31,6 +31,7 @@ def time_training(
     def attempt(size: int) -> dict[str, Any]:
         run, trainer = _on_random_inputs(sizes, method, backbone, size, device, training)
         steps = iter(range(10**9))
+        trainer.prepare(0)  # counts FLOPs, which is not part of a step
         _forget_memory(device)
         seconds = seconds_of(
             lambda: trainer.step(next(steps)), device, sizes.warm_up + compiled, sizes.repeats
