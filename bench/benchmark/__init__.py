@@ -1,4 +1,4 @@
-"""Speed on this machine, one command a part: steps, network, metrics, data, report, gpu.
+"""Speed on this machine, one command a part: steps, network, metrics, data, report, growth, gpu.
 
 Every number is the median of timed repeats after a warm-up, with the fastest and slowest.
 """

@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "many"
         _simulate(root, options)
-        seconds = [_report(root) for _ in range(options.repeats)]
+        seconds = [seconds_of_report(root) for _ in range(options.repeats)]
         size = sum(path.stat().st_size for path in (root / "report").iterdir())
     table = new_table("Report", ["part"], ["runs", "evaluations", "seconds", "size, MB"])
     runs = METHODS * len(BACKBONES) * options.seeds
@@ -63,7 +63,7 @@ def _simulate(root: Path, options: Options) -> None:
                 )
 
 
-def _report(root: Path) -> float:
+def seconds_of_report(root: Path) -> float:
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "bench.report", str(root)], check=True, capture_output=True)
     return time.perf_counter() - start
