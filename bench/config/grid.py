@@ -12,7 +12,7 @@ from backbones import DEFAULT
 from bench.config import resolve, suites
 from bench.config.options import Comparison, WeightsOptions
 from bench.config.spec import InitialWeights, RunSpec
-from bench.config.suites import Settings
+from bench.config.suites import Grid, Settings
 from bench.core import grammar
 from bench.core.errors import UserError
 from bench.data import datasets
@@ -63,7 +63,6 @@ def plan(
     data = comparison.data or suite.data or (fitting.name if fitting else EMBEDDED)
     dataset = datasets.get(data)
     process = _process(training.pop("process", None) or suite.process, start)
-    training = suite.training | training
     if weights.evaluate_only:
         training["steps"] = 0
         _refuse_without_reference(dataset)
@@ -76,13 +75,13 @@ def plan(
             native_precision=native_precision,
             process=process,
             teacher=suite.teacher,
-            training=training,
+            training=suite.training | grid.training | training,
             protocol=suite.protocol | protocol,
             weights=start and start.weights,
         )
-        for methods, backbones in _grids(comparison, suite, start, bool(weights.evaluate_only))
-        for backbone in _expanded(backbones)
-        for method in _expanded(methods)
+        for grid in _grids(comparison, suite, start, bool(weights.evaluate_only))
+        for backbone in _expanded(grid.backbone or ())
+        for method in _expanded(grid.method)
         for seed in comparison.seed or suite.seed or (0,)
     ]
     runs: dict[str, RunSpec] = {}
@@ -102,20 +101,18 @@ def folder_name(comparison: Comparison) -> str:
 
 def _grids(
     comparison: Comparison, suite: Settings, start: Start | None, evaluate_only: bool
-) -> list[tuple[Sequence[str], Sequence[str]]]:
-    """Methods and backbones; those of the command line replace the suite's."""
-    written: list[tuple[Sequence[str], Sequence[str]]] = [
-        (grid.method, grid.backbone or ()) for grid in suite.grid or ()
-    ]
+) -> Sequence[Grid]:
+    """The suite's, unless the command line names methods or backbones: then each with each."""
+    written = suite.grid or ()
     if start and evaluate_only:
-        return [(("baseline",), (start.backbone,))]
+        return [Grid(method=("baseline",), backbone=(start.backbone,))]
     if written and not comparison.method and not comparison.backbone:
         return written
-    methods = comparison.method or _union(grid[0] for grid in written)
-    backbones = comparison.backbone or _union(grid[1] for grid in written)
+    methods = comparison.method or _union(grid.method for grid in written)
+    backbones = comparison.backbone or _union(grid.backbone or () for grid in written)
     if not methods:
         raise UserError("say what to run: --suite quickstart, or --method NAME... --backbone NAME...")
-    return [(methods, backbones or (start.backbone if start else DEFAULT,))]
+    return [Grid(method=methods, backbone=backbones or (start.backbone if start else DEFAULT,))]
 
 
 def _union(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:

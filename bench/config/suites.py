@@ -9,6 +9,7 @@ A suite defines what is compared and, if different from the defaults, how:
     [[grid]]                            # one or several
     method = ["baseline", "repa[depth=[1,2,4]]"]
     backbone = ["sit-ti"]               # by default that of the suite
+    training = { steps = 500 }          # optional, instead of the suite's
 
     [quick]                             # the same comparison on the embedded data ...
     [full]                              # ... and for a cluster
@@ -58,6 +59,7 @@ class Grid(_Strict):
 
     method: Names
     backbone: Names | None = None  # None: the suite's
+    training: Annotated[dict[str, Any], AfterValidator(_training)] = {}  # instead of the suite's
 
 
 class Settings(_Strict):

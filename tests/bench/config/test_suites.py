@@ -81,6 +81,20 @@ def test_what_several_suites_ask_for_is_the_same_run():
     assert {spec.method for spec in shared} == {"baseline", "repa", "vrpo"}
 
 
+def test_an_entry_of_the_grid_may_have_a_training_of_its_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '[[grid]]\nmethod = ["repa"]\nbackbone = ["sit-ti"]\n'
+        '[[grid]]\nmethod = ["repa"]\nbackbone = ["dit-ti"]\ntraining = { steps = 9, batch_size = 8 }\n'
+        "[quick.training]\nsteps = 7\n"
+    )
+    sit, dit = (spec.training for spec in planned(path)[0])
+    assert (sit.steps, dit.steps, dit.batch_size) == (7, 9, 8) and sit.batch_size != 8
+    path.write_text('[[grid]]\nmethod = ["repa"]\ntraining = { step = 9 }\n')
+    with pytest.raises(UserError, match="step"):
+        planned(path)
+
+
 def test_tables_of_a_scale_are_laid_over_the_rest(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
