@@ -1,7 +1,8 @@
 """Train, sample and evaluate methods: python -m bench.run --method vrpo --backbone sit-xl
 
-Runs all combinations of methods, backbones and seeds, after printing the plan with its cost. It can be
-interrupted at any time: the same command continues where it stopped, and skips finished runs.
+Runs all combinations of methods, backbones and seeds, after printing the plan with its cost; small runs in
+parallel. It can be interrupted at any time: the same command continues where it stopped, and skips finished
+runs.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def run_here(options: Options) -> None:
     with distributed.process_group(where.device):
         device = machine.select_device(where.device)
         specs, root = plan(options, machine.native_precision(device))
-        run_all(specs, root, device, parallelism, options.launch.evaluate_as, where.dry_run, track)
+        launch, dry_run = options.launch, where.dry_run
+        run_all(specs, root, device, parallelism, launch.evaluate_as, launch.parallel_runs, dry_run, track)
 
 
 def run_as_jobs(options: Options, launcher: Launcher) -> None:

@@ -7,8 +7,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,6 +76,17 @@ def synchronise(device: torch.device) -> float:
     return time.perf_counter()
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """While inside, torch computes with one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def matrix_product_speed(
     device: torch.device, precision: str, clock: Callable[[torch.device], float] = synchronise
 ) -> float:
@@ -94,7 +105,8 @@ def hardware(device: torch.device) -> str:
     """The name of the device, for tables."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+    number = torch.get_num_threads()
+    return f"{_cpu_name()} ({number} thread{'s' * (number > 1)})"
 
 
 def _cpu_name() -> str:

@@ -15,6 +15,13 @@ SECONDS_BETWEEN_LINES = 30  # in a log, whatever number of bars is open
 
 _clock = time.monotonic
 _last_line = _clock()
+_hidden = False
+
+
+def hide() -> None:
+    """Show no bars from now on: another process shows how far this one is."""
+    global _hidden
+    _hidden = True
 
 
 def progress_bar(total: int, done: int, what: str, unit: str) -> tqdm:
@@ -30,7 +37,7 @@ def progress_bar(total: int, done: int, what: str, unit: str) -> tqdm:
         desc=what,
         unit=unit,
         leave=False,
-        disable=other,
+        disable=_hidden or other,
         # In a log the clock of all bars decides, and the rate is the mean, since lines are few.
         mininterval=0.1 if terminal else 0,
         miniters=None if terminal else 1,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import torch
+
 from bench.config import resolve
 from bench.config.spec import RunSpec
 from bench.core import grammar, machine
@@ -13,7 +15,7 @@ from bench.core.files import in_units
 from bench.data import datasets, vae
 from bench.data.datasets import Dataset
 from bench.nets import metric_nets, table, teachers, weights
-from bench.nets.local import RECIPES, weight_file
+from bench.nets.local import RECIPES, local_net, weight_file
 from bench.runs import networks
 
 
@@ -35,6 +37,28 @@ def with_trained_networks(specs: Sequence[RunSpec]) -> list[RunSpec]:
     """
     metric_nets.train_missing(net for spec in specs for net in spec.protocol.feature_nets)
     return [spec.model_copy(update={"protocol": resolve.with_checksums(spec.protocol)}) for spec in specs]
+
+
+def make_shared(specs: Sequence[RunSpec], device: torch.device) -> None:
+    """Make what several runs at once would each make: weights of local networks, caches of features.
+
+    Raises UserError for what cannot be made here.
+    """
+    from bench.training.frozen import FrozenNets  # takes seconds to import, a plan does without
+
+    made: set[tuple[str, str, str]] = set()
+    for spec in specs:
+        for name, options in map(grammar.split, networks.required(spec)):
+            if name in RECIPES:
+                local_net(name)
+            architecture, dataset = resolve.architecture(spec.backbone), datasets.get(spec.data)
+            text = grammar.join(name, options)
+            if options.get("cache") == "true" and (spec.data, spec.backbone, text) not in made:
+                made.add((spec.data, spec.backbone, text))
+                frozen = FrozenNets(spec, dataset.open(), architecture.grid(dataset.shape.size), device)
+                frozen.load_encoder(text)
+                for cache in frozen.feature_caches:
+                    cache.fill()
 
 
 def _missing(spec: RunSpec) -> Iterator[str]:

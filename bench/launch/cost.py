@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,10 @@ from rich.table import Table
 from backbones.cost import counted_step
 from bench.config import resolve
 from bench.config.spec import RunSpec
-from bench.core import machine
+from bench.core import distributed, machine
 from bench.core.errors import UserError
 from bench.core.files import in_units
+from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.core.progress import duration
 from bench.data import datasets
 from bench.diffusion import samplers
@@ -38,6 +40,7 @@ from bench.runs.record import RunRecord
 
 MEASURED_BELOW = 2e11  # FLOPs of a step, less than a second on a laptop
 WARM_UP, TIMED = 2, 5  # steps
+KEPT = 18  # values of `width` per token that a block keeps for the backward pass
 EFFICIENCY = 0.5  # of a training step relative to a large matrix product
 H100 = 1.2e14  # FLOP/s of one in training: SiT-XL/2, 5.4 steps/s of 256 images on eight (arXiv 2410.06940)
 ADAPTIVE_EVALUATIONS = 100  # model evaluations per sample of adaptive samplers
@@ -57,14 +60,23 @@ class Cost:
     total_flops: float  # training and evaluations
 
 
-def estimate_all(specs: Sequence[RunSpec], device: torch.device) -> list[Cost]:
-    """The cost of each run on this machine; runs that only differ in their seed are estimated once."""
+def estimate_all(
+    specs: Sequence[RunSpec],
+    device: torch.device,
+    parallelism: Parallelism = UNDIVIDED,
+    one_thread: Collection[RunSpec] = (),
+) -> list[Cost]:
+    """The cost of each run on this machine; runs that only differ in their seed are estimated once.
+
+    Runs in `one_thread` have one thread.
+    """
     precisions = {spec.training.precision for spec in specs}
     peaks = {precision: machine.matrix_product_speed(device, precision) for precision in precisions}
     costs: dict[RunSpec, Cost] = {}
     for spec in specs:
         if (alike := _any_seed(spec)) not in costs:
-            costs[alike] = estimate(spec, device, peaks[spec.training.precision])
+            with machine.one_thread() if spec in one_thread else nullcontext():
+                costs[alike] = estimate(spec, device, peaks[spec.training.precision], parallelism)
     return [costs[_any_seed(spec)] for spec in specs]
 
 
@@ -72,7 +84,7 @@ def _any_seed(spec: RunSpec) -> RunSpec:
     return spec.model_copy(update={"seed": 0})
 
 
-def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
+def estimate(spec: RunSpec, device: torch.device, peak: float, parallelism: Parallelism = UNDIVIDED) -> Cost:
     """The cost of a run on a device with `peak` FLOP/s for matrix products."""
     dataset, training, protocol = datasets.get(spec.data), spec.training, spec.protocol
     data = dataset.shape
@@ -87,21 +99,15 @@ def estimate(spec: RunSpec, device: torch.device, peak: float) -> Cost:
     calls = (samplers.get(spec.sampler).evaluations or ADAPTIVE_EVALUATIONS) * guided
     sampling_flops = calls * forward * protocol.samples  # FLOPs
     evaluations = max(1, -(-training.steps // training.evaluate_every))
-    tokens = math.prod(architecture.grid(data.size))
-    value = 2 if training.precision == "bf16" else 4
-    activations = 18 * architecture.width * architecture.depth * tokens * training.batch_size * value
-    memory = (26 if training.precision == "bf16" else 24) * parameters + activations
-    disk = 3 * 16 * parameters  # two kept, one being written; weights, EMA, two moments
-    if not training.steps:  # the file, the network and its EMA; one block's activations at a time
-        memory = 12 * parameters + 18 * architecture.width * tokens * sampling.BATCH_SIZE * guided * 4
-        disk = 4 * parameters
+    # Two checkpoints are kept, one is being written: weights, EMA, two moments.
+    disk = 3 * 16 * parameters if training.steps else 4 * parameters
     return Cost(
         parameters=parameters,
         flops_per_step=flops,
         step_seconds=step_seconds,
         measured=measured,
         total_seconds=training.steps * step_seconds + evaluations * sampling_flops * step_seconds / flops,
-        memory=memory,
+        memory=_memory(spec, parameters, guided, parallelism),
         disk=disk,
         total_flops=training.steps * flops + evaluations * sampling_flops,
     )
@@ -127,6 +133,20 @@ def _of_a_step(spec: RunSpec) -> int:
         raise UserError(f"{spec.method} on {spec.backbone}: {error}.") from None
 
 
+def _memory(spec: RunSpec, parameters: int, guided: int, parallelism: Parallelism) -> int:
+    """Bytes in use at most, the interpreter not counted."""
+    training, architecture = spec.training, resolve.architecture(spec.backbone)
+    tokens = math.prod(architecture.grid(datasets.get(spec.data).shape.size))
+    hidden = architecture.width * tokens  # values of an image between two blocks
+    if not training.steps:  # the file, the network and its EMA; one block's activations at a time
+        return 12 * parameters + KEPT * hidden * sampling.BATCH_SIZE * guided * 4
+    rows = parallelism.micro_batches(training.batch_size)[0]
+    half = training.precision == "bf16"
+    activations = KEPT * hidden * architecture.depth * (rows.stop - rows.start) * (2 if half else 4)
+    share = distributed.world_size() if parallelism.fsdp else 1
+    return round((26 if half else 24) * parameters / share + activations)
+
+
 def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
     """FLOPs and median seconds of a training step, with a learning rate at which nothing diverges."""
     from bench.training.trainer import (
@@ -144,15 +164,26 @@ def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
     return trainer.flops_per_step, statistics.median(seconds[WARM_UP:])
 
 
-def show(specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: torch.device) -> None:
-    """Print the plan: a table with a line per method and backbone, and the total cost."""
+def show(
+    specs: Sequence[RunSpec],
+    costs: Sequence[Cost],
+    root: Path,
+    device: torch.device,
+    beside: Collection[RunSpec] = (),
+    at_once: int = 1,
+) -> None:
+    """Print the plan: a table with a line per method and backbone, and the total cost.
+
+    Runs in `beside` run `at_once` at a time.
+    """
     console = Console()
     if not console.is_terminal:
         console.width = 110
-    table, remaining = _table(specs, costs, root, device)
-    console.print(table)
+    console.print(_table(specs, costs, root, device))
+    remaining = _remaining(specs, costs, root, beside, at_once)
     training = specs[0].training
-    work = f"{training.steps} steps of {training.batch_size} images in {training.precision}"
+    steps = ", ".join(map(str, sorted({spec.training.steps for spec in specs})))
+    work = f"{steps} steps of {training.batch_size} images in {training.precision}"
     if not training.steps:
         work = f"no training, {specs[0].protocol.samples} samples"
     lines = [
@@ -169,17 +200,13 @@ def show(specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: to
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _table(
-    specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: torch.device
-) -> tuple[Table, float]:
-    """The table, and the remaining seconds of all runs."""
+def _table(specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, device: torch.device) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
     table.title = f"{len(specs)} runs on {machine.hardware(device)} -> {root}"
     table.add_column("method", overflow="fold", min_width=12)
     table.add_column("backbone", no_wrap=True)
     for column in ("seeds", "done", "params", "FLOPs", "s/step", "total", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
-    remaining = 0.0
     groups: dict[RunSpec, list[tuple[RunSpec, Cost]]] = {}
     for spec, cost in zip(specs, costs, strict=True):
         groups.setdefault(_any_seed(spec), []).append((spec, cost))
@@ -187,7 +214,6 @@ def _table(
         spec, cost = group[0]
         shares = [_share_done(root / run.run_id) for run, _ in group]
         total = cost.total_seconds * (len(group) - sum(shares))
-        remaining += total
         table.add_row(
             escape(spec.method),
             escape(spec.backbone),
@@ -199,7 +225,20 @@ def _table(
             f"~{duration(total)}",
             f"~{in_units(cost.memory)}",
         )
-    return table, remaining
+    return table
+
+
+def _remaining(
+    specs: Sequence[RunSpec], costs: Sequence[Cost], root: Path, beside: Collection[RunSpec], at_once: int
+) -> float:
+    """Seconds that all runs still take."""
+    left = {
+        spec: cost.total_seconds * (1 - _share_done(root / spec.run_id))
+        for spec, cost in zip(specs, costs, strict=True)
+    }
+    together = [left[spec] for spec in beside]
+    longest = max(together, default=0.0)
+    return sum(left.values()) - sum(together) + max(longest, sum(together) / at_once)
 
 
 def refuse_what_does_not_fit(costs: list[Cost], folder: Path, device: torch.device) -> None:

@@ -52,7 +52,7 @@ class Job:
     def __call__(self) -> None:
         """Run to the end or until a signal. Raises UserError if the run cannot be completed."""
         from bench.core import distributed, machine
-        from bench.launch.runner import AGAIN, STOP, Stopped
+        from bench.launch.stopping import AGAIN, STOP, Stopped
 
         again = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
         _meet()

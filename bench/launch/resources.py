@@ -38,8 +38,11 @@ class LaunchOptions:
     """Launcher and resources of jobs. Defaults are read from the user's launch.toml."""
 
     launcher: Literal["auto", "inline", "local", "slurm"] = "auto"
-    """inline: in this process, one after the other; local: as processes on this machine; slurm: as jobs of a
-    cluster; auto: as set in launch.toml, else inline"""
+    """inline: in this process; local: as processes on this machine; slurm: as jobs of a cluster; auto: as set
+    in launch.toml, else inline"""
+    parallel_runs: Annotated[int | Literal["auto"], option(metavar="N|auto")] = "auto"
+    """inline: runs at a time, on the CPU, in processes of one thread each; auto: small runs in parallel on
+    all cores, others one after the other; 1: all one after the other"""
     detach: bool = False
     """do not wait for the jobs; python -m bench.status shows them"""
     evaluate_as: Literal["here", "separate"] = "here"
@@ -82,6 +85,10 @@ class LaunchOptions:
             raise UserError(
                 "--launcher slurm: there is no sbatch on this machine. Start it on a login node of a "
                 "cluster, or use --launcher local."
+            )
+        if chosen != "inline" and self.parallel_runs != "auto":
+            raise UserError(
+                "--parallel-runs is for --launcher inline; jobs have --array-parallelism: leave it out."
             )
         if chosen == "inline":
             for name in (*_FIELDS, "detach"):

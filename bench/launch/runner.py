@@ -5,9 +5,8 @@ Several processes may share the work (`bench/core/distributed.py`); the first ow
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -21,24 +20,29 @@ from bench.core.errors import TRY_AGAIN, UserError
 from bench.core.files import to_numbers
 from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.core.progress import progress_bar
-from bench.evaluation.evaluator import Evaluator
+from bench.evaluation.evaluator import Evaluator, evaluate_kept
+from bench.launch.stopping import SIGNALS, Stopped, noted
 from bench.runs.folder import RunFolder
 from bench.runs.lock import RunLock
 from bench.runs.record import Counters, Environment, Parameters, TrainingRow
 from bench.runs.trackers import Trackers
 from bench.training.trainer import Trainer
 
-# What a signal asks for: to stop, or to stop because the same job will be started again.
-STOP, AGAIN = 1, 2
-SIGNALS: dict[int, int] = {signal.SIGINT: STOP, signal.SIGTERM: STOP}
 
-
-class Stopped(KeyboardInterrupt):
-    """A signal stopped the run; its state is saved. `request` is STOP or AGAIN."""
-
-    def __init__(self, request: int) -> None:
-        super().__init__()
-        self.request = request
+def carry_out(
+    spec: RunSpec,
+    root: Path,
+    device: torch.device,
+    parallelism: Parallelism,
+    evaluate: Literal["here", "separate"],
+    track: Sequence[str] = (),
+    signals: Mapping[int, int] = SIGNALS,
+) -> None:
+    """Run a run to its end, with the evaluations that were kept for later. Raises as `Runner.run`."""
+    runner = Runner(spec, root, device, parallelism, evaluate, track=track)
+    runner.run(signals)
+    for step in distributed.broadcast_from_rank0(runner.run_folder.record.kept_steps):
+        evaluate_kept(spec, root, step, device)
 
 
 class Runner:
@@ -76,7 +80,7 @@ class Runner:
         """
         distributed.broadcast_from_rank0(self._acquire)
         try:
-            with _stop_asked(signals) as stop_asked:
+            with noted(signals) as stop_asked:
                 self._prepare()
                 self.trackers = self._trackers()
                 self._train(stop_asked)
@@ -241,24 +245,3 @@ def _in_one_line(error: Exception, spec: RunSpec) -> str:
     if isinstance(error, OSError):
         return f"{spec.run_id} stopped: {error}. {TRY_AGAIN}"
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-@contextmanager
-def _stop_asked(signals: Mapping[int, int]) -> Iterator[Callable[[], int]]:
-    """Context that records signals, so that they do not interrupt a step; a second SIGINT interrupts.
-
-    Yields a function that returns the most urgent request so far, 0 for none.
-    """
-    asked: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and signals[number] in asked:
-            raise KeyboardInterrupt
-        asked.append(signals[number])
-
-    before = {number: signal.signal(number, note) for number in signals}
-    try:
-        yield lambda: max(asked, default=0)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
