@@ -12,7 +12,8 @@ from bench.benchmark.gpu_sizes import Sizes
 from bench.config import resolve
 from bench.core import machine
 from bench.data import datasets
-from bench.launch.runner import AGAIN, STOP, Runner, Stopped
+from bench.launch.runner import Runner
+from bench.launch.stopping import AGAIN, STOP, Stopped
 from bench.nets import local
 from bench.runs.record import RunRecord
 

@@ -8,7 +8,7 @@ import torch
 
 from bench.benchmark import gpu, gpu_pieces, gpu_sizes, gpu_study, gpu_throughput
 from bench.core.errors import UserError
-from bench.launch.runner import AGAIN, Stopped
+from bench.launch.stopping import AGAIN, Stopped
 from tests.helpers import official_checkout
 
 CPU = torch.device("cpu")
