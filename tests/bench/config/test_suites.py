@@ -84,7 +84,7 @@ def test_what_several_suites_ask_for_is_the_same_run():
 def test_an_entry_of_the_grid_may_have_a_training_of_its_own(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
-        '[[grid]]\nmethod = ["repa"]\nbackbone = ["sit-ti"]\n'
+        'seed = [0]\n[[grid]]\nmethod = ["repa"]\nbackbone = ["sit-ti"]\n'
         '[[grid]]\nmethod = ["repa"]\nbackbone = ["dit-ti"]\ntraining = { steps = 9, batch_size = 8 }\n'
         "[quick.training]\nsteps = 7\n"
     )
