@@ -32,7 +32,7 @@ SIZES = {
 PATCHES = (1, 2, 4, 8)
 DEFAULT_PATCH = 2
 DEFAULT = "sit-ti"  # if no backbone is given
-Release = Literal["sit", "repa", "dit"]  # code base that wrote an official checkpoint
+Release = Literal["sit", "repa", "dit", "diffusers"]  # code base that wrote an official checkpoint
 
 _FOLDER = Path(__file__).parent
 _PARTS = (

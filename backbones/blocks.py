@@ -106,16 +106,17 @@ class TimestepEmbedder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.intervals = FREQUENCIES // 2
 
     def forward(self, time: Tensor) -> Tensor:
-        return self.mlp(sinusoids(time).to(next(self.mlp.parameters()).dtype))
+        return self.mlp(sinusoids(time, self.intervals).to(next(self.mlp.parameters()).dtype))
 
 
-def sinusoids(time: Tensor) -> Tensor:
+def sinusoids(time: Tensor, intervals: int = FREQUENCIES // 2) -> Tensor:
     """Time features [B] -> [B, 256]: cos(w_i t) for 128 frequencies w_i = 10000^(-i/128), then sin(w_i t)."""
     time = time.to(torch.promote_types(time.dtype, torch.float32))
     half = FREQUENCIES // 2
-    exponents = torch.arange(half, dtype=time.dtype, device=time.device) / half
+    exponents = torch.arange(half, dtype=time.dtype, device=time.device) / intervals
     angles = time[:, None] * torch.exp(-math.log(MAX_PERIOD) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

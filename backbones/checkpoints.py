@@ -15,26 +15,46 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import backbones
-from backbones import FAMILIES
+from backbones import FAMILIES, diffusers_dit
 from backbones.base import Architecture, Backbone
 from backbones.extras import Extra
 from backbones.official import read_official
 from backbones.weights import Weights, expected_shapes, refuse_differences
 
 HEADER = "alignment-bench"  # our entry in the header of a safetensors file
+MODEL = "model.safetensors"  # the file in the folder of a published model
+
+
+def located(path: str | Path) -> Path:
+    """The file of weights in the folder of a published or diffusers model; a file is itself.
+
+    Raises:
+        ValueError: a folder without such a file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    names = [MODEL, *diffusers_dit.FILES, *(f"transformer/{file}" for file in diffusers_dit.FILES)]
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise ValueError(f"{path} has none of {', '.join(names)}: name the file of weights itself")
+    return found
 
 
 def weights(path: str | Path, family: str | None = None) -> Weights:
-    """Read a file of weights: `.safetensors` is ours, any other (`.pt`, `.pth`, `.ckpt`, `.bin`) official.
+    """Read a file of weights: `.safetensors` is ours, any other (`.pt`, `.pth`, `.ckpt`, `.bin`) official;
+    beside a `config.json` of diffusers it is diffusers'.
 
     Args:
         path: the file.
-        family: "sit", "repa" or "dit", the code that wrote an official file; None: read from the file.
+        family: "sit", "repa", "dit" or "diffusers", the code that wrote the file; None: read from the file.
 
     Raises:
         ValueError: one line, for a file that is missing, of another kind, or refused by its reader.
     """
-    path = Path(path)
+    path = located(path)
+    if family == "diffusers" or (family is None and diffusers_dit.is_diffusers(path)):
+        return diffusers_dit.read(path)
     ours = path.suffix.lower() == ".safetensors"
     return _read_ours(path) if ours else read_official(path, family=family)
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "score images, or a run under other guidance",
     "probe": "compare hidden states with an encoder, by depth and noise level",
     "leaderboard": "merge the results of several people, and verify them",
+    "publish": "write the model of a run, with a card, to a folder or the Hugging Face hub",
     "prepare": "make a store of images or latents",
     "status": "show, cancel and resubmit runs",
     "methods": "list the methods, describe one, or start one of your own",

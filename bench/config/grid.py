@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from backbones import DEFAULT
-from bench.config import resolve, suites
-from bench.config.options import Comparison, WeightsOptions
+from bench.config import published, resolve, suites
+from bench.config.options import FOUND, Comparison, WeightsOptions
+from bench.config.published import Published
 from bench.config.spec import InitialWeights, RunSpec
 from bench.config.suites import Grid, Settings
-from bench.core import grammar
+from bench.core import grammar, hub
 from bench.core.errors import UserError
 from bench.data import datasets
 from bench.data.datasets import Dataset, Shape
@@ -42,6 +43,7 @@ class Start:
     shape: Shape
     found: str  # what the file holds, in words
     process: str  # that they were trained on; "" if the file does not say
+    published: Published | None  # their run, if a folder of `bench.publish` says so
 
 
 def plan(
@@ -53,19 +55,27 @@ def plan(
 ) -> list[RunSpec]:
     """The runs that the options ask for, in the order written, none twice.
 
-    `training` and `protocol` hold what was given on the command line, with `process` among the former.
-    Raises UserError for whatever cannot be run, before anything is.
+    `training` and `protocol` hold what was given on the command line, with `process` among the former. A
+    published model is scored on the data, by the protocol and with the seed of its run, unless others are
+    given. Raises UserError for whatever cannot be run, before anything is.
     """
     _refuse_idle(comparison, weights, training, protocol)
     suite = suites.load(comparison.suite, comparison.scale) if comparison.suite else Settings()
     start = _start(weights)
     fitting = datasets.of_shape(start.shape) if start else None
-    data = comparison.data or suite.data or (fitting.name if fitting else EMBEDDED)
+    earlier = start.published.spec if start and start.published and weights.evaluate_only else None
+    data = (
+        comparison.data
+        or suite.data
+        or (earlier.data if earlier else None)
+        or (fitting.name if fitting else EMBEDDED)
+    )
     dataset = datasets.get(data)
     process = _process(training.pop("process", None) or suite.process, start)
     if weights.evaluate_only:
         training["steps"] = 0
         _refuse_without_reference(dataset)
+    scored = {} if earlier is None else earlier.protocol.model_dump(exclude=set(FOUND))
     specs = [
         resolve.run_spec(
             method,
@@ -76,19 +86,25 @@ def plan(
             process=process,
             teacher=suite.teacher,
             training=suite.training | grid.training | training,
-            protocol=suite.protocol | protocol,
+            protocol=scored | suite.protocol | protocol,
             weights=start and start.weights,
         )
         for grid in _grids(comparison, suite, start, bool(weights.evaluate_only))
         for backbone in _expanded(grid.backbone or ())
         for method in _expanded(grid.method)
-        for seed in comparison.seed or suite.seed or (0,)
+        for seed in comparison.seed or suite.seed or ((earlier.seed,) if earlier else (0,))
     ]
     runs: dict[str, RunSpec] = {}
     for spec in specs:
         _refuse_other_weights(spec, dataset, start)
         refuse_idle_guidance(spec, dataset.shape.channels)
         runs.setdefault(spec.hash, spec)
+        if earlier and not protocol and spec.protocol.hash != earlier.protocol.hash:
+            warnings.warn(
+                f"the model was published under the protocol {earlier.protocol.hash}, here it is "
+                f"{spec.protocol.hash}: its data, reference or metric networks are others on this machine.",
+                stacklevel=2,
+            )
     return list(runs.values())
 
 
@@ -125,22 +141,25 @@ def _expanded(texts: Iterable[str]) -> list[str]:
 
 def _start(options: WeightsOptions) -> Start | None:
     """The weights to start from; None if none are given. Raises UserError if they cannot be read."""
-    path = options.evaluate_only or options.init_from
-    if path is None:
+    given = options.evaluate_only or options.init_from
+    if given is None:
         return None
     from backbones import checkpoints
 
     try:
+        path = checkpoints.located(hub.fetch(given) if hub.is_hub(given) else given)
         found = checkpoints.weights(path, options.family)
     except ValueError as error:
         raise UserError(str(error)) from None
-    print(f"{path}: {found.found}")
+    print(f"{given}: {found.found}")
+    run = published.read(path.parent)
     return Start(
-        weights=InitialWeights.of(path, options.family),
+        weights=InitialWeights.of(path, options.family, run.trained_against if run else ()),
         backbone=found.architecture.name,
         shape=Shape(found.num_classes, found.channels, found.input_size),
         found=found.found,
         process=found.process,
+        published=run,
     )
 
 

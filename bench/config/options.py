@@ -39,13 +39,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class WeightsOptions:
-    """Weights from a file: this project's (.safetensors) or an official SiT, REPA or DiT release (.pt)."""
+    """Weights: a file of this project (.safetensors) or of an official SiT, REPA or DiT release (.pt), the
+    folder of a published or a diffusers model, or either on the hub, hf:ORG/REPO[/FILE]."""
 
     init_from: Annotated[Path | None, option("start training from these weights", "FILE")] = None
     evaluate_only: Annotated[
         Path | None, option("sample and score these weights without training", "FILE")
     ] = None
-    family: Annotated[Release | None, option("code base that wrote the .pt file", "{sit,repa,dit}")] = None
+    family: Annotated[Release | None, option("code base that wrote the file", "{sit,repa,dit,diffusers}")] = (
+        None
+    )
 
 
 _TRAINING = options_of(
@@ -56,8 +59,8 @@ _TRAINING = options_of(
     ],
 )
 # Determined by the plan, not options.
-_FOUND = ("identity", "data", "reference", "resolved_samplers", "resolved_metrics", "checksums")
-_PROTOCOL = options_of(Protocol, without=_FOUND, guidance_interval=Interval)
+FOUND = ("identity", "data", "reference", "resolved_samplers", "resolved_metrics", "checksums")
+_PROTOCOL = options_of(Protocol, without=FOUND, guidance_interval=Interval)
 
 
 class TrainingOptions(_TRAINING):

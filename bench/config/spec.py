@@ -147,11 +147,14 @@ class InitialWeights(_Data):
     path: str = Field(description="the file")
     family: Release | None = Field(description="code base that wrote an official file; null for our own")
     sha256: str = Field(description="its SHA-256, the first 16 hex digits")
+    trained_against: tuple[str, ...] = Field(
+        (), description="frozen networks that they were trained with, if the file says so"
+    )
 
     @classmethod
-    def of(cls, path: Path, family: Release | None) -> InitialWeights:
+    def of(cls, path: Path, family: Release | None, trained_against: tuple[str, ...] = ()) -> InitialWeights:
         """Raises UserError if the file cannot be read."""
-        return cls(path=str(path), family=family, sha256=digest(path))
+        return cls(path=str(path), family=family, sha256=digest(path), trained_against=trained_against)
 
 
 class RunSpec(_Data):
@@ -178,6 +181,8 @@ class RunSpec(_Data):
     def decisive(self) -> dict[str, Any]:
         """Everything that determines the numbers of the run, as JSON, without names as typed and paths."""
         content = self.model_dump(mode="json")
+        if self.weights:  # their checksum says the rest
+            del content["weights"]["trained_against"]
         content["protocol"] = _decisive_protocol(content["protocol"])
         if self.protocol.identity == 1:
             training = _of_identity_1("Training", content["training"])

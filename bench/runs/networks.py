@@ -118,6 +118,7 @@ def leaky(spec: RunSpec, earlier: Sequence[EvaluationRow] = ()) -> tuple[str, ..
         if resolve.method_source(spec.method) != spec.method_source:
             raise UserError(f"the method file of {spec.run_id} was changed since: restore it.")
         used = [grammar.split(text) for text in required(spec)]
+        used += [(name, {}) for name in (spec.weights.trained_against if spec.weights else ())]
     except UserError:
         if earlier:
             return earlier[0].leaky

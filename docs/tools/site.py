@@ -53,6 +53,7 @@ COMMANDS = [
     "prepare",
     "methods",
     "check",
+    "publish",
     "leaderboard",
 ]
 PUBLISHED = """# Published numbers

@@ -21,6 +21,7 @@ COMMANDS = [
     "check",
     "methods",
     "leaderboard",
+    "publish",
 ]
 COMMANDS += [f"benchmark.{part}" for part in ("data", "metrics", "network", "report", "steps")]
 
