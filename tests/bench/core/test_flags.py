@@ -9,7 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = ["run", "evaluate", "report", "prepare", "probe", "status", "check", "methods"]
-COMMANDS += [f"benchmark.{part}" for part in ("data", "metrics", "network", "report", "steps")]
+COMMANDS += [
+    f"benchmark.{part}" for part in ("data", "gpu", "growth", "metrics", "network", "report", "steps")
+]
 OF_OTHERS = {"--help", "--create-dirs", "--editable", "--mode", "--nproc-per-node"}
 
 
