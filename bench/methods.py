@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 
 import methods
-from bench.core.cli import OptionalPath, OptionalStr, parse
+from bench.core.cli import OptionalPath, OptionalStr, option, parse
 from bench.core.errors import UserError, exit_code, unknown
 from methods import cards
 
@@ -25,7 +25,7 @@ PUBLISHED = Path(__file__).parent / "reporting" / "tables" / "published.csv"
 
 @dataclass(frozen=True)
 class Options:
-    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="NAME")] = None
+    name: Annotated[tyro.conf.Positional[str | None], option(metavar="NAME")] = None
     """a method, to print its card"""
     new: OptionalPath = None
     """write a new method file and its test"""
