@@ -62,7 +62,8 @@ class OfficialCode(ABC):
                 f"{self.path} is no code of {self.kind} as it was released: its network cannot be built with "
                 f"the weights of {ours.architecture.name} ({reason})."
             ) from None
-        network.y_embedder.dropout_prob = 0.0
+        label_embedder: Any = network.y_embedder
+        label_embedder.dropout_prob = 0.0
         return network.to(next(ours.parameters()).device)
 
     def sizes(self, ours: Backbone, method: Method) -> tuple[dict[str, Tensor], dict[str, Any]]:

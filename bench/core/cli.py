@@ -88,7 +88,7 @@ def write_completion(commands: Mapping[str, type], words: Sequence[str]) -> NoRe
     if len(words) < 2 or words[1] not in _SHELLS:
         raise UserError(f"{words[0]}: name a shell, one of {', '.join(_SHELLS)}.")
     parts = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
-    kind = Union[tuple(parts)]  # noqa: UP007
+    kind: Any = Union[tuple(parts)]  # noqa: UP007
     try:
         tyro.cli(kind, prog=CONSOLE, args=words, config=_CONFIG, registry=_REGISTRY)
     except OSError as error:

@@ -51,11 +51,12 @@ def library_progress() -> Iterator[None]:
     if sys.stderr.isatty():
         yield
         return
-    live, tqdm.display = tqdm.display, _print_line
+    live = tqdm.display
+    setattr(tqdm, "display", _print_line)  # noqa: B010
     try:
         yield
     finally:
-        tqdm.display = live
+        setattr(tqdm, "display", live)  # noqa: B010
 
 
 def _print_line(bar: tqdm, msg: str | None = None, pos: int | None = None) -> bool:
@@ -86,7 +87,7 @@ def _line(shown: Mapping[str, Any]) -> str:
 
 
 class _LogBar(tqdm):
-    display = _print_line
+    display = _print_line  # type: ignore[assignment]  # tqdm returns a bool, its stubs say None
 
 
 def duration(seconds: float) -> str:

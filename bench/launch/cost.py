@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -116,19 +117,16 @@ def estimate(spec: RunSpec, device: torch.device, peak: float, parallelism: Para
 def _of_a_step(spec: RunSpec) -> int:
     """FLOPs of the backbone in a training step, of one image; encoders and rewards are left out."""
     data, architecture = datasets.get(spec.data).shape, resolve.architecture(spec.backbone)
+    plain = 3 * architecture.flops(data.size, data.channels)  # a backward costs two forwards
     if not spec.training.steps:
-        return 3 * architecture.flops(data.size, data.channels)
+        return plain
     method, _ = networks.built(spec)
-    needs = method.needs(0, spec.training.steps)
+    needs, extras = method.needs(0, spec.training.steps), method.extras()
+    if not (extras or needs.ema or needs.attention_depths):
+        return plain  # without a network to count on, which takes seconds to import
+    count = partial(counted_step, architecture, data.size, data.channels)
     try:
-        return counted_step(
-            architecture,
-            data.size,
-            data.channels,
-            method.extras(),
-            ema=needs.ema,
-            attention_depths=needs.attention_depths,
-        )
+        return plain - count() + count(extras, ema=needs.ema, attention_depths=needs.attention_depths)
     except ValueError as error:
         raise UserError(f"{spec.method} on {spec.backbone}: {error}.") from None
 

@@ -50,7 +50,7 @@ def key(name: str, net: str) -> str:
     Raises:
         KeyError: for a metric that is neither in the table nor loaded from a file.
     """
-    METRICS.get(name) or CUSTOM[name]
+    _ = METRICS.get(name) or CUSTOM[name]
     return name if net == "inception" else f"{name}[{net}]"
 
 

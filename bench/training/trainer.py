@@ -128,7 +128,8 @@ class Trainer:
             foreach=True,
         )
         self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
-        self.averaged, self.averaging = list(self.ema.parameters()), list(self.backbone.parameters())
+        self.averaged: list[Tensor] = list(self.ema.parameters())
+        self.averaging: list[Tensor] = list(self.backbone.parameters())
         self.frozen.load_rewards(self.method.needs(0, training.steps))
         self.loss = MicroBatchLoss(
             spec, self.process, self.method, self.backbone, self.network, self.ema, self.frozen

@@ -277,7 +277,7 @@ def test_names_that_an_archive_holds_twice_are_told(tmp_path):
         for name in ("a/1.png", "b/1.png", "a//1.png", "b/1.png"):
             archive.writestr(name, png())
     assert (
-        "names that the archive holds twice would be passed over: 2"
+        "names that the archive holds twice would be ignored: 2"
         in understood(tmp_path / "a.zip").surprises[0]
     )
 

@@ -111,7 +111,8 @@ def test_the_command_samples_a_run_to_an_archive(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"interval": (0.7, 0.2)}, "0.7:0.2"),
+        ({"scales": (2.0,), "interval": (0.7, 0.2)}, "0.7:0.2"),
+        ({"scales": (1.0,), "interval": (0.2, 0.7)}, "does nothing"),
         ({"scales": (-1.0,)}, "guidance_scale=-1.0"),
         ({"scales": (1.0, 2.0), "copy": Path("x.npz")}, "one guidance scale"),
     ],

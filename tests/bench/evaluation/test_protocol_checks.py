@@ -9,7 +9,7 @@ import torch
 
 from bench.config import resolve
 from bench.core.errors import UserError
-from bench.data.digits import Digits
+from bench.data.in_memory import InMemory
 from bench.diffusion import samplers
 from bench.evaluation import protocol_checks, sampling
 from bench.evaluation.protocol_checks import check
@@ -34,12 +34,12 @@ def break_feature_net(patch: pytest.MonkeyPatch) -> None:
 
 
 def break_reference(patch: pytest.MonkeyPatch) -> None:
-    honest = Digits.reference
-    patch.setattr(Digits, "reference", lambda self: tuple(part.flip(0) for part in honest(self)))
+    honest = InMemory.reference
+    patch.setattr(InMemory, "reference", lambda self: tuple(part.flip(0) for part in honest(self)))
 
 
 def break_decoder(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Digits, "to_pixels", lambda self, x0: x0 * 0.9)
+    patch.setattr(InMemory, "to_pixels", lambda self, x0: x0 * 0.9)
 
 
 def break_sampler(patch: pytest.MonkeyPatch) -> None:

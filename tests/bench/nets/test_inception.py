@@ -148,7 +148,7 @@ def test_absent_weights_are_asked_for_with_the_command_that_fetches_them(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        UserError, match=r"curl -L .*weights-inception-2015-12-05-6726825d.pth https://.*--weights"
+        UserError, match=r"curl -L .*weights-inception-2015-12-05-6726825d.pth https://.*--net-weights"
     ):
         AdmInception()
 

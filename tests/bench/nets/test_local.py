@@ -75,7 +75,7 @@ def test_a_protocol_without_checksums_keeps_its_hash():
 def test_a_network_that_is_nowhere_is_trained_and_kept(empty_cache, monkeypatch):
     monkeypatch.setattr(local, "SHIPPED", empty_cache / "nowhere")
     trained = []
-    monkeypatch.setattr(local, "_train", lambda name, net, data: trained.append(name))
+    monkeypatch.setattr(local, "_train", lambda name, *_: trained.append(name))
     monkeypatch.setattr(local, "accuracy", lambda net, data: 1.0)
     assert metric_nets.checksums(["digits-cnn"]) == {}
     metric_nets.train_missing(["pixels", "digits-cnn"])
