@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -127,9 +128,18 @@ def describe(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": versions(RECORDED_PACKAGES),
         "git": _git(),
-        "command": " ".join(sys.argv),
+        "command": _command(sys.argv),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _command(words: Sequence[str]) -> str:
+    """As it was typed, without the folder of the program: records of runs are published."""
+    path, root = Path(words[0]), Path(__file__).parents[2]
+    program = path.name
+    if path.suffix == ".py" and path.is_relative_to(root):
+        program = "python -m " + ".".join(path.relative_to(root).with_suffix("").parts)
+    return " ".join([program, shlex.join(words[1:])]).strip()
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -154,10 +164,9 @@ def _git() -> dict[str, Any]:
     """
 
     def git(*arguments: str) -> str:
-        root = Path(__file__).parent
-        return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        # Without locks: a run that is killed here would leave one behind, and block the user's next commit.
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)
