@@ -64,7 +64,7 @@ def table(lines: Sequence[Line]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for line in lines:
-        said = line.said.replace("|", r"\|")
+        said = re.sub(r"[^\s']*/case/", "", line.said).replace("|", r"\|")  # without the temporary folder
         rows.append(f"| {line.fault} | {line.task} | {line.tries} | {line.stopped} | {line.lost} | {said} |")
     total = [sum(getattr(line, name) for line in lines) for name in ("tries", "stopped", "lost")]
     rows.append(f"| all | | {total[0]} | {total[1]} | {total[2]} | |")

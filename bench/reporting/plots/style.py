@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,10 @@ def save(figure: Figure, *paths: Path) -> None:
             figure.set_layout_engine(None)
             for path in paths:
                 changing = "CreationDate" if path.suffix == ".pdf" else "Software"
-                figure.savefig(path, metadata={changing: None})
+                # Drawn in memory: where a disk fails, matplotlib's PDF writer hides why.
+                drawn = io.BytesIO()
+                figure.savefig(drawn, format=path.suffix[1:], metadata={changing: None})
+                path.write_bytes(drawn.getvalue())
     plt.close(figure)
 
 
