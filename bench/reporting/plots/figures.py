@@ -94,6 +94,11 @@ class Contents:
             families[grammar.split(backbone)[0].partition("-")[0]] = backbone
         return list(families.values())
 
+    @property
+    def largest_compared(self) -> list[str]:
+        """Those of `largest` on which there is more than the reference."""
+        return [backbone for backbone in self.largest if self.on(backbone)]
+
     @cached_property
     def seed(self) -> int:
         """The seed whose samples and logs are plotted."""
@@ -185,8 +190,8 @@ KINDS = (
         "Speedup over {reference} by target",
         "How many times sooner a method is as good as {reference} after a share of its training. Bands: "
         "{confidence} bootstrap intervals over seeds; carets: lower bounds.{left_out}",
-        lambda it: it.once(bool(it.compared)),
-        lambda it, _: curves.speedup_by_target(it.plain, it.all.headline, it.largest, it.costs),
+        lambda it: it.once(bool(it.largest_compared)),
+        lambda it, _: curves.speedup_by_target(it.plain, it.all.headline, it.largest_compared, it.costs),
         rank=2,
     ),
     Kind(
