@@ -1,6 +1,6 @@
-"""Attention with access to its logits, keys and values, for the weights of timm's layer.
+"""Attention with access to its logits, keys and values.
 
-Blocks without a request call timm's layer itself. Here the same products are computed in the same order, so a
+Blocks without a request call the layer itself. Here the same products are computed in the same order, so a
 request leaves the output on a CPU unchanged bit for bit (on a GPU a mask may select another kernel).
 """
 
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers.attention import AttentionRope
-from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from torch import Tensor
+
+from backbones.layers import Attention
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,11 @@ class Seen(NamedTuple):
 
 
 def attend(
-    attention: AttentionRope, x: Tensor, rope: Tensor | None, request: AttentionRequest
+    attention: Attention, x: Tensor, rope: Tensor | None, request: AttentionRequest
 ) -> tuple[Tensor, Seen]:
     """`attention(x, rope)` for tokens [B, E + N, D], E of them extra, and the requested tensors."""
-    batch, tokens, _ = x.shape
     extra = attention.num_prefix_tokens
-    assert attention.qkv is not None
-    qkv = attention.qkv(x).reshape(batch, tokens, 3, attention.num_heads, attention.head_dim)
-    queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, E + N, D / heads]
-    queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-    if rope is not None:
-        queries, keys = (_rotated(part, rope, extra).type_as(values) for part in (queries, keys))
+    queries, keys, values = attention.queries_keys_values(x, rope)
     own_keys, own_values = keys[:, :, extra:], values[:, :, extra:]
     logits = None
     if request.logits:
@@ -58,17 +52,5 @@ def attend(
     mask = request.mask
     if mask is not None:  # extra tokens attend to all tokens, and all attend to them
         mask = F.pad(mask, (extra, 0, extra, 0), value=True)[:, None] if extra else mask[:, None]
-    if attention.fused_attn:
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    else:
-        scores = (queries * attention.scale) @ keys.transpose(-2, -1)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        mixed = scores.softmax(dim=-1) @ values
-    mixed = attention.norm(mixed.transpose(1, 2).reshape(batch, tokens, attention.attn_dim))
-    return attention.proj_drop(attention.proj(mixed)), seen
-
-
-def _rotated(part: Tensor, rope: Tensor, extra: int) -> Tensor:
-    """Rotary embedding of image tokens; extra tokens have no position."""
-    return torch.cat([part[:, :, :extra], apply_rot_embed_cat(part[:, :, extra:], rope)], dim=2)
+    mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return attention.output(mixed), seen

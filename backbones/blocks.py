@@ -16,18 +16,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from timm.layers.activations import GELUTanh
-from timm.layers.attention import AttentionRope
-from timm.layers.mlp import Mlp, SwiGLU
-from timm.layers.patch_embed import PatchEmbed
-from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from torch import Tensor, nn
 
 from backbones.attention import AttentionRequest, Seen, attend
 from backbones.base import Backbone, Output
 from backbones.extras import Extra, ExtraState
+from backbones.layers import Attention, Mlp, PatchEmbed, SwiGLU
 
 if TYPE_CHECKING:
+    from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
+
     from backbones.transformer import TransformerArchitecture
 
 FREQUENCIES = 256  # of the time embedding: half cosines, half sines
@@ -60,20 +58,13 @@ class Block(nn.Module):
         super().__init__()
         width, hidden = architecture.width, 4 * architecture.width
         self.norm1 = norm(architecture)
-        # timm's attention; without rotary embedding it is that of the official networks.
-        self.attn = AttentionRope(
-            width,
-            num_heads=architecture.heads,
-            qkv_bias=True,
-            num_prefix_tokens=0,
-            qk_norm=architecture.qk_norm,
-            norm_layer=nn.RMSNorm if architecture.rms_norm else nn.LayerNorm,
-        )
+        norm_layer = nn.RMSNorm if architecture.rms_norm else nn.LayerNorm
+        self.attn = Attention(width, architecture.heads, architecture.qk_norm, norm_layer)
         self.norm2 = norm(architecture)
         self.mlp = (
             SwiGLU(width, 2 * hidden // 3)  # three matrices of 2/3 the size: as many parameters as two
             if architecture.swiglu
-            else Mlp(width, hidden, act_layer=GELUTanh)
+            else Mlp(width, hidden)
         )
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
@@ -172,7 +163,11 @@ class Transformer(Backbone):
         self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.depth))
         self.final_layer = FinalLayer(architecture, channels * (2 if architecture.learned_variance else 1))
         grid, head = [self.side, self.side], width // architecture.heads
-        self.rope = RotaryEmbeddingCat(head, in_pixels=False, feat_shape=grid) if architecture.rope else None
+        self.rope: RotaryEmbeddingCat | None = None
+        if architecture.rope:
+            from timm.layers.pos_embed_sincos import RotaryEmbeddingCat  # takes seconds to import
+
+            self.rope = RotaryEmbeddingCat(head, in_pixels=False, feat_shape=grid)
         self.extra_state: ExtraState | None = None
         self.initialise()
 
@@ -199,7 +194,7 @@ class Transformer(Backbone):
         self.extras = extras
         self.extra_state = ExtraState(extras, self.architecture.width, self.architecture.patch)
         for module in self.blocks.modules():
-            if isinstance(module, AttentionRope):
+            if isinstance(module, Attention):
                 module.num_prefix_tokens = len(self.extra_state.tokens)  # no rotary embedding for these
 
     def forward(

@@ -58,7 +58,7 @@ class DiTArchitecture(TransformerArchitecture):
 
     def build(self, *, input_size: int, channels: int, num_classes: int) -> DiT:
         """Initialised as the official network. Raises ValueError if the patch does not divide the image."""
-        from backbones.dit import DiT  # timm takes seconds to import; plans do not need it
+        from backbones.dit import DiT  # torch takes seconds to import; plans do not need it
 
         return DiT(self, input_size=input_size, channels=channels, num_classes=num_classes)
 

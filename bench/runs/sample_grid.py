@@ -25,15 +25,22 @@ def name(step: int) -> str:
 
 def save(images: Tensor, path: Path) -> None:
     """Write images [B, C, R, R] uint8, at most ROWS * COLUMNS of them."""
-    import torch.nn.functional as F
-    from torchvision.utils import make_grid, save_image
+    import torch
+    from PIL import Image
 
     from bench.core.files import replacing
 
-    size = images.shape[-1] * max(1, SMALLEST // images.shape[-1])
-    shown = F.interpolate(images[: ROWS * COLUMNS], size=size, mode="nearest")
+    factor = max(1, SMALLEST // images.shape[-1])
+    shown = images[: ROWS * COLUMNS].repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    pitch = shown.shape[-1] + MARGIN  # from an image to the next
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    grid = torch.full((3, rows * pitch + MARGIN, columns * pitch + MARGIN), 255, dtype=torch.uint8)
+    for place, image in enumerate(shown):  # an image of one channel fills all three
+        top, left = (MARGIN + pitch * number for number in divmod(place, columns))
+        grid[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
     with replacing(path) as unfinished:
-        save_image(make_grid(shown.float() / 255, nrow=COLUMNS, padding=MARGIN, pad_value=1.0), unfinished)
+        Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="png")
 
 
 def first_row(grid: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bench.data import datasets
+from bench.data.digits import from_scikit_learn
 from bench.diffusion.pixels import to_uint8
 from bench.nets import local, teachers
 from bench.nets.local import RECIPES, accuracy, local_net
@@ -23,6 +24,13 @@ def test_it_is_the_published_data_set_split_without_overlap(digits):
     share = torch.bincount(labels) / counts
     assert share.max() - share.min() < 0.01  # stratified
     assert images.dtype == torch.uint8 and images.shape == (600, 1, 8, 8)
+
+
+def test_the_images_are_those_of_scikit_learn(digits):
+    original, (images, labels) = from_scikit_learn(), digits.reference()
+    assert torch.equal(digits.images, original["images"]) and torch.equal(images, original["reference_images"])
+    assert torch.equal(digits.labels, original["labels"].long())
+    assert torch.equal(labels, original["reference_labels"].long())
 
 
 def test_images_survive_the_way_to_model_space_and_back(digits):
