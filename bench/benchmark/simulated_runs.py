@@ -50,13 +50,16 @@ def write_run(
     """One run folder; `noise` is the standard deviation over seeds of the logarithm of a metric."""
     folder = root / f"{method}-{backbone}-seed{seed}".replace("/", "p").replace("[", "_").replace("]", "")
     (folder / "samples").mkdir(parents=True)
+    half = max(1, steps // 2)
     spec = {
         "method": method,
         "backbone": backbone,
         "data": "digits",
         "seed": seed,
         "process": "flow",
-        "training": Training.model_validate({"steps": steps}).model_dump(mode="json"),
+        "training": Training.model_validate(
+            {"steps": steps, "log_every": half, "evaluate_every": -(-steps // evaluations)}
+        ).model_dump(mode="json"),
         "protocol": protocol.model_dump(mode="json"),
     }
     env = {
@@ -67,7 +70,7 @@ def write_run(
         "teachers": [] if method == "baseline" else ["digits-teacher"],
         "flops_per_step": 1e9,
     }
-    done = steps if state == "finished" else steps // 2
+    done = steps if state == "finished" else half
     status = {
         "state": state,
         "step": done,
@@ -78,7 +81,7 @@ def write_run(
         (folder / f"{name}.json").write_text(json.dumps(content))
     rng = np.random.default_rng([seed, *method.encode()])
     rows = []
-    for step in np.linspace(steps / evaluations, steps, evaluations).round().astype(int).tolist():
+    for step in Training.model_validate(spec["training"]).evaluation_steps:
         if step > done:
             break
         value = frechet(step, speed) * np.exp(noise * rng.standard_normal())
@@ -101,7 +104,7 @@ def write_run(
     logs = {"reward/perceptual": 0.5, "reward/semantic": 0.7} if method.startswith("vrpo") else {}
     trained = [
         {"step": step, "logs": {name: value + step / steps for name, value in logs.items()}}
-        for step in (1, done)
+        for step in sorted({1, half, done})
     ]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trained))
     Image.fromarray(sample_grid(rng)).save(folder / f"samples/step-{done:08d}.png")

@@ -101,22 +101,40 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl` file. A line torn by a kill is skipped; a missing file has no rows.
+    """The rows of a `.jsonl` file. Lines that are no rows are skipped; a missing file has no rows.
 
     The rows of NAME.PART.jsonl follow those of NAME.jsonl, since each file has one writer.
     """
-    rows = []
-    for part in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))):
+    return [row for _, _, row in _lines(path) if row is not None]
+
+
+def damaged_lines(path: Path) -> list[str]:
+    """Lines of a `.jsonl` file that are no rows, such as `eval.jsonl:3`.
+
+    Beginnings of rows do not count: a kill leaves them, and their rows are written again.
+    """
+    return [place for place, line, row in _lines(path) if row is None and not _is_beginning(line)]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any] | None]]:
+    """Place, content and row of each line that is not empty; the row is None where it is none."""
+    for part in (path, *sorted(path.parent.glob(f"{escape(path.stem)}.*{path.suffix}"))):
         if not part.is_file():
             continue
-        for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
+        # Not splitlines(), which also splits at separators that JSON may hold within a string.
+        for number, line in enumerate(part.read_bytes().split(b"\n"), start=1):
+            if not line:
                 continue
-            if isinstance(row, dict):
-                rows.append(row)
-    return rows
+            try:
+                row = json.loads(line.decode())
+            except (ValueError, RecursionError):
+                row = None
+            yield f"{part.name}:{number}", line, row if isinstance(row, dict) else None
+
+
+def _is_beginning(line: bytes) -> bool:
+    """Whether a line may be a row of which only the first bytes were written."""
+    return line.startswith(b"{") and (not line.endswith(b"}") or line.count(b"{") > line.count(b"}"))
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ Several processes may share the work (`bench/core/distributed.py`); the first ow
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.core.progress import progress_bar
 from bench.evaluation.evaluator import Evaluator, evaluate_kept
 from bench.launch.stopping import SIGNALS, Stopped, noted
+from bench.runs import gaps
 from bench.runs.folder import RunFolder
 from bench.runs.lock import RunLock
 from bench.runs.record import Counters, Environment, Parameters, TrainingRow
@@ -118,7 +120,19 @@ class Runner:
                     "or of the method: move the folder away to train anew."
                 ) from None
             self.step, self.seconds, self.flops = counters.step, counters.seconds, counters.flops
+            if distributed.is_first():
+                self._warn_of_gaps()
         self.evaluator = Evaluator(self.run_folder, self.trainer.data, self.trainer.process, self.device)
+
+    def _warn_of_gaps(self) -> None:
+        """Name the rows that are missing before the step at hand; those of later steps are written again."""
+        record = self.run_folder.record
+        for found in (
+            gaps.missing_training(record, self.step),
+            gaps.missing_evaluations(record, self.step - 1),
+        ):
+            if found:
+                warnings.warn(f"{self.run_folder.folder}: {found}", stacklevel=2)
 
     def _train(self, stop_asked: Callable[[], int]) -> None:
         training = self.spec.training

@@ -12,7 +12,8 @@ import pandas as pd
 from bench.config.spec import protocol_hash, renamed
 from bench.core import grammar
 from bench.core.errors import UserError
-from bench.runs.record import FILES, RunRecord
+from bench.runs.gaps import damaged_probes, missing_evaluations, missing_training
+from bench.runs.record import FILES, EvaluationRow, RunRecord
 
 _RUN = ["run", "method", "backbone", "seed"]
 _METHOD_FIELDS = ("teacher", "reward_net", "method_source")  # of a spec; they tell methods apart
@@ -41,6 +42,7 @@ class Results:
     protocols: Mapping[str, Mapping[str, Any]]  # hash -> the protocol, of the runs' own specs
     leaky: Mapping[str, set[str]]  # method -> metric nets that also taught or rewarded it
     unreadable: Mapping[str, str]  # run folder -> why it is left out
+    gaps: Mapping[str, str]  # run folder -> rows that it should have and has not
 
     @property
     def own_evaluations(self) -> pd.DataFrame:
@@ -51,16 +53,18 @@ class Results:
 
     @property
     def finished(self) -> pd.DataFrame:
-        """The last evaluation of every finished run under its own protocol, for tables."""
-        runs = self.runs[self.runs["state"] == "finished"]
+        """The evaluation of the last step of every finished run under its own protocol, for tables.
+
+        A run without it is among `gaps`, or waits for a separate evaluation.
+        """
+        steps = self.runs[self.runs["state"] == "finished"].set_index("run")["steps"]
         rows = self.own_evaluations
-        rows = rows[rows["run"].isin(runs["run"])]
-        return rows.sort_values("step").groupby("run", sort=False).tail(1).sort_index()
+        return rows[rows["step"].to_numpy() == rows["run"].map(steps).to_numpy()]
 
 
 def load(folder: Path) -> Results:
     """Read all run folders in `folder`. Raises UserError if none can be read."""
-    read, runs, evaluations, unreadable = [], [], [], {}
+    read, runs, evaluations, unreadable, gaps = [], [], [], {}, {}
     protocols: dict[str, Mapping[str, Any]] = {}
     leaky: dict[str, set[str]] = {}
     metrics: dict[str, None] = {}
@@ -73,9 +77,13 @@ def load(folder: Path) -> Results:
         except (KeyError, TypeError) as error:  # fields that no version of a spec lacks, or of another kind
             unreadable[path.name] = f"spec.json: {type(error).__name__}: {error}"
     name_differences([spec for _, _, spec in read])
+    shown = min((run["seed"] for _, run, _ in read), default=0)  # the seed whose logs are plotted
     for record, run, spec in read:
         run |= {"method": spec["method"], "backbone": spec["backbone"]}
-        rows = _evaluations(record, run, metrics)
+        found = record.evaluations()
+        if missing := _gaps(record, run, found, logs=run["seed"] == shown):
+            gaps[run["run"]] = missing
+        rows = _evaluations(found, run, metrics)
         leaky.setdefault(run["method"], set()).update(*(row.pop("leaky") for row in rows))
         protocols.setdefault(run["protocol"], spec["protocol"])
         runs.append(run)
@@ -87,7 +95,7 @@ def load(folder: Path) -> Results:
     columns = [*_RUN, "step", "seconds", "flops", "device_hours", "samples", "protocol"]
     columns += ["guidance_scale", "guidance_interval", *metrics]
     table = pd.DataFrame(evaluations, columns=columns)
-    return Results(folder, pd.DataFrame(runs), table, list(metrics), protocols, leaky, unreadable)
+    return Results(folder, pd.DataFrame(runs), table, list(metrics), protocols, leaky, unreadable, gaps)
 
 
 def _is_run(path: Path) -> bool:
@@ -164,10 +172,21 @@ def _resolved(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {f"method.{key}": value for key, value in options.items()}
 
 
-def _evaluations(record: RunRecord, run: Mapping[str, Any], metrics: dict[str, None]) -> list[dict[str, Any]]:
+def _gaps(record: RunRecord, run: Mapping[str, Any], rows: Sequence[EvaluationRow], logs: bool) -> str:
+    """Missing rows in words: evaluations, probes, and with `logs` training rows."""
+    done = run["step"] - (run["state"] != "finished")  # the evaluation of the last step may be under way
+    found = [missing_evaluations(record, done, rows)]
+    found += [missing_training(record, run["step"])] if logs else []
+    found += [damaged_probes(record)]
+    return " ".join(filter(None, found))
+
+
+def _evaluations(
+    found: Sequence[EvaluationRow], run: Mapping[str, Any], metrics: dict[str, None]
+) -> list[dict[str, Any]]:
     """Evaluations of a run as rows of the table; new names of metrics are added to `metrics`."""
     rows = []
-    for row in record.evaluations():
+    for row in found:
         rows.append(
             {
                 **{name: run[name] for name in _RUN},

@@ -45,7 +45,8 @@ def page() -> str:
         "`bench/config/spec.py`; edit those.",
         f"```\n{tree}\n```",
         _filled(
-            "A `.jsonl` file holds one JSON object per line. A line that a kill has cut off is skipped; the "
+            "A `.jsonl` file holds one JSON object per line. A line that a kill has cut off is skipped; rows "
+            "that are missing for another reason are named when a run is continued, and in its report. The "
             "rows of `NAME.PART.jsonl` belong to `NAME.jsonl`. Readers ignore fields that they do not know. "
             "Weights are safetensors: reading them executes nothing."
         ),

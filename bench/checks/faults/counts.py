@@ -33,14 +33,20 @@ class Line:
 
     def ended(self, code: int, text: str) -> None:
         """Count a command that was disturbed: one that ends early says so in one line."""
-        said = [line for line in re.split(r"[\r\n]|\x1b\[\w", text) if line.startswith("error: ")]
+        said = _lines(text, "error: ")
         if code == 0:
             return
         self.stopped += 1
         if code != 2 or len(said) != 1 or "Traceback" in text:
             self.fail(f"exit status {code}: {text[-1500:]}")
         elif not self.said:
-            self.said = said[0].removeprefix("error: ")
+            self.said = said[0]
+
+    def warned(self, text: str, name: str) -> bool:
+        """Whether a command named this file in a warning, which is noted."""
+        said = [line for line in _lines(text, "warning: ") if name in line]
+        self.said = self.said or "".join(said[:1])
+        return bool(said)
 
     def complete(self, task: Task, case: Path, truth: Any) -> None:
         """Run a case to its end, undisturbed, and compare what comes out."""
@@ -55,6 +61,12 @@ class Line:
         left = [path for path in case.rglob(".*") if path.name != ".gitignore" and path.parent.name != "jobs"]
         if left:
             self.fail(f"left behind: {left}")
+
+
+def _lines(text: str, start: str) -> list[str]:
+    """The lines that begin so, without their beginning; a progress bar may precede a line."""
+    lines = re.split(r"[\r\n]|\x1b\[\w", text)
+    return [line.removeprefix(start) for line in lines if line.startswith(start)]
 
 
 def table(lines: Sequence[Line]) -> str:

@@ -63,13 +63,12 @@ def of_run(folder: Path) -> dict[str, Any]:
     record = RunRecord(folder)
     if not record.status().finished:
         raise UserError(f"{folder} is not finished: an entry is made of a finished run.")
-    evaluations = record.evaluations()
-    last = max((row.step for row in evaluations), default=0)
+    last = record.steps()
     content = {
         "format": 1,
         "spec": record.spec_fields(),
         "environment": record.environment().fields(),
-        "rows": [row.fields() for row in evaluations if row.step == last],
+        "rows": [row.fields() for row in record.evaluations() if row.step == last],
     }
     content["checksum"] = checksum(content)
     parse(content, str(folder))
@@ -101,18 +100,17 @@ def read(path: Path) -> Iterator[Entry]:
                 yield parse(of_run(spec.parent), str(spec.parent))
         return
     try:
-        lines = (
-            path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-        )
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
+    lines = text.rstrip("\n").split("\n") if path.suffix == ".jsonl" else [text]
     for number, line in enumerate(lines, start=1):
         where = f"{path}:{number}" if len(lines) > 1 else str(path)
         try:
             content = json.loads(line)
         except ValueError:
             raise UserError(
-                f"{where} is no JSON: give the {FILE} of a report, or one entry as .json."
+                f"{where} is no entry, or damaged: give the {FILE} of a report, or one entry as .json."
             ) from None
         yield parse(content, where)
 
@@ -141,7 +139,9 @@ def _contradiction(entry: Entry) -> str:
     if protocol.identity == 1:
         return "made before 0.2.0, when metric nets had no checksums; run it again to compare it"
     if not entry.rows:
-        return "it has no evaluation"
+        return "it has no evaluation of its last step"
+    if any(row.step != entry.spec.training.steps for row in entry.rows):
+        return "it has evaluations of other steps than the last"
     for row in entry.rows:
         settings = {"guidance_scale": row.guidance_scale, "guidance_interval": row.guidance_interval}
         said = protocol.model_copy(update=settings | {"samples": row.samples})

@@ -60,6 +60,7 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str, report
         runs=_runs(comparison),
         root=os.path.relpath(comparison.results.folder, report),
         unreadable=comparison.results.unreadable,
+        gaps=comparison.results.gaps,
         data=data,
         asset=lambda name: (folder / name).read_text(),
     )

@@ -46,7 +46,7 @@ def _rest(drawings: Sequence[Drawing], shown: Sequence[Drawing], more: str) -> s
 
 
 def _runs(comparison: Comparison) -> list[str]:
-    """A sentence on finished runs, and a list of all others, which are not in the tables."""
+    """A sentence on finished runs, a list of all others, which are not in the tables, and missing rows."""
     results = comparison.results
     unfinished = results.runs[results.runs["state"] != "finished"]
     finished = len(results.runs) - len(unfinished)
@@ -61,7 +61,9 @@ def _runs(comparison: Comparison) -> list[str]:
     ]
     total = len(results.runs) + len(results.unreadable)
     sentence = f"{finished} of {total} runs are finished."
-    return [sentence] if not lines else [f"{sentence} The tables leave out:", "\n".join(lines)]
+    found = [sentence] if not lines else [f"{sentence} The tables leave out:", "\n".join(lines)]
+    gaps = [f"- {_code(name)}: {markdown_text(what)}" for name, what in results.gaps.items()]
+    return [*found, *(["Rows are missing:", "\n".join(gaps)] if gaps else [])]
 
 
 def _code(text: str) -> str:

@@ -51,6 +51,22 @@ def test_rows_are_read_from_every_writers_file_and_torn_lines_are_skipped(tmp_pa
     (tmp_path / "eval.4.jsonl").write_bytes(b'{"step": 4}\n\xff\n3\n')
     assert files.read_rows(tmp_path / "eval.jsonl") == [{"step": 1}, {"step": 4}]
     assert files.read_rows(tmp_path / "absent.jsonl") == []
+    assert files.damaged_lines(tmp_path / "eval.jsonl") == ["eval.4.jsonl:2", "eval.4.jsonl:3"]
+
+
+def test_a_row_cut_anywhere_is_no_damage_and_a_flipped_bit_is_no_other_row(tmp_path):
+    row = {"step": 3, "raw": {"denoise": 0.25, "a{}": -1e-7}, "metrics": {"fid[x]": 2.5}, "name": "é\u2028"}
+    line = json.dumps(row, ensure_ascii=False).encode()
+    path = tmp_path / "eval.jsonl"
+    for count in range(1, len(line)):
+        path.write_bytes(line[:count] + b"\n" + line + b"\n")
+        assert files.read_rows(path) == [row] and files.damaged_lines(path) == []
+    for place in range(1, len(line) - 1):
+        damaged = line[:place] + b"\xff" + line[place + 1 :]
+        path.write_bytes(line + b"\n" + damaged + b"\n" + line)
+        assert files.read_rows(path) == [row, row]
+        if line[place : place + 1] not in b"{}":  # else it may be a row that was cut off
+            assert files.damaged_lines(path) == ["eval.jsonl:2"]
 
 
 def test_numbers_and_checksums(tmp_path):

@@ -69,6 +69,19 @@ def run(monkeypatch, *arguments: object) -> int:
     return exit_code(main)
 
 
+def test_an_entry_is_of_the_last_step(contents):
+    (row,) = contents[0]["rows"]
+    for rows in ([], [row | {"step": 5}]):
+        with pytest.raises(UserError, match=r"^here: it has .* last"):
+            entries.parse(signed(contents[0] | {"rows": rows}), "here")
+
+
+def test_a_file_of_entries_that_is_cut_off_is_refused(file):
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"entries\.jsonl:4 is no entry, or damaged"):
+        list(entries.read(file))
+
+
 def test_seeds_are_averaged_and_an_entry_given_twice_counts_once(file, contents):
     found = [("alice", entry) for entry in entries.read(file)]
     again = found[0][1].model_copy(update={"checksum": "evaluated again"})
