@@ -8,10 +8,11 @@ A local batch may be split into micro-batches, whose gradients add up to those o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.core import distributed
 from bench.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def fsdp(network: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
 
 def reshard(network: nn.Module) -> None:
     """Free gathered weights after a forward pass without backward; FSDP2 keeps the outermost ones."""
+    if distributed.world_size() == 1:
+        return
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(network, FSDPModule):
@@ -85,6 +91,8 @@ def gradient_sync(network: nn.Module, *, last: bool) -> AbstractContextManager[A
     """Context of a micro-batch: gradients are averaged over processes in the last one only."""
     if isinstance(network, DistributedDataParallel):
         return nullcontext() if last else network.no_sync()
+    if distributed.world_size() == 1:
+        return nullcontext()
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(network, FSDPModule):
@@ -119,16 +127,14 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
 
 def is_shard(tensor: Tensor) -> bool:
     """Whether this is a shard of a tensor that is distributed over processes."""
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
+    # Where nothing has imported the module there are no shards; importing it takes a second.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """The whole tensor, gathered if it is sharded; a collective."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return cast("DTensor", tensor).full_tensor() if is_shard(tensor) else tensor
 
 
 def full_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,10 +144,11 @@ def full_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def distribute_like(example: Tensor, value: Tensor) -> Tensor:
     """A whole tensor, sharded and placed like `example`."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
     value = value.to(example.device)
-    if isinstance(example, DTensor):
+    if is_shard(example):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(example, DTensor)
         return distribute_tensor(value, example.device_mesh, example.placements, src_data_rank=None)
     return value
 

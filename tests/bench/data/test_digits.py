@@ -28,7 +28,9 @@ def test_it_is_the_published_data_set_split_without_overlap(digits):
 
 def test_the_images_are_those_of_scikit_learn(digits):
     original, (images, labels) = from_scikit_learn(), digits.reference()
-    assert torch.equal(digits.images, original["images"]) and torch.equal(images, original["reference_images"])
+    assert torch.equal(digits.images, original["images"]) and torch.equal(
+        images, original["reference_images"]
+    )
     assert torch.equal(digits.labels, original["labels"].long())
     assert torch.equal(labels, original["reference_labels"].long())
 
