@@ -5,6 +5,7 @@ The same functions are run by tests over all registered methods.
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from backbones import cost
 from bench.checks.trial import (
@@ -191,8 +192,10 @@ def processes(trial: Trial) -> str:
 
 def trained_by_two(cases: list[tuple[Trial, Parallelism]]) -> list[tuple[Any, Any]]:
     """State and rows of each trial, trained by two processes with the given parallelism."""
+    # Both are forked from a server that has imported what a step takes, torch.optim's torch._dynamo included.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, "torch._dynamo"])
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_work, (folder, cases), nprocs=WORLD)
+        start_processes(_work, (folder, cases), nprocs=WORLD, start_method="forkserver")
         return [torch.load(Path(folder) / str(number)) for number in range(len(cases))]
 
 

@@ -90,7 +90,9 @@ def start_server(specs: Iterable[RunSpec]) -> None:
     threads, interrupt = os.environ.get("OMP_NUM_THREADS"), signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
-        _context.set_forkserver_preload([__name__, "bench.launch.runner", *sorted(data)])
+        # torch.optim imports torch._dynamo when the first optimiser is built: a second in each process.
+        modules = (__name__, "bench.launch.runner", "torch._dynamo", *sorted(data))
+        _context.set_forkserver_preload(list(modules))
         forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, interrupt)

@@ -1,4 +1,4 @@
-"""One of several processes that meet in collectives, to be spawned: every process imports this again."""
+"""One of several processes that meet in collectives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of several processes that train a run together, to be spawned: every process imports this again."""
+"""One of several processes that train a run together."""
 
 from __future__ import annotations
 

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from torch import multiprocessing
 
+from tests.helpers import forked
 from tests.helpers.collectives import spread, work
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("collectives")
-    multiprocessing.spawn(work, (2, str(folder)), nprocs=2)
+    forked.together(2, work, (2, str(folder)))
     return [torch.load(folder / f"rank-{rank}") for rank in range(2)]
 
 

@@ -15,8 +15,7 @@ from bench.data.image_files import open_images
 from bench.evaluation.evaluator import Evaluator, evaluate_run, with_guidance
 from bench.runs import sample_grid
 from bench.runs.record import RunRecord
-from tests.helpers import untrained_run
-from tests.helpers.processes import torchrun
+from tests.helpers import forked, untrained_run
 
 CPU = torch.device("cpu")
 
@@ -85,8 +84,8 @@ def test_guidance_that_the_network_cannot_follow_is_refused(folder: Path, tmp_pa
 def test_three_processes_write_the_row_and_the_copy_of_one(folder: Path, tmp_path: Path):
     (alone,) = swept(folder, (1.5,), copy=tmp_path / "alone.npz")
     (folder / "eval.jsonl").unlink()
-    command = ("-m", "bench.evaluate", folder, "--guidance", "1.5", "--copy", tmp_path / "three.npz")
-    assert torchrun(3, *command, "--device", "cpu") == 0
+    words = (folder, "--guidance", "1.5", "--copy", tmp_path / "three.npz", "--device", "cpu")
+    assert forked.torchrun(3, "bench.evaluate", words) == [0, 0, 0]
     (together,) = RunRecord(folder).evaluations()
     assert together.protocol == alone.protocol
     assert together.metrics == pytest.approx(alone.metrics, rel=1e-4)

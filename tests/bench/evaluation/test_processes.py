@@ -1,12 +1,13 @@
-"""Several processes that each see a share of the samples. Imports little: every process imports it again."""
+"""Several processes that each see a share of the samples."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from bench.evaluation.scorer import MetricOptions, Scorer
+from tests.helpers import forked
 from tests.helpers.linear_net import Linear, random_images
 
 CHOICE = MetricOptions(kid=True)
@@ -29,7 +30,7 @@ def _score_a_share(rank: int, world: int, folder: str) -> None:
 def test_three_processes_find_what_one_finds(tmp_path: Path):
     alone = Scorer([Linear()], REFERENCE, options=CHOICE)
     alone.update(SAMPLES)
-    multiprocessing.spawn(_score_a_share, (3, str(tmp_path)), nprocs=3)
+    forked.together(3, _score_a_share, (3, str(tmp_path)))
     for rank in range(3):
         together = torch.load(tmp_path / str(rank), weights_only=False)
         torch.testing.assert_close(

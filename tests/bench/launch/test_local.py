@@ -10,6 +10,7 @@ import pytest
 
 from bench.runs.lock import RunLock
 from bench.runs.record import find_runs
+from tests.helpers import forked
 from tests.helpers.comparison import numbers
 
 ROOT = Path(__file__).parents[3]
@@ -19,15 +20,15 @@ SHORT += ["--sampler-flow", "euler[steps=2]"]
 GRID = ["--method", "baseline", "vrpo", *SHORT]
 
 
-def run(output, *arguments, before=(sys.executable,)):
+def run(output, *arguments, before=None):
+    """Status and words of the command: forked, or started anew by the words `before`."""
     nowhere = {"ALIGNMENT_BENCH_CONFIG": str(output / "launch.toml"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*before, "-m", "bench.run", *map(str, arguments), "--output", str(output)],
-        cwd=ROOT,
-        env=os.environ | nowhere,
-        capture_output=True,
-        text=True,
-    )
+    words, environment = [*map(str, arguments), "--output", str(output)], os.environ | nowhere
+    if before is None:
+        done = forked.run(words, environment=environment)
+    else:
+        line = [*before, "-m", "bench.run", *words]
+        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -4,8 +4,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +15,7 @@ import pytest
 from bench.core.files import read_rows
 from bench.runs.lock import owner_of, working_on
 from bench.runs.record import find_runs
+from tests.helpers import forked
 from tests.helpers.comparison import numbers
 
 ROOT = Path(__file__).parents[3]
@@ -37,23 +36,13 @@ class Commands:
         self.environment = os.environ | cluster.environment | nowhere
 
     def run(self, *arguments, module="bench.run", fails=False):
-        command = [sys.executable, "-m", module, *map(str, arguments)]
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        with ThreadPoolExecutor() as pool:  # which reads while this waits
-            words = pool.submit(process.communicate)
-            try:
-                self.wait_for(f"{command} to end", words.done)
-            except BaseException:
-                process.kill()
-                raise
-        output = words.result()[0]
+        process = forked.Command(arguments, module=module, environment=self.environment)
+        try:
+            self.wait_for(f"{process.args} to end", lambda: process.poll() is not None)
+        except BaseException:
+            process.kill()
+            raise
+        output = "".join(process.communicate())
         assert (process.returncode != 0) == fails, output
         return output
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from torch import multiprocessing
 
 from bench.config import resolve
 from bench.core.errors import UserError
 from bench.core.parallel import Parallelism
 from bench.training.trainer import Trainer
+from tests.helpers import forked
 from tests.helpers.sharing import CPU, STEPS, TRAINING, trained, work
 
 METHODS = [
@@ -34,7 +34,7 @@ def together(tmp_path_factory, alone):
     cases = [(method, Parallelism(), "") for method in METHODS]
     cases += [("repa", Parallelism(fsdp=True), ""), ("repa", Parallelism(micro_batch=2), "")]
     cases += [("repa", Parallelism(micro_batch=2, fsdp=True), "alone")]
-    multiprocessing.spawn(work, (WORLD, str(folder), cases), nprocs=WORLD)
+    forked.together(WORLD, work, (WORLD, str(folder), cases))
     keys = [*METHODS, "sharded", "micro-batches", "sharded, from the state of one"]
     found = [torch.load(folder / f"found-{WORLD}-{number}") for number in range(len(cases))]
     return dict(zip(keys, found, strict=True))
