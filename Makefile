@@ -23,12 +23,10 @@ paper: .venv/installed
 	set -e; for suite in $(STUDIES); do $(BIN)/python -m bench.report $$suite; done
 	$(BIN)/python -m bench.report vrpo-vs-repa --reference repa --output results/vrpo-vs-repa/report/against-repa
 
-test: .venv/installed
-	$(INSTALL) --editable '.[test]'
+test: .venv/installed-test
 	$(BIN)/python -m pytest
 
-lint: .venv/installed
-	$(INSTALL) --editable '.[test]'
+lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -52,6 +50,10 @@ lock:
 	$(VENV)
 	$(INSTALL) --upgrade pip
 	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(INSTALL) --editable '.[test]'
 	touch $@
 
 clean:
