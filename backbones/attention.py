@@ -52,5 +52,4 @@ def attend(
     mask = request.mask
     if mask is not None:  # extra tokens attend to all tokens, and all attend to them
         mask = F.pad(mask, (extra, 0, extra, 0), value=True)[:, None] if extra else mask[:, None]
-    mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    return attention.output(mixed), seen
+    return attention.output(queries, keys, values, mask), seen

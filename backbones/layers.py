@@ -37,6 +37,7 @@ class Attention(nn.Module):
         self.num_heads, self.head_dim = heads, width // heads
         self.scale = self.head_dim**-0.5
         self.num_prefix_tokens = 0  # tokens at the start that have no position
+        self.fused_attn = True  # by torch's kernel, else as products and a softmax, with the same result
         self.qkv = nn.Linear(width, 3 * width)
         self.q_norm = norm_layer(self.head_dim) if qk_norm else nn.Identity()
         self.k_norm = norm_layer(self.head_dim) if qk_norm else nn.Identity()
@@ -44,8 +45,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """Tokens [B, N, D] to tokens [B, N, D]; `rope` is [N, 2 D / heads], sines then cosines."""
-        queries, keys, values = self.queries_keys_values(x, rope)
-        return self.output(F.scaled_dot_product_attention(queries, keys, values))
+        return self.output(*self.queries_keys_values(x, rope))
 
     def queries_keys_values(self, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Of tokens [B, N, D], each [B, heads, N, D / heads], after normalisation and rotary embedding."""
@@ -57,8 +57,15 @@ class Attention(nn.Module):
             queries, keys = (self._rotated(part, rope).type_as(values) for part in (queries, keys))
         return queries, keys, values
 
-    def output(self, mixed: Tensor) -> Tensor:
-        """Mixed values [B, heads, N, D / heads] to tokens [B, N, D]."""
+    def output(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens [B, N, D] from [B, heads, N, D / heads] each; `mask` [B, 1, N, N] is true where i sees j."""
+        if self.fused_attn:
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        else:
+            logits = (queries * self.scale) @ keys.transpose(-2, -1)
+            if mask is not None:
+                logits = logits.masked_fill(~mask, float("-inf"))
+            mixed = logits.softmax(dim=-1) @ values
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def _rotated(self, part: Tensor, rope: Tensor) -> Tensor:

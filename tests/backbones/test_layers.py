@@ -21,6 +21,11 @@ def with_prefix(attention):
     return attention
 
 
+def unfused(attention):
+    attention.fused_attn = False
+    return attention
+
+
 def timm_attention(**options):
     return AttentionRope(24, num_heads=2, qkv_bias=True, num_prefix_tokens=0, **options)
 
@@ -33,6 +38,12 @@ PAIRS = {
     "attention with normalised keys": (
         lambda: Attention(24, 2, qk_norm=True, norm_layer=nn.RMSNorm),
         lambda: timm_attention(qk_norm=True, norm_layer=nn.RMSNorm),
+        TOKENS,
+        (),
+    ),
+    "attention that is not fused": (
+        lambda: unfused(Attention(24, 2)),
+        lambda: unfused(timm_attention()),
         TOKENS,
         (),
     ),
