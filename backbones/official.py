@@ -28,6 +28,7 @@ from torch import Tensor
 
 import backbones
 from backbones import SIZES
+from backbones.arguments import PATHS, PREDICTIONS, Argument, arguments, families, meanings
 from backbones.blocks import sinusoids
 from backbones.transformer import TransformerArchitecture
 from backbones.weights import NAMED, State, Weights, expected_shapes, refuse_differences
@@ -42,13 +43,9 @@ TELLING = {
 }
 # Parts of names added by compilation, data parallelism, FSDP and activation checkpointing.
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-PATHS = {
-    "linear": "linear",
-    "gvp": "gvp",
-    "cosine": "gvp",
-    "vp": "vp",
-}  # as written in the arguments of files
-PREDICTIONS = {"velocity": "velocity", "v": "velocity", "noise": "noise", "eps": "noise", "epsilon": "noise"}
+_AVERAGED = re.compile(r"ema\w*|\w+[^h]ema|shadow")  # but not "schema"
+NOT_AVERAGED = {"online", "raw"}  # beside an average, in a dictionary called after it
+OF_OPTIMISER = {"opt", "optim", "optimizer", "optimizers", "grad", "grads", "gradients", "momentum"}
 NESTED = 4  # depth of nested dictionaries that is searched
 
 
@@ -59,8 +56,19 @@ class Found(NamedTuple):
     state: State
 
     @property
+    def words(self) -> list[str]:
+        """The words of the place in lower case, `["ema", "online", "model"]` of `ema: onlineModel.`."""
+        return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", self.place)]
+
+    @property
     def averaged(self) -> bool:
-        return "ema" in self.place.lower() or "shadow" in self.place
+        """Whether these are averages, by the last word that tells."""
+        told = [word for word in self.words if word in NOT_AVERAGED or _AVERAGED.fullmatch(word)]
+        return bool(told) and told[-1] not in NOT_AVERAGED
+
+    @property
+    def of_optimiser(self) -> bool:
+        return bool(OF_OPTIMISER.intersection(self.words)) or "exp_avg" in self.place
 
 
 @torch.no_grad()
@@ -85,23 +93,33 @@ def read_official(path: str | Path, *, family: str | None = None) -> Weights:
     if family not in (None, *OFFICIAL):
         raise ValueError(f"unknown family '{family}' for {path}. Known: {', '.join(OFFICIAL)}.")
     content = _unpickled(path)
-    origin, state = _parameters(path, content)
-    arguments = list(_arguments(content))
+    found = list(_states(content))
+    origin, state = _parameters(path, content, found)
+    stored = list(arguments(content))
+    aligned = any(key.startswith("projectors.") for one in found for key in one.state)
     projectors = {key: state.pop(key) for key in list(state) if key.startswith("projectors.")}
-    legacy = any(key.startswith("decoder_blocks.") for key in state)
+    aligned |= any(key.startswith("decoder_blocks.") for key in state)  # early files
     state = _renumbered(state)
-    told = "repa" if projectors or legacy else _told_family(arguments)
+    possible = {"repa"} if aligned else families(stored)
+    told = next(iter(possible)) if len(possible) == 1 else None
     architecture, sizes = _read_off(path, "dit" if (family or told) == "dit" else "sit", state)
     refuse_differences(path, architecture, expected_shapes(architecture, **sizes), state)
     # What follows computes: weights that are stored in half precision must not be rounded again.
     state = {key: value.float() if value.element_size() < 4 else value for key, value in state.items()}
-    family = _agreed_family(path, family, told)
+    pathed = any(argument.name == "path_type" for argument in stored)
+    if pathed and family == "dit":
+        warnings.warn(
+            f"{path} was trained with a path_type, which DiT's official code does not have; it is read as "
+            "DiT all the same.",
+            stacklevel=2,
+        )
+    family = _agreed_family(path, family, possible - {"dit"} if pathed and not family else possible)
     if family == "repa" and architecture.learned_variance:
         raise ValueError(
             f"{path} has variance channels, which REPA's networks do not: if SiT's own code wrote it, its "
             "time runs the other way; say 'sit'."
         )
-    kind, prediction = _process(path, family, arguments)
+    kind, prediction = _process(path, family, stored)
 
     changes = [f"{len({key.split('.')[1] for key in projectors})} projectors set apart"] if projectors else []
     if family == "sit" and architecture.learned_variance:
@@ -145,17 +163,37 @@ def _unpickled(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parameters(path: Path, content: dict[str, Any]) -> tuple[str, State]:
+def _parameters(path: Path, content: dict[str, Any], found: list[Found]) -> tuple[str, State]:
     """(place in the file, parameters by official name), of the EMA if there are several sets."""
-    found = list(_states(content))
+    found = [one for one in found if not one.of_optimiser]
     if not found:
         raise ValueError(f"{path} holds no parameters of a DiT or SiT; it has {_listing(content)}.")
     averaged = [one for one in found if one.averaged] or list(_shadow_states(content, found[0].state))
-    chosen = (averaged or found)[0]
+    chosen = averaged[0] if averaged else _only(path, found)
+    if len({one.place for one in averaged if not _equal(one.state, chosen.state)}) > 0:
+        places = ", ".join(f"'{one.place}'" for one in averaged)
+        warnings.warn(f"{path} holds several averages, {places}: the first is read.", stacklevel=3)
     if not chosen.place:
         return "its bare parameters", chosen.state
     kind = "EMA" if chosen.averaged else "model without EMA"
     return f"its {kind} ('{chosen.place}')", chosen.state
+
+
+def _only(path: Path, found: list[Found]) -> Found:
+    """The one set of parameters, or the one called "model" among several. Raises ValueError."""
+    distinct = [found[0], *(one for one in found[1:] if not _equal(one.state, found[0].state))]
+    named = [one for one in distinct if "model" in one.words or not one.place]
+    if len(distinct) > 1 and len(named) != 1:
+        places = ", ".join(f"'{one.place}'" for one in distinct)
+        raise ValueError(
+            f"{path} holds several networks, {places}, and none of them is called EMA or model: save the one "
+            "that is meant as {'model': ...}."
+        )
+    return named[0] if len(distinct) > 1 else distinct[0]
+
+
+def _equal(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def _states(content: Mapping[Any, Any], place: str = "", level: int = 0) -> Iterator[Found]:
@@ -178,9 +216,10 @@ def _shadow_states(content: Mapping[Any, Any], model: State) -> Iterator[Found]:
     """Averages stored as a list, `shadow_params`, in the order of the parameters of the model."""
     # Some averages omit the position table, which is not trained.
     for names in (list(model), [name for name in model if name != "pos_embed"]):
-        for shadow in _values(content, "shadow_params"):
-            shapes = [getattr(value, "shape", None) for value in shadow] if isinstance(shadow, list) else []
-            if shapes == [model[name].shape for name in names]:
+        for name, shadow in arguments(content):
+            listed = name == "shadow_params" and isinstance(shadow, list)
+            shapes = [getattr(value, "shape", None) for value in shadow] if listed else []
+            if listed and shapes == [model[name].shape for name in names]:
                 yield Found("shadow_params", model | dict(zip(names, shadow, strict=True)))
 
 
@@ -196,56 +235,26 @@ def _listing(content: Mapping[Any, Any]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
-def _arguments(content: Any, level: int = 0) -> Iterator[Mapping[str, Any]]:
-    """All namespaces and dictionaries in a file, nested ones included."""
-    if isinstance(content, argparse.Namespace):
-        content = vars(content)
-    if not isinstance(content, Mapping) or level > NESTED:
-        return
-    yield content
-    for value in content.values():
-        yield from _arguments(value, level + 1)
-
-
-def _values(content: Any, *keys: str) -> list[Any]:
-    """All values in a file under one of these keys; `path-type` is read as `path_type`."""
-    records = content if isinstance(content, list) else _arguments(content)
-    return [
-        value for record in records for key, value in record.items() if str(key).replace("-", "_") in keys
-    ]
-
-
-def _told_family(arguments: list[Mapping[str, Any]]) -> str | None:
-    """The family that the training arguments imply; None if they do not determine it."""
-    if _values(arguments, "enc_type", "proj_coeff", "encoder_depth"):
-        return "repa"
-    models = [value for value in _values(arguments, "model") if isinstance(value, str)]
-    if any(model.lower().startswith("dit") for model in models):
-        return "dit"
-    own = _values(
-        arguments, "train_eps", "sample_eps"
-    )  # only in SiT; forks of REPA also call their models SiT
-    return "sit" if own and any(model.lower().startswith("sit") for model in models) else None
-
-
-def _agreed_family(path: Path, family: str | None, told: str | None) -> str:
-    if family and told and family != told:
-        raise ValueError(
-            f"{path} is of {OFFICIAL[told]}, as its projectors or arguments say, not of '{family}': say "
-            f"'{told}', or leave the family out."
-        )
-    if found := family or told:
-        return found
-    known = ", ".join(f"'{family}' ({code})" for family, code in OFFICIAL.items())
+def _agreed_family(path: Path, family: str | None, possible: set[str]) -> str:
+    known = ", ".join(f"'{one}' ({code})" for one, code in OFFICIAL.items() if one in (possible or OFFICIAL))
+    if family and possible and family not in possible:
+        only = len(possible) == 1
+        advice = f"say {known.partition(' (')[0]}, or leave the family out" if only else f"say one of {known}"
+        of = f"of {OFFICIAL[next(iter(possible))]}, not" if only else "not"
+        raise ValueError(f"{path} is {of} of '{family}', as its projectors or arguments say: {advice}.")
+    if family:
+        return family
+    if len(possible) == 1:
+        return next(iter(possible))
     raise ValueError(f"{path} fits several families alike; say its family: {known}.")
 
 
-def _process(path: Path, family: str, arguments: list[Mapping[str, Any]]) -> tuple[str, str]:
+def _process(path: Path, family: str, stored: list[Argument]) -> tuple[str, str]:
     """(process as typed, "" for that of DiT; prediction of the network)."""
     if family == "dit":
         return "", "noise"
-    kind = _told(path, arguments, "path_type", PATHS)
-    prediction = _told(path, arguments, "prediction", PREDICTIONS)
+    kind = _told(path, stored, "path_type", PATHS)
+    prediction = _told(path, stored, "prediction", PREDICTIONS)
     if kind is None and prediction is None:
         warnings.warn(
             f"{path} does not say on which path and prediction it was trained; it is taken for linear and "
@@ -258,14 +267,13 @@ def _process(path: Path, family: str, arguments: list[Mapping[str, Any]]) -> tup
     return f"flow[path={kind}{predicted}]", prediction
 
 
-def _told(path: Path, arguments: list[Mapping[str, Any]], key: str, known: Mapping[str, str]) -> str | None:
-    told = dict.fromkeys(str(value) for value in _values(arguments, key) if isinstance(value, str))
-    meanings = {known.get(value.lower()) for value in told}
-    if len(meanings) > 1 or None in meanings:
+def _told(path: Path, stored: list[Argument], name: str, known: Mapping[str, str]) -> str | None:
+    told = meanings(stored, name, known)
+    if len({*told.values()}) > 1 or None in told.values():
         raise ValueError(
-            f"{path} was trained with {key} {' and '.join(told)}; only one of {', '.join(known)} is read."
+            f"{path} was trained with {name} {' and '.join(told)}; only one of {', '.join(known)} is read."
         )
-    return meanings.pop() if meanings else None
+    return next(iter(told.values()), None)
 
 
 def _depth(state: State) -> int:

@@ -3,7 +3,8 @@
 Images are not augmented, so features are the same in every epoch. They are stored in float16 shards in the
 cache folder, under a key of everything that determines them: encoder, weights, preprocessing, precision, grid
 and the fingerprint of the data set. Filling is resumable, and several processes may do it at the same time,
-since each shard is renamed when it is complete.
+since each shard is renamed when it is complete. When a run starts, shards of a wrong length or checksum are
+computed again; the checksums of a cache of more than VERIFIED bytes are not compared.
 
 The cost of filling is added to every run that uses the cache: see `cost`.
 """
@@ -15,15 +16,17 @@ import json
 import re
 import shutil
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from backbones import cost
 from bench.core.errors import UserError
-from bench.core.files import in_units, write_json
+from bench.core.files import in_units, read_json, sha256, write_json
 from bench.core.machine import cache_folder
 from bench.core.progress import progress_bar
 from bench.data.base import Records
@@ -33,6 +36,7 @@ from methods.base import EncoderLayers, Features
 
 SHARD_RECORDS, BATCH_SIZE = 1024, 128
 MANIFEST = "manifest.json"  # written last: with it the cache is complete
+VERIFIED = 2 << 30  # bytes of a cache that are read to verify it when a run starts: a few seconds
 
 
 class FeatureCache:
@@ -56,15 +60,17 @@ class FeatureCache:
 
     @property
     def complete(self) -> bool:
-        return (self.folder / MANIFEST).is_file()
+        return "seconds" in self._manifest()
 
     @property
     def cost(self) -> tuple[float, int]:
         """Recorded seconds and FLOPs of filling the cache; 0 before."""
-        if not self.complete:
-            return 0.0, 0
-        manifest = json.loads((self.folder / MANIFEST).read_text())
-        return manifest["seconds"], manifest["flops"]
+        manifest = self._manifest()
+        return manifest.get("seconds", 0.0), manifest.get("flops", 0)
+
+    def _manifest(self) -> dict[str, Any]:
+        """Its content; {} before the cache is complete, or if it is damaged."""
+        return read_json(self.folder / MANIFEST)
 
     def pretend(self) -> None:
         """Return zeros instead of missing features, to time steps for a plan."""
@@ -100,11 +106,24 @@ class FeatureCache:
         return self._opened[number]
 
     def fill(self) -> None:
-        """Compute missing features, after printing their size. Raises UserError if the disk is too small."""
-        if self.complete:
-            return
+        """Compute missing and damaged features, after printing their size.
+
+        Raises UserError if the disk is too small.
+        """
+        manifest = self._manifest()
         shards = range(-(-len(self.data) // SHARD_RECORDS))
-        missing = [shard for shard in shards if not self._path(shard).is_file()]
+        known = manifest.get("checksums", {})
+        present = [shard for shard in shards if self._path(shard).is_file()]
+        damaged = [shard for shard in present if not self._intact(shard, known.get(str(shard)))]
+        missing = sorted({*shards} - {*present} | {*damaged})
+        if manifest and not missing:
+            return
+        if damaged:
+            warnings.warn(
+                f"{len(damaged)} of {len(shards)} files in {self.folder} are damaged, and computed again.",
+                stacklevel=2,
+            )
+        missing = missing or list(shards[-1:])  # to see how long it takes
         needed = self.bytes * len(missing) // len(shards)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,25 +138,42 @@ class FeatureCache:
                     f"the feature cache takes {in_units(needed)} more, {self.folder} has "
                     f"{in_units(free)} free: set ALIGNMENT_BENCH_CACHE, or drop cache=true."
                 )
-            seconds = self._write(missing)
+            seconds = self._write(missing, replaced={*present})
+            checksums = {str(shard): sha256(self._path(shard)) for shard in shards}
         except OSError as error:
             raise UserError(
                 f"the feature cache {self.folder} cannot be written ({error.strerror or error}): make room "
                 "and run the same command again; it continues."
             ) from None
-        with cost.counter() as counter:
-            self._features(0, 1)
-        spent = {"seconds": seconds * len(shards) / max(1, len(missing))}  # of all, where it was continued
-        spent["flops"] = counter.get_total_flops() * len(self.data)
-        write_json(self.folder / MANIFEST, self.key | spent)
+        spent = {name: manifest[name] for name in ("seconds", "flops") if name in manifest}
+        if not spent:
+            with cost.counter() as counter:
+                self._features(0, 1)
+            spent["seconds"] = seconds * len(shards) / len(missing)  # of all, where it was continued
+            spent["flops"] = counter.get_total_flops() * len(self.data)
+        write_json(self.folder / MANIFEST, self.key | spent | {"checksums": checksums})
 
-    def _write(self, missing: list[int]) -> float:
+    def _intact(self, shard: int, checksum: str | None) -> bool:
+        """Whether a shard can be opened, and has this checksum if it is known and the cache is small."""
+        try:
+            with safe_open(self._path(shard), framework="pt") as file:  # refuses files of another length
+                if not {"patch", "cls"} <= set(file.keys()):
+                    return False
+        except (OSError, SafetensorError):
+            return False
+        return checksum is None or self.bytes > VERIFIED or sha256(self._path(shard)) == checksum
+
+    def _write(self, missing: list[int], replaced: set[int]) -> float:
+        """Compute these shards, but those that another process has written since; the seconds that it took.
+
+        `replaced`: shards that were there before, computed all the same.
+        """
         start, records = time.perf_counter(), len(self.data)
         done = records - sum(min(records - s * SHARD_RECORDS, SHARD_RECORDS) for s in missing)
         with progress_bar(records, done, f"features of {self.info.name}", "img") as bar:
             for shard in missing:
                 first, end = shard * SHARD_RECORDS, min((shard + 1) * SHARD_RECORDS, records)
-                if not self._path(shard).is_file():  # by another process
+                if shard in replaced or not self._path(shard).is_file():
                     parts = [
                         self._features(a, min(a + BATCH_SIZE, end)) for a in range(first, end, BATCH_SIZE)
                     ]

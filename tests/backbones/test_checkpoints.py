@@ -151,6 +151,16 @@ def wrapped(state):
         "averaged model": {
             "ema": {f"module.{key}": state[key] for key in state} | {"n_averaged": torch.tensor(9)}
         },
+        "online beside average": {
+            "ema": {f"online_model.{key}": other[key] for key in state}
+            | {f"ema_model.{key}": state[key] for key in state}
+        },
+        "moments first": {"optimizer": {"exp_avg": other, "exp_avg_sq": other}, "model": state},
+        "moments after an average": {"ema_opt_state": {"exp_avg": other}, "ema": state},
+        "gradients first": {"grads": other, "model": state},
+        "no average": {"schema": other, "model": state},
+        "best and model": {"best": other, "model": state},
+        "same twice": {"weights": state, "copy": {"params": dict(state)}},
         "counters": {"ema": state | {"decay": 0.9999, "num_updates": torch.tensor(7)}},
         "empty ema": {"ema": {}, "model": state},
         "shadow": {"model": other, "ema": {"decay": 0.9, "shadow_params": list(state.values())}},
@@ -195,6 +205,12 @@ def test_path_and_prediction_are_those_of_the_arguments(tmp_path, family, argume
         {"args": argparse.Namespace(**arguments)},
         {"config": {"transport": arguments}},
         {"hyper_parameters": {key.replace("_", "-"): value for key, value in arguments.items()}},
+        {"history": [{"args": (argparse.Namespace(**arguments),)}]},
+        {"a": {"b": {"c": {"d": {"e": {"f": {key.upper(): f" {arguments[key]} " for key in arguments}}}}}}},
+        {"config": json.dumps({"transport": arguments})},
+        {"config": "".join(f"{key}: {value}\n" for key, value in arguments.items())},
+        {"argv": ["train.py", *(f"--{key.replace('_', '-')}={value}" for key, value in arguments.items())]},
+        {"command": "train.py " + " ".join(f"--{key} {value}" for key, value in arguments.items())},
     ]
     for place in places:
         with warnings.catch_warnings():
@@ -207,6 +223,44 @@ def test_path_and_prediction_are_those_of_the_arguments(tmp_path, family, argume
         network = read.build().eval()
         official = sign * official_forward.sit(state, x, 1 - t, label, network.architecture.heads)
         assert_close(network(x, t, label).prediction, official)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"args": {"path_type": "linear"}, "config": {"path_type": "GVP"}},
+        {"args": {"path_type": "trigonometric"}},
+        {"args": {"prediction": "score"}},
+    ],
+)
+def test_paths_that_contradict_or_are_unknown_are_refused(tmp_path, places):
+    path = write(tmp_path / "official.pt", {"ema": official_state()} | places)
+    assert re.search("was trained with (path_type|prediction) .*; only one of", refusal(path, "repa"))
+
+
+def test_prose_decides_no_path(tmp_path):
+    content = {
+        "ema": official_state(),
+        "note": "Prediction of vp: see the path type of the paper. A prediction.",
+    }
+    with pytest.warns(UserWarning, match="does not say on which path"):
+        assert checkpoints.weights(write(tmp_path / "a.pt", content), "repa").process == ""
+
+
+def test_several_networks_without_a_telling_name_are_refused(tmp_path):
+    state = official_state()
+    content = {"teacher": {key: value + 1 for key, value in state.items()}, "student": state}
+    assert "holds several networks, 'teacher', 'student'" in refusal(
+        write(tmp_path / "a.pt", content), "repa"
+    )
+
+
+def test_of_several_averages_the_first_is_read_with_a_warning(tmp_path):
+    state = official_state()
+    content = {"ema_0.9999": state, "ema_0.99": {key: value + 1 for key, value in state.items()}}
+    path = write(tmp_path / "a.pt", content | {"args": {"path_type": "linear"}})
+    with pytest.warns(UserWarning, match="several averages, 'ema_0.9999', 'ema_0.99': the first is read"):
+        assert "'ema_0.9999'" in checkpoints.weights(path, "repa").found
 
 
 @pytest.mark.parametrize("family", ["sit", "repa"])
@@ -224,17 +278,33 @@ SIT_ARGUMENTS = {"model": "SiT-XL/2", "train_eps": None, "sample_eps": None}
     ("told", "content"),
     [
         ("repa", {"ema": official_state(projectors=(768,))}),
+        ("repa", {"model": official_state(projectors=(768,)), "ema": official_state()}),
         ("repa", {"ema": official_state(), "args": argparse.Namespace(**REPA_ARGUMENTS)}),
         ("sit", {"ema": official_state(variance=True), "args": SIT_ARGUMENTS}),
         ("dit", {"ema": official_state(variance=True), "args": argparse.Namespace(model="DiT-XL/2")}),
     ],
-    ids=["projectors", "arguments", "sit", "dit"],
+    ids=["projectors", "projectors of the other", "arguments", "sit", "dit"],
 )
 def test_a_family_that_contradicts_the_file_is_refused(tmp_path, told, content):
     path = write(tmp_path / "official.pt", content)
     for family in set(FAMILIES) - {told}:
         assert f"say '{told}'" in refusal(path, family)
     assert OFFICIAL[told] in checkpoints.weights(path).found
+
+
+@pytest.mark.parametrize("arguments", [{"model": "SiT-S/2"}, {"config": {"model": {"name": "SiT-XL"}}}])
+def test_what_dit_never_stores_is_no_dit(tmp_path, arguments):
+    path = write(tmp_path / "official.pt", {"ema": official_state(variance=True), "args": arguments})
+    assert "not of 'dit'" in refusal(path, "dit")
+    assert "family: 'sit' (SiT's official code), 'repa' (REPA's code or a fork)." in refusal(path, None)
+
+
+def test_a_path_beside_dit_is_told(tmp_path):
+    content = {"ema": official_state(variance=True), "args": {"path_type": "Linear"}}
+    path = write(tmp_path / "official.pt", content)
+    assert "family: 'sit' (SiT's official code), 'repa' (REPA's code or a fork)." in refusal(path, None)
+    with pytest.warns(UserWarning, match="path_type, which DiT's official code does not have"):
+        checkpoints.weights(path, "dit")
 
 
 def test_a_refusal_lists_what_the_file_has(tmp_path):

@@ -1,5 +1,6 @@
 """Cached features against the encoder itself, over kills, full disks and other settings."""
 
+import json
 import shutil
 
 import pytest
@@ -65,6 +66,42 @@ def test_a_cache_that_was_cut_off_is_continued_to_the_same_bytes(teacher, monkey
     cache.fill()
     expected = teacher(datasets.get("digits").open().images).patch_tokens.half().float()
     assert torch.equal(cache(torch.arange(1197)).patch_tokens, expected)
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "gone", "manifest"])
+def test_damaged_files_are_computed_again(teacher, monkeypatch, harm):
+    monkeypatch.setattr(feature_cache, "SHARD_RECORDS", 400)
+    cache = cached(teacher)
+    cache.fill()
+    spent, index = cache.cost, torch.arange(1197)
+    path = cache.folder / ("manifest.json" if harm == "manifest" else "00001.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    if harm == "flipped":
+        path.write_bytes(content[:-1000] + bytes([content[-1000] ^ 64]) + content[-999:])
+    if harm == "gone":
+        path.unlink()
+    again = cached(teacher)
+    if harm in ("cut", "flipped"):
+        with pytest.warns(UserWarning, match="1 of 3 files in .* are damaged"):
+            again.fill()
+    else:
+        again.fill()
+    expected = teacher(datasets.get("digits").open().images).patch_tokens.half().float()
+    assert torch.equal(again(index).patch_tokens, expected)
+    assert again.complete and again.cost[0] > 0 and again.cost[1] == spent[1]
+    assert harm == "manifest" or again.cost == spent
+
+
+def test_a_cache_of_before_without_checksums_is_used(teacher, monkeypatch):
+    cached(teacher).fill()
+    path = cached(teacher).folder / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["checksums"]
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(FeatureCache, "_features", None)
+    cached(teacher).fill()
+    assert json.loads(path.read_text()) == content
 
 
 def test_another_encoder_grid_or_data_set_has_another_cache(teacher):
