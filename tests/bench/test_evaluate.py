@@ -15,6 +15,7 @@ from bench.data.image_files import open_images, writing
 from bench.evaluate import Images, Options
 from bench.evaluation import resume
 from bench.nets.base import Activations
+from tests.helpers import forked
 
 NETS = ("digits-cnn", "random-conv", "pixels")
 
@@ -37,8 +38,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "bench.evaluate", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
+    return forked.run(arguments, module="bench.evaluate")
 
 
 def test_an_archive_and_a_folder_of_the_same_images_score_the_same(digits: Path, tmp_path: Path):
