@@ -27,7 +27,7 @@ from bench.evaluation.reference import reference_of_data
 from bench.evaluation.scorer import MetricOptions, Scorer
 from bench.metrics import custom
 from bench.nets.metric_nets import feature_nets, refuse_others
-from bench.runs import loading, networks, sample_grid
+from bench.runs import loading, networks, sample_grid, trackers
 from bench.runs.folder import RunFolder
 from bench.runs.record import Counters, EvaluationRow
 
@@ -185,6 +185,7 @@ def evaluate_kept(spec: RunSpec, root: Path, step: int, device: torch.device) ->
         Evaluator(run, found.data, found.process, device, rows).evaluate(found.model, found.counters)
     if distributed.is_first():
         run.forget(step)
+        trackers.send_late(run.record, spec)
 
 
 def evaluate_run(
@@ -214,6 +215,8 @@ def evaluate_run(
         row = row or evaluator.evaluate(loaded.model, loaded.counters, protocol, copy=copy)
         assert row is not None  # nobody asks to stop
         rows.append(row)
+    if distributed.is_first():
+        trackers.send_late(run.record, loaded.spec)
     return rows
 
 

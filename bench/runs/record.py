@@ -188,7 +188,9 @@ class TrackerState(_Record):
     id: str
     """of the tracker's run, under which every session continues"""
     evaluated: tuple[int, ...] = ()
-    """steps whose evaluation the tracker has"""
+    """steps whose evaluation under the run's own protocol the tracker has"""
+    others: tuple[tuple[int, str], ...] = ()
+    """step and protocol of further evaluations that the tracker has"""
     trained: int | None = None
     """last training step that the tracker has; absent while a session runs, and after a kill"""
 

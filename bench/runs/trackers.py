@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,11 @@ from bench.config.spec import RunSpec
 from bench.core.errors import UserError
 from bench.core.files import read_json, write_json
 from bench.runs import sample_grid
+from bench.runs.lock import RunLock
 from bench.runs.record import EvaluationRow, RunRecord, TrackerState, TrainingRow
 
 FILE = "trackers.json"  # of a run folder: name -> TrackerState
+LATE = 300.0  # seconds that an evaluation waits for another process to close the trackers
 WAIT = 30.0  # seconds for the W&B server to answer at the start; four times that at the end
 
 
@@ -96,6 +99,30 @@ class Trackers:
             )
 
 
+def send_late(run: RunRecord, spec: RunSpec) -> None:
+    """Send the evaluations of a finished run that another process than training has made to its trackers.
+
+    Of a run that goes on, training sends them. While another process sends, this one waits for it.
+    """
+    names = [name for name in read_json(run.folder / FILE) if importlib.util.find_spec(name)]
+    if not names or not run.status().finished:
+        return
+    lock, deadline = RunLock(run.folder), time.monotonic() + LATE
+    while True:
+        try:
+            lock.acquire()
+            break
+        except UserError as error:
+            if time.monotonic() > deadline:
+                warnings.warn(f"{', '.join(names)} got no rows: {error}", stacklevel=2)
+                return
+            time.sleep(0.5)
+    try:
+        Trackers(names, run, spec).close()
+    finally:
+        lock.release()
+
+
 class _Copy:
     """A run in one tracker, and which of its rows are there."""
 
@@ -121,12 +148,15 @@ class _Copy:
             self.tracker.log(row.step, _values(row), None)
 
     def evaluations(self) -> None:
-        rows = [row for row in self.run.evaluations() if row.protocol == self.protocol]
-        for row in rows:
-            if row.step not in self.state.evaluated:
+        for row in self.run.evaluations():
+            if row.protocol != self.protocol:
+                if (row.step, row.protocol) not in self.state.others:
+                    self._save(others=(*self.state.others, (row.step, row.protocol)))
+                    self.tracker.log(row.step, _metrics(row, f"metrics-{row.protocol}"), None)
+            elif row.step not in self.state.evaluated:
                 grid = self.run.folder / "samples" / sample_grid.name(row.step)
                 self._save(evaluated=(*self.state.evaluated, row.step))
-                self.tracker.log(row.step, _metrics(row), grid if grid.is_file() else None)
+                self.tracker.log(row.step, _metrics(row, "metrics"), grid if grid.is_file() else None)
 
     def close(self, failed: bool) -> None:
         self.tracker.close(failed)
@@ -146,8 +176,8 @@ def _values(row: TrainingRow) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _metrics(row: EvaluationRow) -> dict[str, float]:
-    return {f"metrics/{name}": value for name, value in row.metrics.items()}
+def _metrics(row: EvaluationRow, group: str) -> dict[str, float]:
+    return {f"{group}/{name}": value for name, value in row.metrics.items()}
 
 
 class _TensorBoard:

@@ -23,7 +23,7 @@ from PIL import Image
 from bench.reporting.comparison import Comparison
 from bench.reporting.pages.page_data import page_data
 from bench.reporting.plots.samples import sample_strips
-from bench.reporting.tables.caption import caption, purpose
+from bench.reporting.tables.caption import caption, outdated, purpose
 from bench.reporting.tables.table import Cell, Column, Table
 
 WIDEST_STRIP = 1200  # pixels
@@ -51,6 +51,7 @@ def render(comparison: Comparison, tables: Sequence[Table], command: str, report
         title=comparison.results.folder.resolve().name,
         purpose=purpose(comparison),
         caption=caption(comparison),
+        outdated=outdated(comparison),
         command=command,
         comparison=comparison,
         tables=tables,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.config import suites
+from bench.config.spec import IDENTITY
 from bench.reporting.comparison import Comparison
 
 
@@ -28,6 +29,18 @@ def caption(comparison: Comparison) -> str:
         *(protocol_text(name, comparison.results.protocols[name]) for name in runs["protocol"].unique()),
     ]
     return "; ".join(parts) + f". {hardware}."
+
+
+def outdated(comparison: Comparison) -> str:
+    """A sentence on protocols whose hash is of an earlier definition than today's; "" if there are none."""
+    protocols = comparison.results.protocols
+    old = [name for name in protocols if protocols[name].get("identity", 1) < IDENTITY]
+    if not old:
+        return ""
+    return (
+        f"Made before 0.2.0, whose hashes have no checksums of metric networks ({', '.join(old)}): not to be "
+        "compared with runs of today, which have other hashes. To compare, run the suite again."
+    )
 
 
 def protocol_text(name: str, protocol: Mapping[str, Any]) -> str:

@@ -78,6 +78,45 @@ def test_a_session_without_the_tracker_leaves_no_gap(run):
     assert [scalar.step for scalar in events(run.folder).Scalars("train/loss")] == list(range(1, 9))
 
 
+def test_evaluations_after_training_are_sent_once(run):
+    train(run, ["tensorboard"], 1, 7).close()
+    own = run.spec.protocol.hash
+    for step, protocol in ((7, own), (7, "0" * 8)):
+        run.append(EvaluationRow(step=step, seconds=1.0, protocol=protocol, metrics={"fid": 3.0}), "late")
+    trackers.send_late(run.record, run.spec)
+    assert "metrics/fid" not in events(run.folder).Tags()["scalars"]  # training sends them while it goes on
+    run.set_status("finished", 100)
+    for _ in range(2):
+        trackers.send_late(run.record, run.spec)
+    found = events(run.folder)
+    for name in ("metrics/fid", "metrics-00000000/fid"):
+        assert [(one.step, one.value) for one in found.Scalars(name)] == [(7, 3.0)]
+    assert [scalar.step for scalar in found.Scalars("train/loss")] == list(range(1, 8))
+    assert not (run.folder / "owner.json").exists()
+
+
+def test_an_evaluation_waits_for_the_trackers_of_another_process(run, monkeypatch):
+    train(run, ["tensorboard"], 1, 5).close()
+    run.set_status("finished", 100)
+    run.append(EvaluationRow(step=100, seconds=1.0, protocol=run.spec.protocol.hash, metrics={"fid": 3.0}))
+    lock, slept = run.lock(), []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            lock.release()
+
+    monkeypatch.setattr(trackers.time, "sleep", sleep)
+    trackers.send_late(run.record, run.spec)
+    assert len(slept) == 3
+    assert [one.step for one in events(run.folder).Scalars("metrics/fid")] == [100]
+    again = run.lock()
+    monkeypatch.setattr(trackers, "LATE", -1.0)
+    with pytest.warns(UserWarning, match="tensorboard got no rows: .* is locked by"):
+        trackers.send_late(run.record, run.spec)
+    again.release()
+
+
 def records(path):
     """The records of an offline run of W&B: protocol buffers in the log format of LevelDB."""
     from wandb.proto.wandb_internal_pb2 import Record
