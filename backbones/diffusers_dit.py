@@ -25,7 +25,7 @@ from backbones.base import Architecture, Backbone
 from backbones.blocks import FREQUENCIES, Block, position_table
 from backbones.dit import DiT
 from backbones.transformer import TransformerArchitecture
-from backbones.weights import State, Weights, expected_shapes, refuse_differences
+from backbones.weights import State, Weights, expected_shapes, foreign_content, refuse_differences
 
 CLASS = "DiTTransformer2DModel"
 CONFIG = "config.json"
@@ -119,7 +119,8 @@ def read(path: Path) -> Weights:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     except Exception as error:  # damaged files fail in many ways
-        raise ValueError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}.") from None
+        reason = foreign_content(error) or str(error).partition("\n")[0]
+        raise ValueError(f"{path} cannot be read as weights: {reason}.") from None
     depth, channels = config["num_layers"], config["in_channels"]
     architecture = DiffusersDiTArchitecture(
         depth=depth,

@@ -31,7 +31,7 @@ from backbones import SIZES
 from backbones.arguments import PATHS, PREDICTIONS, Argument, arguments, families, meanings
 from backbones.blocks import sinusoids
 from backbones.transformer import TransformerArchitecture
-from backbones.weights import NAMED, State, Weights, expected_shapes, refuse_differences
+from backbones.weights import NAMED, State, Weights, expected_shapes, foreign_content, refuse_differences
 
 OFFICIAL = {"sit": "SiT's official code", "repa": "REPA's code or a fork", "dit": "DiT's official code"}
 # Parameters from which sizes are read, and their number of dimensions.
@@ -154,9 +154,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     except Exception as error:  # damaged files raise many kinds of errors
-        reason = "it is damaged, or another kind of file"
-        if foreign := re.search(r"GLOBAL (\S+)", str(error)):
-            reason = f"it needs {foreign[1]}, and only weights are read: save the parameters alone"
+        reason = foreign_content(error) or "it is damaged, or another kind of file"
         raise ValueError(f"{path} cannot be read as PyTorch weights: {reason}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__} instead of parameters by name.")

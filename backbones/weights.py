@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ from backbones.extras import Extra
 NAMED = 3  # names of each kind in an error message
 
 State = dict[str, Tensor]
+_FOREIGN = re.compile(r"GLOBAL (\S+)|globals: ([\w.]+)")
+
+
+def foreign_content(error: Exception) -> str:
+    """Why `torch.load(weights_only=True)` refused a file that holds more than weights, to go on after a colon;
+    "" if that is not the reason.
+
+    The messages of torch and timm advise to unpickle the file, which would execute what it holds.
+    """
+    found = _FOREIGN.search(str(error))
+    what = found and (found[1] or found[2])
+    return f"it needs {what}, and only weights are read: save the parameters alone" if what else ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, dataclass_transform
 import torch
 from torch import Tensor
 
+from backbones.weights import foreign_content
 from bench.core.errors import UserError
 from methods.base import EncoderInfo, EncoderLayers, Features
 
@@ -156,5 +157,5 @@ def no_tf32() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of the message of an error, or its type if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of the message of an error, or its type if it has none; see `foreign_content`."""
+    return foreign_content(error) or (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Committed reports: their hash is that of their suite today, or they say that it is of an earlier version."""
+"""Committed reports: the hash is that of their suite today, or they say that it is of an earlier version."""
 
 from __future__ import annotations
 
