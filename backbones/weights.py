@@ -21,8 +21,7 @@ _FOREIGN = re.compile(r"GLOBAL (\S+)|globals: ([\w.]+)")
 
 
 def foreign_content(error: Exception) -> str:
-    """Why `torch.load(weights_only=True)` refused a file that holds more than weights, to go on after a colon;
-    "" if that is not the reason.
+    """Why `torch.load(weights_only=True)` raised this, where a file holds more than weights; "" otherwise.
 
     The messages of torch and timm advise to unpickle the file, which would execute what it holds.
     """

@@ -121,10 +121,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         relative = posixpath.relpath(there, posixpath.dirname(name) or ".")
         return f"{match['image']}[{text}]({relative}{match['anchor'] or ''})"
 
+    markdown = _LINK.sub(link, markdown)
     if name == "methods.md":
         markdown = re.sub(r"^\| `([\w-]+)` \|", r"| [`\1`](methods/\1.md) |", markdown, flags=re.MULTILINE)
-        return markdown
-    return _LINK.sub(link, markdown)
+    return markdown
 
 
 def _reports() -> list[str]:

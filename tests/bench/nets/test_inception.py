@@ -168,7 +168,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path):
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save(Evil(), tmp_path / "evil.pth")
-    with pytest.raises(UserError, match="not a file of weights: it needs .*touch, and only weights are read"):
+    with pytest.raises(UserError, match="not a file of weights: it needs getattr, and only weights are read"):
         AdmInception(file=tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 
