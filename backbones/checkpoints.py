@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]: PathLike
 
 import backbones
 from backbones import FAMILIES, diffusers_dit
@@ -104,11 +104,16 @@ def stored_extras(path: str | Path) -> tuple[Extra, ...]:
         ValueError: if it is damaged or of another program.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {})[HEADER])
+        description = json.loads(_header(path)[HEADER])
         return tuple(Extra(**extra) for extra in description.get("extras", ()))
     except Exception as error:  # safetensors, json and dataclasses raise many kinds for a damaged header
         raise ValueError(f"{path} cannot be read as this suite's weights: {error}.") from None
+
+
+def _header(path: str | Path) -> dict[str, str]:
+    opened: Any = safe_open(path, framework="pt")  # its stub has no types
+    with opened as file:
+        return file.metadata() or {}
 
 
 def _described(architecture: Architecture) -> dict[str, Any]:
@@ -119,9 +124,7 @@ def _described(architecture: Architecture) -> dict[str, Any]:
 
 def _read_ours(path: Path) -> Weights:
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        state = load_file(path)
+        header, state = _header(path), load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}.") from None
     try:

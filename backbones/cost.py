@@ -124,7 +124,7 @@ def counted_step(
         recorded = {name: at for name, at in recorded.items() if at and network.takes(name)}
         output = network(*call, **joint, **recorded)
         shown = [output.prediction, output.variance, *output.extras.values(), *output.attention.values()]
-        torch.stack([tensor.sum() for tensor in shown if tensor is not None]).sum().backward()
+        torch.autograd.backward(torch.stack([tensor.sum() for tensor in shown if tensor is not None]).sum())
         if ema:
             with torch.no_grad():
                 network(*call, **joint)
@@ -137,10 +137,12 @@ def counter() -> FlopCounterMode:
     It includes the fused attention of CPUs, which newer versions of torch do not count.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+    from torch.utils import flop_counter
+
+    formulas: Any = flop_counter  # not annotated
 
     def forward(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)
+        return formulas.sdpa_flop_count(query, key, value)
 
     def backward(
         gradient: Sequence[int],
@@ -150,8 +152,8 @@ def counter() -> FlopCounterMode:
         *_: Any,
         **__: Any,
     ) -> int:
-        return sdpa_backward_flop_count(gradient, query, key, value)
+        return formulas.sdpa_backward_flop_count(gradient, query, key, value)
 
     name = "_scaled_dot_product_flash_attention_for_cpu"
-    formulas = {getattr(torch.ops.aten, name): forward, getattr(torch.ops.aten, f"{name}_backward"): backward}
-    return FlopCounterMode(display=False, custom_mapping=formulas)
+    counted = {getattr(torch.ops.aten, name): forward, getattr(torch.ops.aten, f"{name}_backward"): backward}
+    return flop_counter.FlopCounterMode(display=False, custom_mapping=counted)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]: PathLike
 from torch import Tensor, nn
 
 from backbones.base import Architecture, Backbone
@@ -198,7 +198,7 @@ def _ours(path: Path, theirs: Mapping[str, Tensor], depth: int) -> State:
     left = dict(theirs)
     left.pop("pos_embed.pos_embed", None)  # fixed; files of some versions hold it
     _merge_copies(path, left, depth)
-    ours = {}
+    ours: State = {}
     for our, their in _pairs(depth):
         for kind in ("weight", "bias"):
             if f"{their}.{kind}" in left:

@@ -70,7 +70,7 @@ class ExtraState(nn.Module):
 
     def predicted(self, tokens: Tensor, side: int) -> dict[str, Tensor]:
         """Predictions of all extras from modulated tokens [B, E + N, D], N = side * side."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for place, extra in enumerate(self.tokens):
             found[extra.name] = self.predict[extra.name](tokens[:, place])
         for extra in self.maps:

@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -158,7 +158,15 @@ def _unpickled(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as PyTorch weights: {reason}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__} instead of parameters by name.")
-    return content
+    return cast(dict[str, Any], content)
+
+
+def _is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _parameters(path: Path, content: dict[str, Any], found: list[Found]) -> tuple[str, State]:
@@ -206,7 +214,7 @@ def _states(content: Mapping[Any, Any], place: str = "", level: int = 0) -> Iter
         state = {key.removeprefix(prefix): named[key] for key in named if key.startswith(prefix)}
         yield Found(": ".join(filter(None, (place, prefix))), state)
     for key, value in content.items():
-        if isinstance(value, Mapping) and level < NESTED:
+        if _is_mapping(value) and level < NESTED:
             yield from _states(value, ".".join(filter(None, (place, str(key)))), level + 1)
 
 
@@ -225,9 +233,9 @@ def _listing(content: Mapping[Any, Any]) -> str:
     """The first keys of a file and of its dictionaries, for an error message."""
     if not content:
         return "no entries"
-    shown = []
+    shown: list[str] = []
     for key, value in list(content.items())[: 2 * NAMED]:
-        inside = list(map(str, value))[:NAMED] if isinstance(value, Mapping) else []
+        inside = list(map(str, value))[:NAMED] if _is_mapping(value) else []
         shown.append(f"{key} ({', '.join(inside)}, ...)" if inside else str(key))
     more = len(content) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
@@ -313,7 +321,8 @@ def _without_variance(state: State, patch: int, channels: int) -> State:
     """Drop half of the outputs: a pixel of a patch has `channels` of velocity, then as many of variance."""
     last = {key: value for key, value in state.items() if key.startswith("final_layer.linear.")}
     return state | {
-        key: value.unflatten(0, (patch**2, 2, channels))[:, 0].flatten(0, 1) for key, value in last.items()
+        key: value.reshape(patch**2, 2, channels, *value.shape[1:])[:, 0].flatten(0, 1)
+        for key, value in last.items()
     }
 
 

@@ -42,7 +42,7 @@ class Weights:
     found: str  # description of the file
     process: str = ""  # that it was trained with, e.g. "flow[path=gvp]"; "": not recorded
     extras: tuple[Extra, ...] = ()  # additional parts of the state
-    projectors: State = field(default_factory=dict)  # of REPA; "1.2.weight" is encoder 1, layer 2
+    projectors: State = field(default_factory=State)  # of REPA; "1.2.weight" is encoder 1, layer 2
 
     def build(self) -> Backbone:
         """The network with these weights."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, dataclass_transform
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 TEACHER = "teacher"  # the encoder recommended for the data set
 REWARD_NET = "default"  # the reward network recommended for the data set
+_FROM_OTHERS: Any = None  # default of a field that is computed from others
+
+
+def _empty() -> Any:
+    """Default of a field that maps names, blocks or layers: an empty dictionary."""
+    return field(default_factory=dict[Any, Any])
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Needs:
     attention_depths: tuple[int, ...] = ()  # attention logits of these blocks
     keys_values_depths: tuple[int, ...] = ()  # keys and values of these blocks
     encoders: tuple[str, ...] = ()  # frozen image encoders, by name
-    encoder_layers: Mapping[str, EncoderLayers] = field(default_factory=dict)  # encoder name -> its layers
+    encoder_layers: Mapping[str, EncoderLayers] = _empty()  # encoder name -> its layers
     ema: bool = False  # losses call `Context.ema`
     rewards: tuple[str, ...] = ()  # rewards, by name; step 0 names all rewards of a run
     reward_net: str = REWARD_NET  # network of the rewards "features" and "tokens"
@@ -102,9 +108,9 @@ class Features:
     patch_tokens: Tensor  # [B, N, D]
     cls_token: Tensor  # [B, D]
     # Keyed by the layer as requested, for example -1.
-    hidden: Mapping[int, Tensor] = field(default_factory=dict)  # [B, N, D]
-    attention: Mapping[int, Tensor] = field(default_factory=dict)  # [B, heads, N, N], scaled, before softmax
-    keys_values: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # each [B, N, D]
+    hidden: Mapping[int, Tensor] = _empty()  # [B, N, D]
+    attention: Mapping[int, Tensor] = _empty()  # [B, heads, N, N], scaled, before softmax
+    keys_values: Mapping[int, tuple[Tensor, Tensor]] = _empty()  # each [B, N, D]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Features:
         """The features with `function` applied to every tensor."""
@@ -235,9 +241,9 @@ class Steering:
 
     t: Tensor | TokenTimes | None = None  # [B] or per token; time of the noise and of the conditioning
     # block -> (keys, values), [B, heads, N, D / heads] each, used instead of the block's own
-    replace: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    replace: Mapping[int, tuple[Tensor, Tensor]] = _empty()
     mask: Tensor | None = None  # [B, N, N] bool: whether token i (row) attends to token j (column)
-    extras: Mapping[str, Tensor] = field(default_factory=dict)  # name -> clean value of a declared extra
+    extras: Mapping[str, Tensor] = _empty()  # name -> clean value of a declared extra
     memo: object = None  # passed to `losses` as `Context.memo`
 
 
@@ -260,16 +266,16 @@ class Context:
     step: int  # steps done before this one
     steps: int  # steps of the whole run
     generator: torch.Generator  # random stream of the method, on the CPU, new in each step
-    hidden: Mapping[int, Tensor] = field(default_factory=dict)  # depth -> [B, N, D], with gradient
-    extra_hidden: Mapping[int, Tensor] = field(default_factory=dict)  # depth -> extra tokens [B, E, D]
+    hidden: Mapping[int, Tensor] = _empty()  # depth -> [B, N, D], with gradient
+    extra_hidden: Mapping[int, Tensor] = _empty()  # depth -> extra tokens [B, E, D]
     # depth -> [B, heads, N, N], scaled, before softmax, of image tokens alone
-    attention: Mapping[int, Tensor] = field(default_factory=dict)
+    attention: Mapping[int, Tensor] = _empty()
     # depth -> the block's own keys and values, each [B, heads, N, D / heads], of image tokens alone
-    keys_values: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    features: Mapping[str, Features] = field(default_factory=dict)  # encoder name -> features
+    keys_values: Mapping[int, tuple[Tensor, Tensor]] = _empty()
+    features: Mapping[str, Features] = _empty()  # encoder name -> features
     # Loss terms of the diffusion process, each [B]: "denoise", "bound" (DiT), "denoise NAME" of an extra. A
     # term that `losses` returns under one of these names replaces it.
-    denoising: Mapping[str, Tensor] = field(default_factory=dict)
+    denoising: Mapping[str, Tensor] = _empty()
     # ema(t, hidden_depths, mask=None): output of the weight average for the same noise, labels and extras at
     # time t ([B] or TokenTimes), without gradient; requires `Needs.ema`
     ema: Callable[..., Output] | None = None
@@ -277,16 +283,16 @@ class Context:
     # for rewards per patch; higher is better, differentiable
     rewards: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None
     # [B] noise / (signal + noise), comparable between diffusion processes; default: t, as on the linear path
-    noise_level: Tensor = field(default=None)  # type: ignore[assignment]
-    share: Share = field(default=None)  # type: ignore[assignment]  # default: the whole batch
+    noise_level: Tensor = _FROM_OTHERS
+    share: Share = _FROM_OTHERS  # default: the whole batch
     memo: object = None  # `Steering.memo`
     # Diagnostics of the method for the row of the step: name -> scalar.
-    logs: dict[str, float | Tensor] = field(default_factory=dict)
+    logs: dict[str, float | Tensor] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        if self.noise_level is None:
+        if self.noise_level is _FROM_OTHERS:
             self.noise_level = self.t
-        if self.share is None:
+        if self.share is _FROM_OTHERS:
             samples = len(self.x0)
             rows = slice(0, samples)
             self.share = Share(samples, rows, self.generator, self.x0.device, self.noise_level)
@@ -309,7 +315,7 @@ class Method(nn.Module):
     def __init_subclass__(cls) -> None:
         dataclass(eq=False, repr=False)(cls)
 
-    def __new__(cls, *_args: object, **_options: object) -> Method:
+    def __new__(cls, *_args: Any, **_options: Any) -> Self:
         # The generated __init__ assigns options; an nn.Module must be initialised before that.
         self = super().__new__(cls)
         nn.Module.__init__(self)

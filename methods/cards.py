@@ -53,7 +53,9 @@ class Card:
     fid: PublishedFID | None = None
     deviations: tuple[str, ...] = ()
     published: tuple[str, ...] = ()  # names in the table of published numbers
-    released: Mapping[str, Any] = field(default_factory=dict)  # defaults of the released code that differ
+    released: Mapping[str, Any] = field(
+        default_factory=dict[str, Any]
+    )  # defaults of the released code that differ
 
     @property
     def bibtex(self) -> str:

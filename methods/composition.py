@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +62,9 @@ class Composition(Method):
 
     def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
         for place, part in enumerate(self._parts()):
-            with torch.random.fork_rng(devices=[], enabled=place > 0):
+            with torch.random.fork_rng(devices=[], enabled=place > 0):  # pyright: ignore[reportUnknownMemberType]
                 if place:
-                    torch.manual_seed(_seed(torch.initial_seed(), place))
+                    torch.manual_seed(_seed(torch.initial_seed(), place))  # pyright: ignore[reportUnknownMemberType]
                 part.build(backbone, encoder)
         declared = zip(self.names, self._parts(), strict=True)
         _refuse_shared({name: [extra.name for extra in part.extras()] for name, part in declared}, "declare")
@@ -95,9 +95,10 @@ class Composition(Method):
 
     def losses(self, context: Context) -> dict[str, Loss]:
         terms: dict[str, Loss] = {}
+        memos = cast(tuple[object, ...], context.memo or (None,) * len(self.names))  # of `steer`
         for place, (name, part) in enumerate(zip(self.names, self._parts(), strict=True)):
-            memo = context.memo[place] if isinstance(context.memo, tuple) else None
-            for term, loss in part.losses(replace(with_own_stream(context, place), memo=memo)).items():
+            own = replace(with_own_stream(context, place), memo=memos[place])
+            for term, loss in part.losses(own).items():
                 if term in terms and term in context.denoising:
                     raise ValueError(f"two of {' + '.join(self.names)} replace the same loss, {term}")
                 terms[f"{term} ({name})" if term in terms else term] = loss
@@ -108,7 +109,7 @@ class Composition(Method):
             part.after_backward(total)
 
     def _parts(self) -> Iterable[Method]:
-        return self.parts  # type: ignore[return-value]
+        return cast(Iterable[Method], self.parts)
 
 
 def united(first: Needs, second: Needs) -> Needs:
@@ -118,19 +119,21 @@ def united(first: Needs, second: Needs) -> Needs:
         ours, theirs = getattr(first, field.name), getattr(second, field.name)
         if isinstance(ours, bool):
             both[field.name] = ours or theirs
-        elif isinstance(ours, tuple):
-            both[field.name] = tuple(dict.fromkeys((*ours, *theirs)))
+        elif field.name not in ("encoder_layers", "reward_net"):
+            both[field.name] = _once(ours, theirs)
     layers = {**second.encoder_layers, **first.encoder_layers}
     for name in first.encoder_layers.keys() & second.encoder_layers.keys():
         ours, theirs = first.encoder_layers[name], second.encoder_layers[name]
-        kinds = {
-            field.name: (*getattr(ours, field.name), *getattr(theirs, field.name)) for field in fields(ours)
-        }
-        layers[name] = EncoderLayers(**{kind: tuple(dict.fromkeys(found)) for kind, found in kinds.items()})
+        kinds = [field.name for field in fields(EncoderLayers)]
+        layers[name] = EncoderLayers(*(_once(getattr(ours, kind), getattr(theirs, kind)) for kind in kinds))
     nets = {needs.reward_net for needs in (first, second) if needs.rewards}
     if len(nets) > 1:
         raise ValueError(f"rewards of two networks, {' and '.join(sorted(nets))}")
     return Needs(**both, encoder_layers=layers, reward_net=nets.pop() if nets else REWARD_NET)
+
+
+def _once(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys((*ours, *theirs)))
 
 
 def with_own_stream(context: Context, place: int) -> Context:

@@ -56,7 +56,7 @@ class Dispersive(Method):
         if batch % group:
             raise ValueError(f"dispersive: group={group} does not divide a batch of {batch} samples")
         everyone = context.share.gather(context.hidden[self.block].flatten(1), gradient=True)
-        values = repulsion(everyone.unflatten(0, (-1, group)), self.tau)
+        values = repulsion(everyone.reshape(-1, group, everyone.shape[1]), self.tau)
         return {"dispersive": Loss(values.repeat_interleave(group)[context.share.rows], self.weight)}
 
 

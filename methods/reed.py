@@ -67,7 +67,7 @@ class REED(REPA):
         return united(needs, pooled)
 
     def losses(self, context: Context) -> dict[str, Loss]:
-        losses = {}
+        losses: dict[str, Loss] = {}
         if context.step < self.warm_up * context.steps:
             ramp = context.step / (self.warm_up * context.steps)
             losses["denoise"] = Loss(context.denoising["denoise"], ramp)

@@ -54,7 +54,7 @@ class StableVM(Method):
     def losses(self, context: Context) -> dict[str, Loss]:
         images, labels = context.share.gather(context.x0), context.share.gather(context.label)
         target = at_least_float32(context.target).clone()
-        for row in (context.noise_level >= self.xi).nonzero()[:, 0].tolist():
+        for row in map(int, (context.noise_level >= self.xi).nonzero()[:, 0]):
             label = int(context.label[row])
             here = images if label == self.null else images[labels == label]
             references = torch.cat([here, self.latents[label, : int(self.kept[label])].to(here)])
@@ -68,7 +68,7 @@ class StableVM(Method):
         """Store the images of a batch [B, C, H, W] in the bank, replacing the oldest."""
         if not self.bank:
             return
-        for image, label in zip(images, labels.tolist(), strict=True):
+        for image, label in zip(images, map(int, labels), strict=True):
             for row in {label, self.null}:
                 self.latents[row, self.kept[row] % self.bank] = image.to(self.latents)
                 self.kept[row] += 1

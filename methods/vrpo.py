@@ -257,7 +257,7 @@ class VRPO(REPA):
         else:
             value = self.compare(weighting.angle, context) if self.angular else -self.compare(cosine, context)
             terms = {"repa": Loss(value, self.weight)}
-        factors = []
+        factors: list[Tensor] = []
         if self.gated:
             factors.append(self.gate.weight(noise_level))
             if context.share.logging:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,11 @@ from torch import Tensor
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32; float64 is kept."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def euclidean_norm(x: Tensor) -> Tensor:
+    """Euclidean norm of each row, [B, D] -> [B]."""
+    return cast(Tensor, x.norm(dim=1))  # pyright: ignore[reportUnknownMemberType]
 
 
 def token_cosines(tokens: Tensor, target: Tensor) -> Tensor:

@@ -51,4 +51,5 @@ def timestep_weight(schedule: str, t: Tensor, tau: float, k: float) -> Tensor:
             return (t >= tau).to(t)
         case "cutoff":
             return (t <= tau).to(t)
-    raise ValueError(f"no schedule {schedule}")
+        case _:
+            raise ValueError(f"no schedule {schedule}")

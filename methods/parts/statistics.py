@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ class PrincipalAxes(nn.Module):
         if standardise:
             scale = covariance.diagonal().clamp(min=1e-12).sqrt()
             covariance = covariance / torch.outer(scale, scale)
-        variances, axes = torch.linalg.eigh(covariance)  # rising; axes in columns
+        decomposed = torch.linalg.eigh(covariance)  # pyright: ignore
+        variances, axes = cast(tuple[Tensor, Tensor], decomposed)  # rising; axes in columns
         axes = axes.T.flip(0)[: len(self.axes)]
         axes = axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()
         if whiten:

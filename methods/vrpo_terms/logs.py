@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from methods.base import Context
+from methods.parts.distances import euclidean_norm
 from methods.vrpo_terms.forces import RewardForce
 from methods.vrpo_terms.weighting import BINS, bin_of
 
@@ -59,12 +60,12 @@ def of_force(force: Tensor, factor: Tensor, context: Context, noise_level: Tenso
     `force_ratio` is the ratio of their norms on the prediction, where that of the rewards is scaled by
     `factor` [B]. `force_cosine` is the cosine between the force and the direction from x0_hat to x0.
     """
-    acting = factor * force.flatten(1).norm(dim=1)
-    if not acting.any():
+    acting = factor * euclidean_norm(force.flatten(1))
+    if not torch.any(acting):
         return {}
     there = acting > 0
     error = (context.target - context.prediction).detach().float().flatten(1)[there]
-    ratio = acting[there] / (2 * error.norm(dim=1) / error.shape[1])
+    ratio = acting[there] / (2 * euclidean_norm(error) / error.shape[1])
     to_data = (context.x0 - context.x0_hat.detach()).float().flatten(1)[there]
     cosine = torch.cosine_similarity(force.flatten(1)[there], to_data)
     level = noise_level[there]

@@ -81,8 +81,8 @@ def probe_gradients(hidden: Tensor, watch: Watch, mean_over: float) -> Tensor:
         b = total.flatten(1).float() * mean_over - a
         watch((a * b).sum(1), a.square().sum(1), b.square().sum(1))
 
-    branch.register_hook(through_branch.append)
-    hidden.register_hook(compare)
+    branch.register_hook(through_branch.append)  # pyright: ignore[reportUnknownMemberType]
+    hidden.register_hook(compare)  # pyright: ignore[reportUnknownMemberType]
     return branch
 
 
