@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from dataclasses import dataclass, fields
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,23 +139,19 @@ def start(path: Path, like: str | None) -> tuple[Path, Path]:
 def _options(name: str, released: dict[str, Any] | Any) -> str:
     from bench.config import resolve
 
-    found = fields(resolve.method_class(name))  # type: ignore[arg-type]
-    width = max((len(option.name) for option in found), default=0)
-    lines = [
-        f"  {option.name:<{width}}  {option.default!r}"
-        + (f"   (released code: {released[option.name]})" if option.name in released else "")
-        for option in found
-    ]
-    return "\n".join(["Options and their defaults", *(lines or ["  none"])])
+    lines = ["Options and their defaults"]
+    for found in cards.options(resolve.method_class(name)):
+        differs = f"   (released code: {released[found.name]})" if found.name in released else ""
+        lines.append(f"  {found.name} = {found.default!r}{differs}")
+        lines += textwrap.wrap(found.text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines if lines[1:] else [*lines, "  none"])
 
 
 _MINIMAL = '''"""What the method does, its equation and its source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Method, Needs
+from methods.base import BackboneInfo, Context, GetEncoder, Loss, Method, Needs
 
 
 class {name}(Method):
@@ -166,7 +163,7 @@ class {name}(Method):
     weight: float = 0.1
     depth: int = 1
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         if not 1 <= self.depth <= backbone.depth:
             raise ValueError(f"depth={{self.depth}} is outside the backbone's blocks 1..{{backbone.depth}}")
 

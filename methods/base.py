@@ -101,6 +101,9 @@ class EncoderInfo(NamedTuple):
     sample: Callable[..., Iterator[Features]] = _no_records
 
 
+GetEncoder = Callable[[str], EncoderInfo]  # loads a frozen encoder by name and describes it
+
+
 @dataclass
 class Features:
     """Features of a batch of clean images. Patch tokens do not include class and register tokens."""
@@ -321,7 +324,7 @@ class Method(nn.Module):
         nn.Module.__init__(self)
         return self
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         """Create trainable modules. Called once.
 
         Args:

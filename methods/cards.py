@@ -6,10 +6,11 @@ here imports torch.
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,30 @@ class Card:
             fields |= {"eprint": paper.arxiv, "archivePrefix": "arXiv"}
         lines = [f"  {key} = {{{value}}}," for key, value in fields.items() if value]
         return "\n".join([f"@misc{{{self.name},", *lines, "}"])
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a method."""
+
+    name: str
+    default: Any
+    text: str  # its description, from the docstring of the class that defines it
+
+
+def options(method: type) -> list[Option]:
+    """The options of a method's class."""
+    described: dict[str, str] = {}
+    for cls in method.__mro__:
+        described = _described(cls.__dict__.get("__doc__") or "") | described
+    return [Option(option.name, option.default, described.get(option.name, "")) for option in fields(method)]
+
+
+def _described(docstring: str) -> dict[str, str]:
+    """Option -> description, of a docstring with a section "Options"."""
+    _, _, section = inspect.cleandoc(docstring).partition("Options")
+    entries = re.findall(r"^ {4}([a-z_]+(?:, [a-z_]+)*): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
 def load(name: str) -> Card | None:

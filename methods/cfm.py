@@ -15,13 +15,12 @@ it guides; that is not part of training and is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Method, Needs
+from methods.base import BackboneInfo, Context, GetEncoder, Loss, Method, Needs
 from methods.parts.distances import mean_square
 
 
@@ -39,7 +38,7 @@ class CFM(Method):
     negatives: Literal["other", "other-class"] = "other"
     skip_null: bool = False
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         if not 0 <= self.weight < 1:
             raise ValueError(
                 f"weight={self.weight} must lie in [0, 1): from 1 on the loss is unbounded below"

@@ -20,8 +20,8 @@ from methods.base import (
     BackboneInfo,
     Context,
     Draw,
-    EncoderInfo,
     EncoderLayers,
+    GetEncoder,
     Loss,
     Method,
     Needs,
@@ -60,7 +60,7 @@ class Composition(Method):
             for attribute in ("replaces", "steers")
         )
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         for place, part in enumerate(self._parts()):
             with torch.random.fork_rng(devices=[], enabled=place > 0):  # pyright: ignore[reportUnknownMemberType]
                 if place:

@@ -13,12 +13,10 @@ number of devices. Here a group is the whole batch, or `group` consecutive sampl
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Method, Needs
+from methods.base import BackboneInfo, Context, GetEncoder, Loss, Method, Needs
 from methods.parts.alignment import block_number
 from methods.parts.distances import at_least_float32
 
@@ -38,7 +36,7 @@ class Dispersive(Method):
     depth: int = 0
     group: int = 0
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         last = backbone.depth if self.depth == -1 else self.depth
         self.block = block_number(last, backbone.depth, {}, fraction=1 / 4)
         if self.tau <= 0:

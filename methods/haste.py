@@ -16,12 +16,11 @@ the number of teacher heads are not aligned. The released code computes log(soft
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from methods.base import BackboneInfo, Context, EncoderInfo, EncoderLayers, Loss, Needs
+from methods.base import BackboneInfo, Context, EncoderLayers, GetEncoder, Loss, Needs
 from methods.parts.alignment import block_number, require_heads
 from methods.parts.distances import attention_cross_entropy, cosine
 from methods.repa import REPA
@@ -33,8 +32,7 @@ class HASTE(REPA):
     Options, in addition to those of REPA:
         align_until: fraction of training after which alignment ends; 0: the paper's.
         attention_weight: weight of A.
-        blocks: student blocks, joined by ":"; (): 5:6:7:8, or for networks of fewer than 12 blocks the four
-            up to the alignment depth.
+        blocks: student blocks, joined by ":"; (): 5:6:7:8, of fewer than 12 the four up to the depth of REPA.
         layers: encoder layers, as many as blocks; (): the last ones.
     """
 
@@ -43,23 +41,21 @@ class HASTE(REPA):
     blocks: tuple[int, ...] = ()
     layers: tuple[int, ...] = ()
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         self.align_until = self.align_until or (0.25 if backbone.depth == 12 else 0.625)
         self.depth = self.depth or (8 if backbone.depth >= 12 else 0)
         super().build(backbone, encoder)
         last = self.alignment_depth
         usual = (5, 6, 7, 8) if backbone.depth >= 12 else tuple(range(max(1, last - 3), last + 1))
-        self.student_blocks = tuple(
-            block_number(block, backbone.depth, {}, option="blocks") for block in self.blocks or usual
-        )
+        blocks = self.blocks or usual
+        self.student_blocks = tuple(block_number(b, backbone.depth, {}, option="blocks") for b in blocks)
         self.teacher_layers = self.layers or tuple(range(-len(self.student_blocks), 0))
         if len(self.teacher_layers) != len(self.student_blocks):
             raise ValueError(f"blocks {self.student_blocks} and layers {self.teacher_layers} do not pair up")
-        if not self.weight or not self.attention_weight:
-            return
-        if len(self.encoders) > 1:
-            raise ValueError(f"encoder={self.encoder}: haste aligns with one encoder")
-        require_heads(encoder(self.encoder), "attention to align with")
+        if self.weight and self.attention_weight:
+            if len(self.encoders) > 1:
+                raise ValueError(f"encoder={self.encoder}: haste aligns with one encoder")
+            require_heads(encoder(self.encoder), "attention to align with")
 
     def needs(self, step: int, steps: int) -> Needs:
         needs = super().needs(step, steps)
@@ -73,15 +69,12 @@ class HASTE(REPA):
             return {}
         losses = {"repa": Loss(-self.compare(cosine, context), self.weight)}
         if self.attention_weight:
-            maps = context.features[self.encoder].attention
-            pairs = [
-                (context.attention[block], maps[layer])
-                for block, layer in zip(self.student_blocks, self.teacher_layers, strict=True)
-            ]
-            found = [attention_cross_entropy(student, teacher) for student, teacher in pairs]
-            value = sum(found, start=torch.zeros(())) / len(pairs)
+            teachers = [context.features[self.encoder].attention[layer] for layer in self.teacher_layers]
+            students = [context.attention[block] for block in self.student_blocks]
+            found = list(map(attention_cross_entropy, students, teachers))
+            value = sum(found, start=torch.zeros(())) / len(found)
             losses["attention"] = Loss(value, self.attention_weight)
             if context.share.logging:
-                entropies = [attention_cross_entropy(teacher, teacher).mean() for _, teacher in pairs]
+                entropies = [attention_cross_entropy(teacher, teacher).mean() for teacher in teachers]
                 context.logs["attention/teacher_entropy"] = sum(entropies) / len(entropies)
         return losses

@@ -13,11 +13,9 @@ The default of the released trainer is a kernel of 1, a linear map: `kernel=1`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
-from methods.base import BackboneInfo, Context, EncoderInfo, Features, Loss
+from methods.base import BackboneInfo, Context, EncoderInfo, Features, GetEncoder, Loss
 from methods.parts.alignment import EncoderAlignment
 from methods.parts.distances import cosine, spatial_norm
 from methods.parts.projectors import TokenConvolution
@@ -35,7 +33,7 @@ class IREPA(EncoderAlignment):
     gamma: float = 0.6
     kernel: int = 3
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel={self.kernel} must be odd and positive")
         if backbone.grid == (1, 1):

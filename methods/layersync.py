@@ -11,9 +11,7 @@ only uses the last one. This implementation has one pair with k < m.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Method, Needs
+from methods.base import BackboneInfo, Context, GetEncoder, Loss, Method, Needs
 from methods.parts.alignment import block_number
 from methods.parts.distances import cosine
 
@@ -34,7 +32,7 @@ class LayerSync(Method):
     depth: int = 0
     target_depth: int = 0
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         self.early = block_number(self.depth, backbone.depth, EARLY_BLOCKS)
         self.late = block_number(self.target_depth, backbone.depth, LATE_BLOCKS, 2 / 3, "target_depth")
         if self.early >= self.late:

@@ -5,38 +5,21 @@ with the t of the image, predicted, and sampled with it:
 
     z = upsample(PCA_8((y - mean) / std)),        denoising + weight |v_z - (eps_z - z)|^2
 
-Mean, (biased) standard deviation and axes are computed from the data before step 0. The map is upsampled
-bilinearly to the resolution of the latent, corners not aligned. Weight 1 and 8 components are the paper's;
-the components keep their variance in the data, so this term starts well above that of the image.
-`whiten=true` divides them by their standard deviation (the released switch of that name has no effect on
-training). The released code estimates the statistics from about 300 batches. With REPA, as in the paper:
-`redi+repa[depth=8]`.
-
-`drop` is the fraction of steps in which the components of the whole batch, and their loss, are zeroed: 0.2
-enables representation guidance in the released sampler. Guidance acts on the image alone, as published.
+Mean, (biased) standard deviation and axes are computed from the data before step 0; the map is upsampled
+bilinearly to the resolution of the latent, corners not aligned. Weight and components are the paper's; with
+REPA, as there: `redi+repa[depth=8]`. The components keep their variance, so their term starts well above that
+of the image. Guidance acts on the image alone, as published. The released code estimates the statistics from
+about 300 batches, and its switch for whitening has no effect on training.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.extras import Extra
-from methods.base import (
-    TEACHER,
-    BackboneInfo,
-    Context,
-    Draw,
-    EncoderInfo,
-    Features,
-    Loss,
-    Method,
-    Needs,
-    Steering,
-)
+from methods.base import BackboneInfo, Context, Draw, Features, GetEncoder, Loss, Method, Needs, Steering
 from methods.parts.statistics import PrincipalAxes
 
 MAP = "pca"
@@ -49,7 +32,8 @@ class ReDi(Method):
         weight: of the denoising loss of the components.
         components: number of channels.
         whiten: give every component unit variance.
-        drop: fraction of steps without the components.
+        drop: fraction of steps in which the components, and their loss, are zeroed for the whole batch; 0.2
+            enables representation guidance in the released sampler.
         encoder: name of the frozen encoder; "teacher": the one recommended for the data set.
         records: training images used for the statistics.
     """
@@ -58,10 +42,10 @@ class ReDi(Method):
     components: int = 8
     whiten: bool = False
     drop: float = 0.0
-    encoder: str = TEACHER
+    encoder: str = "teacher"
     records: int = 1000
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop={self.drop} must lie in [0, 1)")
         info = encoder(self.encoder)
@@ -86,16 +70,9 @@ class ReDi(Method):
 
     def map(self, features: Features) -> Tensor:
         """The components at the latent's resolution, [B, k, H, W]."""
-        scores = self.axes(features.patch_tokens)
-        return upsample(scores.transpose(1, 2).unflatten(2, self.grid), self.size)
+        scores = self.axes(features.patch_tokens).transpose(1, 2).unflatten(2, self.grid)
+        return F.interpolate(scores, self.size, mode="bilinear", align_corners=False)
 
     def losses(self, context: Context) -> dict[str, Loss]:
-        if not context.memo:
-            return {}
-        name = f"denoise {MAP}"
-        return {name: Loss(context.denoising[name], 0.0)}
-
-
-def upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    """[B, k, h, w] -> [B, k, H, W], bilinear, corners not aligned."""
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        dropped, term = context.memo, f"denoise {MAP}"
+        return {term: Loss(context.denoising[term], 0.0)} if dropped else {}

@@ -6,8 +6,7 @@ denoising loss whose weight rises over a warm-up of W steps:
     weight w(t) REPA - pooled_weight w(t) cos(phi(mean_n h_n), e) + min(1, step / W) denoising
 
 Defaults are the released command's on XL: blocks 8 and 16, effective weights 0.5 and 0.25, W = 50K of 400K
-steps, w = 1; other depths use REPA's block and twice that. w may be linear, cosine (tau = 1), sigmoid (tau
-= 0.5, k = 10) or cutoff (tau = 0.5) of `methods/parts/schedules.py`. The mean over tokens comes before phi.
+steps, w = 1; other depths use REPA's block and twice that. The mean over tokens comes before phi.
 
 In the released code broadcasting gives every sample the *mean* weight of the batch:
 `batch_mean_weight=true`, here with the mean over the whole step. Deviation: e is the class token of an image
@@ -16,12 +15,9 @@ encoder; in the paper it is a stored embedding of a vision-language model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
-from torch import Tensor
-
-from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Needs
+from methods.base import BackboneInfo, Context, GetEncoder, Loss, Needs
 from methods.composition import united
 from methods.parts.alignment import block_number
 from methods.parts.distances import cosine
@@ -37,7 +33,7 @@ class REED(REPA):
         pooled_depth: its block, 1-based; 0: twice REPA's.
         pooled_encoder: the encoder whose class token is e.
         warm_up: fraction of training over which the denoising loss rises from 0 to its full weight.
-        schedule: of w(t).
+        schedule: w, as in `methods/parts/schedules.py`; tau is 1 for cosine, else 0.5, and k is 10.
         batch_mean_weight: use the mean of w over the batch for every sample, as released.
     """
 
@@ -50,7 +46,7 @@ class REED(REPA):
     version = 2
     replaces = ("denoise",)
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         super().build(backbone, encoder)
         twice = {backbone.depth: min(2 * self.alignment_depth, backbone.depth)}
         self.pooled_block = block_number(self.pooled_depth, backbone.depth, twice, option="pooled_depth")
@@ -60,11 +56,9 @@ class REED(REPA):
             self.pooled = self.projector(backbone, encoder(self.pooled_encoder))
 
     def needs(self, step: int, steps: int) -> Needs:
-        needs = super().needs(step, steps)
-        if not needs.encoders or not self.pooled_weight:
-            return needs
+        own = super().needs(step, steps)
         pooled = Needs(hidden_depths=(self.pooled_block,), encoders=(self.pooled_encoder,))
-        return united(needs, pooled)
+        return united(own, pooled) if own.encoders and self.pooled_weight else own
 
     def losses(self, context: Context) -> dict[str, Loss]:
         losses: dict[str, Loss] = {}
@@ -73,17 +67,14 @@ class REED(REPA):
             losses["denoise"] = Loss(context.denoising["denoise"], ramp)
         if not self.aligns(context.step, context.steps):
             return losses
-        weight = self.timestep_weight(context.noise_level)
+        tau = 1.0 if self.schedule == "cosine" else 0.5
+        weight = timestep_weight(self.schedule, context.noise_level, tau, k=10)
         if self.batch_mean_weight:
-            weight = self.timestep_weight(context.share.noise_level).mean().expand_as(weight)
+            whole = timestep_weight(self.schedule, context.share.noise_level, tau, k=10)
+            weight = whole.mean().expand_as(weight)
         losses["repa"] = Loss(-self.compare(cosine, context), self.weight * weight)
         if self.pooled_weight:
             pooled = self.pooled(context.hidden[self.pooled_block].mean(dim=1))
             target = context.features[self.pooled_encoder].cls_token
             losses["pooled"] = Loss(-cosine(pooled[:, None], target[:, None]), self.pooled_weight * weight)
         return losses
-
-    def timestep_weight(self, t: Tensor) -> Tensor:
-        """The weight w of noise levels in [0, 1], in the same shape."""
-        tau = 1.0 if self.schedule == "cosine" else 0.5
-        return timestep_weight(self.schedule, t, tau, k=10)

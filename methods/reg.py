@@ -16,14 +16,13 @@ released target broadcasts wrongly. Neither is reproduced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from backbones.extras import Extra
-from methods.base import BackboneInfo, Context, Draw, EncoderInfo, Features, Loss, Needs, Steering
+from methods.base import BackboneInfo, Context, Draw, Features, GetEncoder, Loss, Needs, Steering
 from methods.parts.distances import cosine
 from methods.repa import REPA
 
@@ -41,7 +40,7 @@ class REG(REPA):
     cls_weight: float = 0.03
     guided: bool = True
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         super().build(backbone, encoder)
         if len(self.encoders) > 1:
             raise ValueError(f"encoder={self.encoder}: one encoder gives the class token")

@@ -11,10 +11,8 @@ sampler uses the guidance scale w + 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from backbones.extras import Extra
-from methods.base import BackboneInfo, Draw, EncoderInfo, Steering
+from methods.base import BackboneInfo, Draw, GetEncoder, Steering
 from methods.redi import ReDi
 from methods.reg import REG
 
@@ -34,7 +32,7 @@ class REGLUE(REG):
     whiten: bool = False
     records: int = 1000
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         super().build(backbone, encoder)
         self.redi = ReDi(
             weight=self.map_weight,

@@ -16,24 +16,9 @@ the block's own keys and values is zero, so their first Adam update is about thr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor, nn
 
-from methods.base import (
-    TEACHER,
-    BackboneInfo,
-    Context,
-    Draw,
-    EncoderInfo,
-    EncoderLayers,
-    Features,
-    Loss,
-    Method,
-    Needs,
-    Steering,
-)
+from methods.base import BackboneInfo, Context, Draw, EncoderLayers, GetEncoder, Loss, Method, Needs, Steering
 from methods.parts.alignment import block_number, require_grid, require_heads
 from methods.parts.distances import mean_square
 
@@ -54,45 +39,42 @@ class REPI(Method):
     weight: float = 2.0
     scaffold: float = 0.05
     depth: int = 0
-    encoder: str = TEACHER
+    encoder: str = "teacher"
     steers = ("replace",)
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         if not 0 <= self.scaffold <= 1:
             raise ValueError(f"scaffold={self.scaffold} must lie in [0, 1]")
         self.block = block_number(self.depth, backbone.depth, PAPER_DEPTHS, 1 / 2)
         self.heads = backbone.heads
-        if not self.weight and not self.scaffold:
-            return
-        info = encoder(self.encoder)
-        require_heads(info, "keys and values")
-        require_grid(info, backbone)
-        self.key, self.value = (nn.Linear(info.width, backbone.width) for _ in range(2))
+        if self.weight or self.scaffold:
+            info = encoder(self.encoder)
+            require_heads(info, "keys and values")
+            require_grid(info, backbone)
+            self.key, self.value = (nn.Linear(info.width, backbone.width) for _ in range(2))
 
     def needs(self, step: int, steps: int) -> Needs:
-        borrows = step < self.scaffold * steps
-        if not borrows and not self.weight:
+        replaced = step < self.scaffold * steps
+        if not replaced and not self.weight:
             return Needs()
-        layers = {self.encoder: EncoderLayers(keys_values=(LAYER,))}
-        depths = () if borrows else (self.block,)
-        return Needs(keys_values_depths=depths, encoders=(self.encoder,), encoder_layers=layers)
+        own, layers = () if replaced else (self.block,), EncoderLayers(keys_values=(LAYER,))
+        return Needs(keys_values_depths=own, encoders=(self.encoder,), encoder_layers={self.encoder: layers})
 
     def steer(self, draw: Draw) -> Steering:
         if draw.step >= self.scaffold * draw.steps:
             return Steering()
-        return Steering(replace={self.block: self.mapped(draw.features[self.encoder])})
+        return Steering(replace={self.block: self.mapped(*draw.features[self.encoder].keys_values[LAYER])})
 
     def losses(self, context: Context) -> dict[str, Loss]:
         if context.step < self.scaffold * context.steps or not self.weight:
             return {}
-        theirs = self.mapped(context.features[self.encoder])
-        pairs = zip(context.keys_values[self.block], theirs, strict=True)
-        value = sum((mean_square(own, target.detach()) for own, target in pairs), start=torch.zeros(()))
-        return {"internalise": Loss(value, self.weight)}
+        key, value = context.keys_values[self.block]
+        mapped_key, mapped_value = self.mapped(*context.features[self.encoder].keys_values[LAYER])
+        error = mean_square(key, mapped_key.detach()) + mean_square(value, mapped_value.detach())
+        return {"internalise": Loss(error, self.weight)}
 
-    def mapped(self, features: Features) -> tuple[Tensor, Tensor]:
-        """The mapped keys and values K' and V', [B, heads, N, D / heads] each."""
-        keys, values = features.keys_values[LAYER]
+    def mapped(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """K' and V', [B, heads, N, D / heads] each, of the encoder's keys and values [B, N, D']."""
         both = self.key(keys), self.value(values)
         key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in both)
         return key, value

@@ -17,13 +17,11 @@ warm-up of 500.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from methods.base import BackboneInfo, Context, EncoderInfo, Loss
+from methods.base import BackboneInfo, Context, GetEncoder, Loss
 from methods.parts.distances import at_least_float32, cosine
 from methods.parts.projectors import mlp
 from methods.repa import REPA
@@ -42,7 +40,7 @@ class SARA(REPA):
     adversarial: float = 0.05
     summed: bool = False
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         super().build(backbone, encoder)
         if len(self.encoders) > 1:
             raise ValueError(f"encoder={self.encoder}: sara aligns with one encoder")

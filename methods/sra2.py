@@ -10,11 +10,9 @@ the output of the backbone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Method, Needs
+from methods.base import BackboneInfo, Context, GetEncoder, Loss, Method, Needs
 from methods.parts.alignment import block_number
 from methods.parts.distances import smooth_l1
 from methods.parts.projectors import mlp
@@ -35,7 +33,7 @@ class SRA2(Method):
     depth: int = 0
     beta: float = 0.05
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         self.block = block_number(self.depth, backbone.depth, PAPER_DEPTHS)
         if self.beta <= 0:
             raise ValueError(f"beta={self.beta} must be positive")

@@ -12,13 +12,11 @@ after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
-from methods.base import BackboneInfo, EncoderInfo
-from methods.parts.alignment import block_number
+from methods.base import BackboneInfo
+from methods.parts.self_alignment import SelfAlignment
 from methods.self_flow import SelfFlow
-from methods.sra import STUDENT_BLOCKS, TEACHER_BLOCKS
 
 
 class SRADTSAS(SelfFlow):
@@ -30,10 +28,5 @@ class SRADTSAS(SelfFlow):
     teacher_time: Literal["min", "below", "same"] = "below"
     distance: Literal["cosine", "cosine-over-tokens"] = "cosine-over-tokens"
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
-        family, blocks = backbone.family, backbone.depth
-        self.depth = block_number(self.depth, blocks, STUDENT_BLOCKS[family], 1 / 4)
-        self.target_depth = block_number(
-            self.target_depth, blocks, TEACHER_BLOCKS[family], 2 / 3, "target_depth"
-        )
-        super().build(backbone, encoder)
+    def usual_blocks(self, backbone: BackboneInfo) -> tuple[int, int]:
+        return SelfAlignment.usual_blocks(self, backbone)

@@ -17,12 +17,10 @@ the data differs from other methods; here it does not. Requires velocity predict
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from methods.base import BackboneInfo, Context, EncoderInfo, Loss, Method, Needs
+from methods.base import BackboneInfo, Context, GetEncoder, Loss, Method, Needs
 from methods.parts.distances import at_least_float32, mean_square
 
 
@@ -38,7 +36,7 @@ class StableVM(Method):
     bank: int = 256
     replaces = ("denoise",)
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         if backbone.family != "sit":
             raise ValueError("stable-vm replaces a velocity, which dit-* does not predict: choose sit-*")
         if self.bank < 0:

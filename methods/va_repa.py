@@ -17,12 +17,11 @@ is that of REPA.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
 
-from methods.base import BackboneInfo, Context, EncoderInfo, Features, Loss
+from methods.base import BackboneInfo, Context, Features, GetEncoder, Loss
 from methods.parts.distances import cosine, spatial_norm
 from methods.parts.schedules import timestep_weight
 from methods.repa import REPA
@@ -45,7 +44,7 @@ class VAREPA(REPA):
     sharpness: float = 20.0
     gamma: float = 0.0
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         if not 0 <= self.tau < 1:
             raise ValueError(f"tau={self.tau} must lie in (0, 1), or be 0 for the default")
         super().build(backbone, encoder)

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +154,10 @@ def _card(card: cards.Card) -> str:
     lines.append("\n".join(f"- {key}: {getattr(card, key)}" for key in ("kind", "needs", "cost")))
     lines.append(f"```text\n{card.equation}\n```")
     lines.append(f"    python -m bench.run --method {card.name} --backbone sit-ti")
-    options = ["## Options", "", "| option | default | released code |", "|---|---|---|"]
-    for option in fields(resolve.method_class(card.name)):  # type: ignore[arg-type]
-        options.append(f"| `{option.name}` | `{option.default!r}` | {card.released.get(option.name, '')} |")
+    options = ["## Options", "", "| option | default | released code | |", "|---|---|---|---|"]
+    for option in cards.options(resolve.method_class(card.name)):
+        released, text = card.released.get(option.name, ""), option.text.replace("|", "\\|")
+        options.append(f"| `{option.name}` | `{option.default!r}` | {released} | {text} |")
     lines += ["\n".join(options)] if len(options) > 4 else []
     if card.deviations:
         lines.append(

@@ -8,7 +8,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from methods.base import TEACHER, BackboneInfo, Context, EncoderInfo, Features, Method, Needs, joined
+from methods.base import (
+    TEACHER,
+    BackboneInfo,
+    Context,
+    EncoderInfo,
+    EncoderLayers,
+    Features,
+    GetEncoder,
+    Method,
+    Needs,
+    joined,
+)
 
 PAPER_DEPTHS = {12: 4, 24: 8, 28: 8}  # blocks -> alignment depth, REPA's appendix G
 
@@ -31,8 +42,9 @@ class EncoderAlignment(Method):
     depth: int = 0
     encoder: str = TEACHER
     align_until: float = 1.0
+    captured = EncoderLayers()  # of each encoder, besides its patch tokens; set before `build`
 
-    def build(self, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo]) -> None:
+    def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         self.alignment_depth = block_number(self.depth, backbone.depth, PAPER_DEPTHS)
         if not 0 < self.align_until <= 1:
             raise ValueError(f"align_until={self.align_until} must lie in (0, 1]")
@@ -63,7 +75,8 @@ class EncoderAlignment(Method):
     def needs(self, step: int, steps: int) -> Needs:
         if not self.aligns(step, steps):
             return Needs()
-        return Needs(hidden_depths=(self.alignment_depth,), encoders=self.encoders)
+        layers = dict.fromkeys(self.encoders, self.captured) if self.captured != EncoderLayers() else {}
+        return Needs((self.alignment_depth,), encoders=self.encoders, encoder_layers=layers)
 
     def compare(self, measure: Callable[[Tensor, Tensor], Tensor], context: Context) -> Tensor:
         """`measure(projected hidden state, target)` per sample, averaged over encoders, [B]."""

@@ -24,8 +24,10 @@ def test_every_method_has_a_card_that_agrees_with_it():
     assert tuple(sorted(found)) == methods.names() and len(found) >= 18
     names = set(published_rows()["method"])
     for card in found.values():
-        options = {option.name for option in fields(resolve.method_class(card.name))}
-        assert set(card.released) <= options, card.name
+        options = {option.name: option for option in cards.options(resolve.method_class(card.name))}
+        assert set(options) == {option.name for option in fields(resolve.method_class(card.name))}
+        assert [name for name, option in options.items() if not option.text] == [], card.name
+        assert set(card.released) <= set(options), card.name
         assert set(card.published) <= names, card.name
 
 

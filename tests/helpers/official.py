@@ -7,13 +7,12 @@ by evaluating its equation independently if there is no public code; each test s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from methods.base import BackboneInfo, Context, EncoderInfo, Features, Loss, Method
+from methods.base import BackboneInfo, Context, EncoderInfo, Features, GetEncoder, Loss, Method
 
 
 def r(shape: tuple[int, ...], p: int) -> Tensor:
@@ -57,9 +56,7 @@ def features(tokens: Tensor, cls_token: Tensor | None = None, **more: Any) -> Fe
     return Features(tokens, tokens.mean(dim=1) if cls_token is None else cls_token, **more)
 
 
-def built(
-    method: Method, backbone: BackboneInfo, encoder: Callable[[str], EncoderInfo] | None = None
-) -> Method:
+def built(method: Method, backbone: BackboneInfo, encoder: GetEncoder | None = None) -> Method:
     """The method in float64, with an encoder of width 6 on the backbone's grid unless another is given."""
     torch.manual_seed(0)
     method.build(backbone, encoder or (lambda name: EncoderInfo(name, 6, backbone.grid)))

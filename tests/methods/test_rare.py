@@ -72,7 +72,7 @@ def test_the_release():
 def test_a_falling_eta_delays_the_release_until_the_latest():
     method = built(RARE(components=0), BACKBONE)
     for now in range(60):
-        method._eta, method._now = [torch.tensor([0.5 * 0.9**now, 1.0]).double()], (now, 80)
+        method._errors, method._now = [torch.tensor([0.5 * 0.9**now, 1.0]).double()], (now, 80)
         method.after_backward(lambda total: total)
     assert method.released == 51  # 5/8 of 80 steps
     assert method.averages.tolist() == pytest.approx([0.5 * 0.9**59, 0.5 * average_of_powers(0.9, 0.75, 60)])

@@ -7,9 +7,9 @@ import torch
 from methods.base import BackboneInfo, Draw, EncoderInfo
 from methods.parts.distances import mean_square
 from methods.parts.statistics import PrincipalAxes
-from methods.redi import ReDi, upsample
+from methods.redi import ReDi
 from methods.reglue import REGLUE
-from tests.helpers.official import NOISE, X0, T, agree, built, features, r, step
+from tests.helpers.official import NOISE, X0, Returns, T, agree, built, features, r, step
 
 BACKBONE = BackboneInfo("sit", 12, 6, (2, 2), patch=2)
 DATA = r((4, 4, 6), 13)
@@ -49,8 +49,10 @@ def test_whitened_components_have_unit_variance():
 
 
 def test_the_map_is_brought_to_the_latents_resolution():
+    method = built(ReDi(components=3), BACKBONE, encoder)
+    method.axes = Returns(r((1, 1, 2, 2), 5).flatten(1)[..., None])  # tokens in row-major order
     agree(
-        upsample(r((1, 1, 2, 2), 5), (4, 4))[0, 0],
+        method.map(features(DATA[:1]))[0, 0],
         [
             [-0.5, -0.4871134021, -0.4613402062, -0.4484536082],
             [-0.4742268041, -0.4613402062, -0.4355670103, -0.4226804124],

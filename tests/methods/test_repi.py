@@ -19,7 +19,7 @@ def draw(method, now):
 def test_the_supervision(monkeypatch):
     keys, theirs, values, their_values = (r((2, 2, 4, 3), p) for p in (5, 7, 11, 13))
     method = built(REPI(), BACKBONE, VIT)
-    monkeypatch.setattr(method, "mapped", lambda _: (theirs, their_values))
+    monkeypatch.setattr(method, "mapped", lambda *_: (theirs, their_values))
     loss = method.losses(step(step=20, keys_values={6: (keys, values)}, features=SEEN))["internalise"]
     agree(loss.value, [0.3056780742, 0.3356360931])
     assert loss.weight == 2

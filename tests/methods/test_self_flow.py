@@ -1,5 +1,7 @@
 """Self-Flow and SRA-DTS-AS: groups, times of the average, the mask, and exact reductions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,7 +39,7 @@ def seen(method, times, group):
         return Output(torch.zeros(()), None, {depth: Y for depth in depths})
 
     steering, _ = steered(method)
-    memo = steering.memo._replace(tokens=TokenTimes(times, group))
+    memo = replace(steering.memo, t=TokenTimes(times, group))
     return method.losses(step(hidden={method.block: Z}, ema=ema, memo=memo))["self-flow"], calls[0]
 
 
