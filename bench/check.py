@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-import backbones
 from bench.core.cli import OptionalPath, option, parse
 from bench.core.errors import UserError, exit_code
 
@@ -41,12 +40,9 @@ class ProtocolCheck:
 
     def results(self) -> dict[str, Iterable[CheckResult]]:
         """By what is checked."""
-        from bench.config import resolve
-        from bench.evaluation.protocol_checks import check
+        from bench.evaluation.protocol_checks import check, protocol_of
 
-        protocol = resolve.run_spec("baseline", backbones.DEFAULT, self.data, seed=0).protocol
-        nets = dict.fromkeys((*protocol.feature_nets, *self.feature_nets))
-        protocol = protocol.model_copy(update={"feature_nets": tuple(nets)})
+        protocol = protocol_of(self.data, self.feature_nets)
         return {f"the protocol of {self.data}": check(protocol, self.data, self.reference)}
 
 

@@ -9,8 +9,8 @@ import torch
 from bench.benchmark import against
 from bench.config import resolve
 from bench.core import machine
+from bench.core.machine import no_tf32
 from bench.evaluation import sampling
-from bench.nets.base import no_tf32
 from bench.training.trainer import Trainer
 
 # bf16 peaks of data sheets, dense, FLOP/s.

@@ -22,7 +22,7 @@ PIECE_SECONDS = 7 * 60  # after which a run is interrupted, and saves
 
 def prepare_images(source: str, device: torch.device) -> dict[str, Any]:
     """The store of CIFAR-10, where it is looked for. Raises UserError as bench.prepare."""
-    from bench.prepare import Recipe, prepare
+    from bench.data.preparation import Recipe, prepare
 
     dataset = datasets.get("cifar10")
     assert dataset.folder is not None

@@ -78,6 +78,20 @@ def synchronise(device: torch.device) -> float:
 
 
 @contextmanager
+def no_tf32() -> Iterator[None]:
+    """Context without TF32 in convolutions and matrix products, which would affect Frechet distances."""
+    convolutions = torch.backends.cudnn.allow_tf32
+    products = torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
     """While inside, torch computes with one thread."""
     before = torch.get_num_threads()

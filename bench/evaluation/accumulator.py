@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.machine import no_tf32
 from bench.metrics.frechet import Gaussian, GaussianStatistics
 from bench.metrics.inception_score import InceptionScore
-from bench.nets.base import Activations, FeatureNet, no_tf32, same_width
+from bench.nets.base import Activations, FeatureNet, same_width
 
 
 class FeatureAccumulator:

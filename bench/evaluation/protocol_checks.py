@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+import backbones
 from backbones.base import Output
 from bench.config import resolve
 from bench.config.spec import Protocol
@@ -41,6 +42,13 @@ class CheckResult(NamedTuple):
     stage: str
     state: Literal["ok", "failed", "not checked"]
     text: str
+
+
+def protocol_of(data: str, feature_nets: Sequence[str] = ()) -> Protocol:
+    """The protocol of a data set, with additional feature networks. Raises UserError for unknown names."""
+    protocol = resolve.run_spec("baseline", backbones.DEFAULT, data, seed=0).protocol
+    nets = dict.fromkeys((*protocol.feature_nets, *feature_nets))
+    return protocol.model_copy(update={"feature_nets": tuple(nets)})
 
 
 def check(protocol: Protocol, data: str, reference: Path | None = None) -> Iterator[CheckResult]:

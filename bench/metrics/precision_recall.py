@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.nets.base import no_tf32
+from bench.core.machine import no_tf32
 
 Arithmetic = Literal["exact", "adm-fp16"]
 BLOCK = 4096  # rows and columns of a block of distances

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, dataclass_transform
 
@@ -140,20 +139,6 @@ def join(batches: Sequence[Activations]) -> Activations:
         same_width(batches[0].pooled, batch.pooled)
     fields = zip(*batches, strict=True)
     return Activations(*(None if parts[0] is None else torch.cat(parts) for parts in fields))  # type: ignore
-
-
-@contextmanager
-def no_tf32() -> Iterator[None]:
-    """Context without TF32 in convolutions and matrix products, which would affect Frechet distances."""
-    convolutions = torch.backends.cudnn.allow_tf32
-    products = torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = convolutions
-        torch.set_float32_matmul_precision(products)
 
 
 def first_line(error: Exception) -> str:
