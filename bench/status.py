@@ -57,7 +57,7 @@ def main() -> None:
         _resubmit(seen)
         seen = watch.poll(folders)
     if options.watch:
-        from bench.launch.submit import Display
+        from bench.launch.display import Display
 
         with Display(folders) as display:
             seen = display.until_over()

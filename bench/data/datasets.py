@@ -211,7 +211,7 @@ def _content(reference: Path, *stamp: int) -> str:
     """16 hex digits; `stamp` says that a file has changed."""
     if is_npz(reference):
         return sha256(reference)[:16]
-    from bench.data.layout import images_in
+    from bench.data.ignored_files import images_in
 
     container, digest = open_container(reference), hashlib.sha256()
     for key in images_in(container)[0]:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from rich.console import Console
-from rich.live import Live
 from submitit.core.utils import FailedJobError
 
 from bench.config.spec import RunSpec
@@ -19,15 +17,14 @@ from bench.core import machine
 from bench.core.errors import UserError
 from bench.core.files import write_json
 from bench.core.parallel import Parallelism
-from bench.core.progress import SECONDS_BETWEEN_LINES
 from bench.launch import slurm, watch
 from bench.launch.assets import missing_assets, with_trained_networks
+from bench.launch.display import Display
 from bench.launch.job import Job, describe, reset
 from bench.launch.resources import Launcher, LaunchOptions, Resources
 from bench.runs.folder import RunFolder, adopt, older_runs
 
 TURNS = 10**6  # of a job that reaches its time limit; one that makes no step gives up by itself
-REFRESH = 2.0  # seconds
 
 
 def launch(
@@ -251,41 +248,3 @@ def evaluation_jobs(seen: Sequence[watch.RunState]) -> list[Job]:
         for job in jobs
         for step in RunFolder(Path(job.root), job.run_spec()).record.kept_steps()
     ]
-
-
-class Display:
-    """Runs on the screen while inside: a live table in a terminal; in a log a line whenever the state of a
-    run changes, and every half minute."""
-
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders, self._said, self._when = folders, "", 0.0
-        console = Console()
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-
-    def __enter__(self) -> Display:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def draw(self) -> list[watch.RunState]:
-        """Update the display."""
-        seen = watch.poll(self.folders)
-        states, now = watch.summary(seen), time.monotonic()
-        if self._live:
-            self._live.update(watch.table(seen), refresh=True)
-        elif states != self._said or now - self._when >= SECONDS_BETWEEN_LINES:
-            print(states + watch.time_left(seen), flush=True)
-            self._said, self._when = states, now
-        return seen
-
-    def until_over(self) -> list[watch.RunState]:
-        """Show the runs until nothing more will happen by itself. Ctrl-C stops the watching, not the jobs."""
-        while True:
-            seen = self.draw()
-            if all(run.over for run in seen):
-                return seen
-            time.sleep(REFRESH)
