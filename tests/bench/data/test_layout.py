@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bench.core.errors import UserError
-from bench.data import layout
+from bench.data import ignored_files
 from bench.data.containers import open_container
 from bench.data.image_files import open_images
 from bench.data.layout import survey, understand
@@ -126,9 +126,9 @@ def test_what_is_no_image_of_the_data_is_passed_over_and_counted(tmp_path):
     images, layout_ = survey(container)
     assert images == ["a/1.png", "b/step-00000500.png"] and not layout_.surprises
     assert {why: len(keys) for why, keys in layout_.passed_over.items()} == {
-        layout.HIDDEN: 4,
-        layout.GRIDS: 1,
-        layout.LISTS: 1,
+        ignored_files.HIDDEN: 4,
+        ignored_files.GRIDS: 1,
+        ignored_files.LISTS: 1,
     }
     assert "ignored, sample grids of runs: 1, such as step-00000500.png" in layout_.summary
 
