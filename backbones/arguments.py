@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 FAMILIES = ("sit", "repa", "dit")
 PATHS = {"linear": "linear", "gvp": "gvp", "cosine": "gvp", "vp": "vp"}  # as written -> ours
@@ -30,17 +30,27 @@ class Argument(NamedTuple):
     value: Any
 
 
+def is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
+    """`isinstance` for what is read from a file, whose keys and values may be anything."""
+    return isinstance(value, Mapping)
+
+
+def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Likewise of lists and tuples."""
+    return isinstance(value, list | tuple)
+
+
 def arguments(content: Any, level: int = 0) -> Iterator[Argument]:
     """All named values in a file, nested ones included."""
     if isinstance(content, argparse.Namespace):
         content = vars(content)
     if level > DEEPEST:
         return
-    if isinstance(content, Mapping):
+    if is_mapping(content):
         for key, value in content.items():
             yield Argument(_snake(str(key)), value)
             yield from arguments(value, level + 1)
-    elif isinstance(content, list | tuple):
+    elif is_sequence(content):
         if content and all(isinstance(value, str) for value in content):
             yield from _of_text(" ".join(content))
         for value in content if not hasattr(content, "_fields") else ():

@@ -21,14 +21,23 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 import backbones
 from backbones import SIZES
-from backbones.arguments import PATHS, PREDICTIONS, Argument, arguments, families, meanings
+from backbones.arguments import (
+    PATHS,
+    PREDICTIONS,
+    Argument,
+    arguments,
+    families,
+    is_mapping,
+    is_sequence,
+    meanings,
+)
 from backbones.blocks import sinusoids
 from backbones.transformer import TransformerArchitecture
 from backbones.weights import NAMED, State, Weights, expected_shapes, foreign_content, refuse_differences
@@ -161,14 +170,6 @@ def _unpickled(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-def _is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
-    return isinstance(value, Mapping)
-
-
-def _is_list(value: Any) -> TypeGuard[list[Any]]:
-    return isinstance(value, list)
-
-
 def _parameters(path: Path, content: dict[str, Any], found: list[Found]) -> tuple[str, State]:
     """(place in the file, parameters by official name), of the EMA if there are several sets."""
     found = [one for one in found if not one.of_optimiser]
@@ -214,7 +215,7 @@ def _states(content: Mapping[Any, Any], place: str = "", level: int = 0) -> Iter
         state = {key.removeprefix(prefix): named[key] for key in named if key.startswith(prefix)}
         yield Found(": ".join(filter(None, (place, prefix))), state)
     for key, value in content.items():
-        if _is_mapping(value) and level < NESTED:
+        if is_mapping(value) and level < NESTED:
             yield from _states(value, ".".join(filter(None, (place, str(key)))), level + 1)
 
 
@@ -223,9 +224,10 @@ def _shadow_states(content: Mapping[Any, Any], model: State) -> Iterator[Found]:
     # Some averages omit the position table, which is not trained.
     for names in (list(model), [name for name in model if name != "pos_embed"]):
         for name, shadow in arguments(content):
-            listed = name == "shadow_params" and isinstance(shadow, list)
-            shapes = [getattr(value, "shape", None) for value in shadow] if listed else []
-            if listed and shapes == [model[name].shape for name in names]:
+            if name != "shadow_params" or not is_sequence(shadow):
+                continue
+            shapes = [getattr(value, "shape", None) for value in shadow]
+            if shapes == [model[name].shape for name in names]:
                 yield Found("shadow_params", model | dict(zip(names, shadow, strict=True)))
 
 
@@ -235,7 +237,7 @@ def _listing(content: Mapping[Any, Any]) -> str:
         return "no entries"
     shown: list[str] = []
     for key, value in list(content.items())[: 2 * NAMED]:
-        inside = list(map(str, value))[:NAMED] if _is_mapping(value) else []
+        inside = list(map(str, value))[:NAMED] if is_mapping(value) else []
         shown.append(f"{key} ({', '.join(inside)}, ...)" if inside else str(key))
     more = len(content) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
