@@ -31,6 +31,14 @@ def test_every_method_has_a_card_that_agrees_with_it():
         assert set(card.published) <= names, card.name
 
 
+def test_a_method_is_a_file_of_at_most_eighty_lines():
+    lengths = {
+        name: len(Path(sys.modules[resolve.method_class(name).__module__].__file__).read_text().splitlines())
+        for name in methods.names()
+    }
+    assert {name: length for name, length in lengths.items() if length > 80} == {}
+
+
 def test_published_fids_of_the_cards_are_rows_of_the_table():
     rows = published_rows()
     for card in cards.every():
