@@ -37,6 +37,7 @@ Release = Literal["sit", "repa", "dit", "diffusers"]  # code base that wrote an 
 _FOLDER = Path(__file__).parent
 _PARTS = (
     "__init__",
+    "arguments",
     "attention",
     "base",
     "blocks",
@@ -44,6 +45,7 @@ _PARTS = (
     "cost",
     "dit",
     "extras",
+    "layers",
     "official",
     "sit",
     "transformer",

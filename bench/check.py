@@ -29,7 +29,7 @@ Names = tyro.conf.Positional[Annotated[tuple[str, ...], option()]]
 
 @dataclass(frozen=True)
 class ProtocolCheck:
-    """The all stages from a trained model to its metrics, each apart."""
+    """Check all stages from a trained model to its metrics, one by one."""
 
     data: str = "digits"
     """data set whose protocol is checked"""

@@ -9,6 +9,7 @@ import torch
 
 import backbones
 from backbones import checkpoints
+from backbones.base import Architecture
 from bench.checks.backbone import check_backbone
 from bench.config import resolve
 from bench.core.errors import UserError, exit_code
@@ -48,6 +49,11 @@ def test_the_example_trains_with_repa_and_is_opened_again(path, tmp_path, monkey
     assert (model.architecture.depth, model.architecture.width, model.grid) == (3, 32, (4, 4))
     with pytest.raises(ValueError, match="move that file into backbones/"):
         checkpoints.weights(run / "ema.safetensors")  # weights do not decide which code runs
+
+
+def test_every_file_of_the_folder_is_a_backbone_or_a_part():
+    for name in backbones.dropped_in():
+        assert issubclass(backbones.load(name), Architecture), name
 
 
 def test_a_file_dropped_into_the_folder_is_found_by_its_name(monkeypatch, tmp_path):

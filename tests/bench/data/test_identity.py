@@ -1,6 +1,7 @@
 """The identity of a store is that of its images and labels: names do not count, pictures do."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -51,6 +52,27 @@ def test_other_pictures_under_the_same_names_are_another_data_set(store, tmp_pat
     specs = [resolve.run_spec("baseline", "sit-pico/4", f"folder[path={p}]", 0) for p in (store, other)]
     assert specs[0].protocol.data != specs[1].protocol.data
     assert specs[0].protocol.hash != specs[1].protocol.hash
+
+
+def test_one_pixel_makes_another_data_set(store, tmp_path):
+    changed = images(tmp_path / "changed", seed=0)
+    pixels = np.array(Image.open(changed / "b/03.png"))
+    pixels[3, 4, 1] ^= 1
+    Image.fromarray(pixels).save(changed / "b/03.png")
+    assert read_manifest(prepare(changed, tmp_path / "s")).identity != read_manifest(store).identity
+
+
+def test_a_store_that_is_copied_touched_or_linked_stays_the_same(store, tmp_path):
+    copied, linked = tmp_path / "elsewhere" / "of another name", tmp_path / "linked"
+    shutil.copytree(store, copied)
+    linked.symlink_to(store)
+    for path in copied.iterdir():
+        os.utime(path, (1, 1))
+    specs = [
+        resolve.run_spec("baseline", "sit-pico/4", f'folder[path="{path}"]', 0)
+        for path in (store, copied, linked)
+    ]
+    assert len({spec.protocol.hash for spec in specs}) == 1
 
 
 def test_the_same_pictures_under_other_names_are_the_same_data_set(store, tmp_path):
