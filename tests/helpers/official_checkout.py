@@ -99,16 +99,22 @@ def euler_maruyama_sampler(model, latents, y, num_steps=20, heun=False, cfg_scal
 """,
 }
 
-SIT = {
-    "models.py": NETWORK
+SIZED = (
+    NETWORK
     + """
-class SiT(Network):
+class Sized(Network):
     def __init__(self, input_size=32, patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_heads=16,
                  mlp_ratio=4.0, class_dropout_prob=0.1, num_classes=1000, learn_sigma=True):
         super().__init__(class_dropout_prob, num_heads, depth=depth, width=hidden_size, patch=patch_size,
                          input_size=input_size, channels=in_channels, classes=num_classes,
                          variance=learn_sigma)
+"""
+)
 
+SIT = {
+    "models.py": SIZED
+    + """
+class SiT(Sized):
     def forward(self, x, t, y):
         return official.sit(self.state(), x, t, self.undropped(y), self.heads)
 
@@ -132,15 +138,9 @@ def create_transport(path_type="Linear", prediction="velocity", loss_weight=None
 }
 
 DIT = {
-    "models.py": NETWORK
+    "models.py": SIZED
     + """
-class DiT(Network):
-    def __init__(self, input_size=32, patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_heads=16,
-                 mlp_ratio=4.0, class_dropout_prob=0.1, num_classes=1000, learn_sigma=True):
-        super().__init__(class_dropout_prob, num_heads, depth=depth, width=hidden_size, patch=patch_size,
-                         input_size=input_size, channels=in_channels, classes=num_classes,
-                         variance=learn_sigma)
-
+class DiT(Sized):
     def forward(self, x, t, y):
         return torch.cat(official.dit(self.state(), x, t, self.undropped(y), self.heads), dim=1)
 

@@ -1,10 +1,17 @@
-"""Small sources of images and a tiny VAE, as a user has them on disk."""
+"""Small sources of images and a tiny VAE, as a user has them on disk, and what is made of them."""
 
+import io
 import tarfile
 import zipfile
 
 import numpy as np
 from PIL import Image
+
+from bench import prepare as command
+from bench.core import grammar
+from bench.data import datasets
+from bench.data.containers import open_container
+from bench.data.layout import understand
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -50,3 +57,39 @@ def tiny_vae(folder, seed=0, halvings=1, channels=4, scale=0.5, width=8):
     )
     vae.save_pretrained(folder)
     return vae.eval()
+
+
+def png() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(content, "png")
+    return content.getvalue()
+
+
+def tree(root, *files):
+    """Files by name: images have some bytes of one, since nothing is decoded here."""
+    for name in files:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png())
+    return root
+
+
+def understood(root):
+    """The layout of a folder or archive."""
+    return understand(open_container(root))
+
+
+def labels(found, part="train"):
+    """Key -> class, of a layout."""
+    return {member.key: found.classes[member.label] for member in found.parts.get(part, ())}
+
+
+def prepare(source, out, size=32, **recipe):
+    """A store of the images of a source, in one process."""
+    command.prepare(str(source), out, command.Recipe(size=size, **recipe), workers=1)
+    return out
+
+
+def load(store, **options):
+    """The records of a store, as a run opens them."""
+    return datasets.get(grammar.join("folder", {"path": store, **options})).open()

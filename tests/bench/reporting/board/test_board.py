@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import statistics
 import sys
 from collections.abc import Iterator
@@ -22,8 +21,8 @@ from bench.reporting.board import earlier, entries, standings
 from bench.reporting.board.verify import verify
 from bench.reporting.tables import published
 from tests.helpers import untrained_run
+from tests.helpers.browser import opened
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FID = {("baseline", 0): 8.0, ("baseline", 1): 9.0, ("repa", 0): 5.0, ("repa", 1): 5.5}
 
 
@@ -195,21 +194,9 @@ def test_the_committed_studies_seed_the_board():
 @pytest.fixture
 def page(monkeypatch, file, tmp_path) -> Iterator[Any]:
     """A browser on the site of the four entries; errors and requests to elsewhere fail."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
     assert run(monkeypatch, f"alice={file}", "--output", tmp_path / "site") == 0
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1400, "height": 900})
-        problems: list[str] = []
-        opened.on("console", lambda message: problems.append(message.text))
-        opened.on("pageerror", lambda error: problems.append(str(error)))
-        opened.on("request", lambda request: problems.append(request.url))
-        opened.goto((tmp_path / "site" / "index.html").as_uri())
-        yield opened
-        browser.close()
-        assert [text for text in problems if not text.startswith("file:")] == []
+    with opened((tmp_path / "site" / "index.html").as_uri(), 1400, 900, own=("file:",)) as page:
+        yield page
 
 
 def test_the_pages_in_a_browser(page, contents, tmp_path):

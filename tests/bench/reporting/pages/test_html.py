@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ import pytest
 from bench.benchmark.simulated_runs import SPEEDS, frechet, write_run
 from bench.report import Report, write
 from bench.reporting.pages.html import data_url
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from tests.helpers.browser import opened
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +31,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(report: Path) -> Iterator[Any]:
-    """The page in headless Chromium; any message, error or request but for the file itself fails."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1366, "height": 768})
-        problems: list[str] = []
-        opened.on("console", lambda message: problems.append(message.text))
-        opened.on("pageerror", lambda error: problems.append(str(error)))
-        opened.on("request", lambda request: problems.append(request.url))
-        opened.goto(report.as_uri())
-        yield opened
-        browser.close()
-        assert [text for text in problems if not text.startswith((report.as_uri(), "data:"))] == []
+    """The page in a browser; any message, error or request but for the file itself fails."""
+    with opened(report.as_uri(), 1366, 768, own=(report.as_uri(), "data:")) as page:
+        yield page
 
 
 def column(page: Any, table: str, index: int) -> list[str]:
