@@ -15,8 +15,9 @@ from torchvision.utils import make_grid
 
 from bench.benchmark.simulated_runs import SPEEDS, STEP_SECONDS, frechet, sample_grid, write_run
 from bench.reporting.comparison import Comparison, compare
-from bench.reporting.plots import bars, curves, figures, relations
-from bench.reporting.plots.figures import MOST_CURVES, drawings
+from bench.reporting.plots import bars, curves, relations
+from bench.reporting.plots.contents import MOST_CURVES, Contents
+from bench.reporting.plots.figures import drawings
 from bench.reporting.plots.style import looks, on_lines, save
 from bench.reporting.results import load, probe_maps, training_logs
 from bench.reporting.tables.table import slug
@@ -94,9 +95,9 @@ def test_of_many_methods_the_reference_and_the_best_are_shown(
     comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Curves and samples leave out repa, the points of Pareto are grey, and bars say who never catches up."""
-    monkeypatch.setattr(figures, "MOST_CURVES", 2)
-    monkeypatch.setattr(figures, "MOST_ROWS", 2)
-    contents = figures.Contents(comparison)
+    monkeypatch.setattr("bench.reporting.plots.contents.MOST_CURVES", 2)
+    monkeypatch.setattr("bench.reporting.plots.contents.MOST_ROWS", 2)
+    contents = Contents(comparison)
     assert contents.plain.methods == contents.sampled.methods == ["baseline", "vrpo"]
     assert {entry.method for entry in contents.compared} == {"repa", "vrpo"} and not contents.behind
     text = {drawing.name: drawing.text for drawing in drawings(comparison)}
@@ -105,8 +106,8 @@ def test_of_many_methods_the_reference_and_the_best_are_shown(
     figure = relations.pareto(comparison, comparison.headline, contents.plain.methods)
     labels = [line.get_label() for line in figure.axes[1].lines]
     assert {"baseline", "vrpo", "others"} <= set(labels) and "repa" not in labels
-    monkeypatch.setattr(figures.Contents, "_reaches", lambda self, entry: entry.method == "vrpo")
-    contents = figures.Contents(comparison)
+    monkeypatch.setattr(Contents, "_reaches", lambda self, entry: entry.method == "vrpo")
+    contents = Contents(comparison)
     assert {entry.method for entry in contents.compared} == {"vrpo"} and contents.behind == ["repa"]
 
 
