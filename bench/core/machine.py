@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -148,12 +149,22 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _command(words: Sequence[str]) -> str:
-    """As it was typed, without the folder of the program: records of runs are published."""
+    """As it was typed, with paths relative to the working or home folder: records of runs are published.
+
+    Of the launcher of a job or a notebook, another package, the name alone.
+    """
     path, root = Path(words[0]), Path(__file__).parents[2]
-    program = path.name
-    if path.suffix == ".py" and path.is_relative_to(root):
-        program = "python -m " + ".".join(path.relative_to(root).with_suffix("").parts)
-    return " ".join([program, shlex.join(words[1:])]).strip()
+    inside = path.relative_to(root).with_suffix("").parts if path.is_relative_to(root) else ()
+    ours = path.suffix == ".py" and inside[:1] == (Path(__file__).parents[1].name,)
+    if not ours and "site-packages" in path.parts:
+        return path.name
+    program = "python -m " + ".".join(inside) if ours else path.name
+    folders = {str(Path.cwd()): "", str(Path.home()): "~/"}
+    text = shlex.join(words[1:])
+    for folder, shorter in folders.items():
+        if folder != "/":
+            text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}/", shorter, text)
+    return f"{program} {text}".strip()
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

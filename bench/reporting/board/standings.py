@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from bench.config.spec import Protocol
@@ -101,9 +101,24 @@ def boards(entries: Iterable[tuple[str, Entry]], earlier: Iterable[EarlierLine] 
     for protocol, words, standing in earlier:
         board = found.setdefault(protocol, Board(protocol))
         board.words = board.words or words
-        if standing not in board.earlier:
-            board.earlier.append(standing)
+        board.earlier.append(standing)
+    for board in found.values():
+        board.earlier = _merged(board.earlier)
     return sorted(found.values(), key=lambda board: (-len(board.standings), board.protocol))
+
+
+def _merged(lines: Iterable[Standing]) -> list[Standing]:
+    """Lines of equal numbers as one: several studies report the same runs."""
+    groups: dict[tuple, list[Standing]] = {}
+    for line in lines:
+        numbers = tuple((name, found.mean) for name, found in line.metrics.items())
+        groups.setdefault((line.method, line.budget, line.seeds, numbers), []).append(line)
+    merged = []
+    for first, *others in groups.values():
+        more = len({line.source for line in others} - {first.source})
+        source = f"{first.source} and {more} more" if more else first.source
+        merged.append(replace(first, source=source))
+    return merged
 
 
 def _configuration(entry: Entry) -> str:

@@ -191,6 +191,15 @@ def test_the_committed_studies_seed_the_board():
     assert lines[0].standing.budget.steps == int(first["steps"])
 
 
+def test_a_line_that_several_studies_report_stands_once():
+    root = Path(__file__).parents[4] / "results"
+    lines = [line for name in ("controls", "main") for line in earlier.lines(root / name, name)]
+    shared = [line for line in lines if line.standing.method == "baseline"]
+    assert len(shared) > 2  # SiT in both, DiT in one
+    (board,) = standings.boards([], shared)
+    assert sorted(line.source for line in board.earlier) == ["controls and 1 more", "main"]
+
+
 @pytest.fixture
 def page(monkeypatch, file, tmp_path) -> Iterator[Any]:
     """A browser on the site of the four entries; errors and requests to elsewhere fail."""
