@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bench.core import plugin
 from bench.core.errors import unknown
@@ -26,6 +26,25 @@ from bench.nets.recipes import RECIPES
 
 Library = Literal["local", "timm", "open_clip", "inception", "torchvision", "fixed", "file"]
 PREFIXES: dict[str, Library] = {"timm:": "timm", "clip:": "open_clip"}
+
+
+class Transformer(NamedTuple):
+    """A vision transformer."""
+
+    width: int
+    layers: int
+    heads: int
+    class_token: bool
+
+
+_SIZES = {
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+    "giant": (1536, 40, 24),
+}
+_NO_CLASS_TOKEN = re.compile("siglip|_gap_")
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,26 @@ NETWORKS: dict[str, Network] = {
 }
 
 
+# Models whose repository is named like them; timm does not have to be imported to tell.
+_TIMM_REPOSITORIES = {
+    network.model
+    for network in NETWORKS.values()
+    if network.library == "timm" and not network.url and "quickgelu" not in network.model
+}
+
+
+def transformer(name: str) -> Transformer | None:
+    """Properties of a vision transformer of timm that is in the table; None: timm has to be asked.
+
+    The plan of a run needs them, and importing timm would take most of its time.
+    """
+    model = NETWORKS[name].model if name in NETWORKS else ""
+    found = re.match(r"(?:vit|deit)_([a-z]+)_patch", model)
+    if found is None or found[1] not in _SIZES:
+        return None
+    return Transformer(*_SIZES[found[1]], class_token=not _NO_CLASS_TOKEN.search(model))
+
+
 def names(*libraries: Library) -> tuple[str, ...]:
     """The names in the table, optionally of some libraries only."""
     return tuple(name for name, network in NETWORKS.items() if not libraries or network.library in libraries)
@@ -155,6 +194,8 @@ def identity(name: str) -> str:
 
 def timm_repository(model: str) -> str:
     """Hub repository of a model of timm; "" if timm records none."""
+    if model in _TIMM_REPOSITORIES:
+        return f"timm/{model}"
     import timm
 
     config = timm.get_pretrained_cfg(model)

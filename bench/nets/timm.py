@@ -96,6 +96,8 @@ def tokens(
 
 def describe(name: str, grid: tuple[int, int]) -> EncoderInfo:
     """Properties of the encoder, without its weights."""
+    if found := table.transformer(name):
+        return EncoderInfo(name, found.width, grid, found.layers, found.heads, found.class_token)
     import timm
 
     with torch.device("meta"):

@@ -1,11 +1,18 @@
 """Names against the records of timm and open_clip themselves."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import open_clip
 import pytest
 import timm
+import torch
 
 from bench.core.errors import UserError
 from bench.nets import table
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -52,3 +59,25 @@ def test_weights_that_are_published_twice_are_named_as_the_libraries_do():
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'dinov2-b'"):
         table.network("dinov2_b")
+
+
+@pytest.mark.parametrize("name", [name for name in table.names("timm") if table.transformer(name)])
+def test_transformers_are_those_of_timm(name):
+    with torch.device("meta"):
+        net = timm.create_model(table.network(name).model, num_classes=0)
+    heads, class_token = net.blocks[0].attn.num_heads, net.cls_token is not None
+    assert table.transformer(name) == (net.embed_dim, len(net.blocks), heads, class_token)
+
+
+@pytest.mark.parametrize("name", table.names("timm"))
+def test_repositories_are_those_of_timm(name):
+    model = table.network(name).model
+    assert table.timm_repository(model) == (timm.get_pretrained_cfg(model).hf_hub_id or "")
+
+
+def test_a_plan_with_a_known_teacher_does_not_import_timm():
+    code = (
+        "import sys; from bench.nets import table, teachers; table.identity('dinov2-b'); "
+        "teachers.describe('dinov2-b', 256, (16, 16)); sys.exit('timm' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
