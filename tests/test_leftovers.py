@@ -30,6 +30,10 @@ time.sleep(600)
 DETACHED = """
 subprocess.Popen(["sh", "-c", "setsid sleep 600 & exec sleep 600"], start_new_session=True)
 """
+FORKED = """
+from tests.helpers import forked
+command = forked.Command(["-n1", "-r1", "import time; time.sleep(600)"], module="timeit")
+"""
 SCHEDULER = """
 from pathlib import Path
 from tests.helpers.one_node import Cluster
@@ -50,7 +54,11 @@ def folder():
         yield name
 
 
-@pytest.mark.parametrize(("start", "least"), [(DETACHED, 3), (SCHEDULER, 10)], ids=["detached", "slurm"])
+@pytest.mark.parametrize(
+    ("start", "least"),
+    [(DETACHED, 3), (FORKED, 4), (SCHEDULER, 10)],
+    ids=["detached", "forked", "slurm"],
+)
 def test_a_killed_test_run_leaves_nothing_behind(start, least, folder):
     if start is SCHEDULER and (reason := one_node.missing()):
         pytest.skip(reason)
