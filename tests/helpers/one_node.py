@@ -33,7 +33,8 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
-ReturnToService=2
+# A node that a test takes down stays down until the test resumes it.
+ReturnToService=1
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0
 SlurmdParameters=config_overrides
 KillWait=20
