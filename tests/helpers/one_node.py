@@ -28,6 +28,8 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
+# At this level slurmd tells when it has forgotten a job, which `Cluster.is_rid_of` reads.
+SlurmdDebug=debug
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -104,6 +106,10 @@ class Cluster:
             command, env=os.environ | self.environment, capture_output=True, text=True, check=False
         )
         return done.stdout + done.stderr
+
+    def is_rid_of(self, job: str) -> bool:
+        """Whether the node has ended what it ran of a job; it refuses to start it anew before."""
+        return f"completed epilog for jobid {job}\n" in (self.folder / "slurmd.log").read_text()
 
     def _start(self, *command: str) -> None:
         output = self.folder / f"{command[0]}.out"

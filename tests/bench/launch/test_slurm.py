@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from bench.core.files import read_rows
@@ -103,12 +102,6 @@ def state(run):
     return json.loads(path.read_text())["state"] if path.is_file() else ""
 
 
-def step_daemons(job):
-    """Processes with which the node still runs the job; it refuses to start it anew before they end."""
-    titles = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
-    return [title for title in titles if title.startswith(f"slurmstepd: [{job}.")]
-
-
 EVENTS = ("requeued", "preempted", "killed", "cancelled", "on a failing node")
 
 
@@ -139,7 +132,7 @@ def disturbed(commands):
     cluster.ask("scontrol", "update", "NodeName=alone", "State=DOWN", "Reason=test")
     commands.wait_for("the job on the failing node to stop", lambda: not working_on(run))
     commands.wait_for("the job to be queued again", lambda: commands.states().get(job) == "PENDING")
-    commands.wait_for("the node to be rid of the job", lambda: not step_daemons(job))
+    commands.wait_for("the node to be rid of the job", lambda: cluster.is_rid_of(job))
     cluster.ask("scontrol", "update", "NodeName=alone", "State=RESUME")
     commands.wait_for("the requeued job to finish", lambda: state(run) == "finished")
     return {event: run for event, (run, _) in runs.items()}
