@@ -120,11 +120,12 @@ def _print(title: str, columns: dict[str, dict[str, float]], caption: str) -> No
     """A row a metric, a column a set of images."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("metric", *columns, title=title, caption=caption, box=box.SIMPLE_HEAD)
+    table = Table("metric", *columns, title=escape(title), caption=escape(caption), box=box.SIMPLE_HEAD)
     for name in next(iter(columns.values())):
-        table.add_row(name.replace("[", r"\["), *(f"{metrics[name]:.5g}" for metrics in columns.values()))
+        table.add_row(escape(name), *(f"{metrics[name]:.5g}" for metrics in columns.values()))
     Console(soft_wrap=True).print(table)
 
 

@@ -70,6 +70,7 @@ def verify(options: Options) -> None:
     """Compare the metrics of an entry with those of its samples. Raises UserError if they disagree."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from bench.core import machine
@@ -86,7 +87,7 @@ def verify(options: Options) -> None:
     table = Table("metric", "entry", "samples", "", title=found[0].spec.run_id, box=box.SIMPLE_HEAD)
     for row in rows:
         state = "[green]agrees[/]" if row.agrees else "[bold red]differs[/]"
-        table.add_row(row.key.replace("[", r"\["), f"{row.said:.6g}", f"{row.found:.6g}", state)
+        table.add_row(escape(row.key), f"{row.said:.6g}", f"{row.found:.6g}", state)
     Console(soft_wrap=True).print(table)
     if wrong := [row.key for row in rows if not row.agrees]:
         raise UserError(f"{options.verify} does not give the entry's {', '.join(wrong)}.")

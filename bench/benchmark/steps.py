@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
+from rich.markup import escape
+
 from bench.benchmark import new_table, print_table, seconds_of, with_spread
 from bench.core.cli import Device, OptionalInt, OptionalPath, parse
 from bench.core.errors import UserError, exit_code
@@ -93,8 +95,8 @@ def time_methods(options: Options, device: torch.device, training: dict[str, obj
             size = run.training.batch_size
             first = first or median(step)
             table.add_row(
-                method,
-                run.backbone,
+                escape(method),
+                escape(run.backbone),
                 str(size),
                 run.training.precision,
                 f"{flops:.4g}",

@@ -131,14 +131,14 @@ def table(seen: list[RunState]) -> Table:
     for run in seen:
         left = run.seconds_left if run.state == RUNNING else None
         found.add_row(
-            run.folder.name,
+            escape(run.folder.name),
             run.state,
             f"{run.step}/{run.steps}",
             f"{1 / run.seconds_per_step:.3g}" if run.seconds_per_step else "",
             duration(left) if left is not None else "",
             escape(run.metric),
-            run.job,
-            run.where,
+            escape(run.job),
+            escape(run.where),
             escape(run.message),
         )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import tempfile
@@ -167,7 +168,7 @@ def _card(
         use = 'from backbones import checkpoints\n\nnetwork = checkpoints.load("model.safetensors")'
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {spec.method} on {spec.backbone}, {spec.data}",
+        f"# {html.escape(f'{spec.method} on {spec.backbone}, {spec.data}', quote=False)}",
         f"{row.step} steps of {spec.training.batch_size} images, seed {spec.seed}. Made with "
         "alignment-bench, which compares alignment strategies for diffusion transformers.",
         "![samples](samples.png)" if grid else "",

@@ -136,6 +136,13 @@ def test_too_few_images_are_refused(digits: Path, tmp_path: Path):
         evaluate.score_images(Options(tmp_path / "few", images=Images(digits / "reference", ("pixels",))))
 
 
+def test_names_with_brackets_are_printed_as_they_are(capsys):
+    evaluate._print("a[/b] c[red]", {"value": {"fd[x]": 1.0}}, "against d[/red]; k = 3")
+    printed = capsys.readouterr().out
+    for text in ("a[/b] c[red]", "fd[x]", "against d[/red]; k = 3"):
+        assert text in printed
+
+
 def test_help_needs_no_torch():
     script = "import sys, bench.evaluate; sys.exit(int('torch' in sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench.config import resolve
 from bench.core.errors import exit_code
+from bench.launch import watch
 from bench.runs.folder import RunFolder
 from bench.runs.lock import RunLock
 from bench.runs.record import EvaluationRow, TrainingRow
@@ -86,3 +88,10 @@ def test_help_answers_without_importing_torch():
     imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 0 and not {"torch", "submitit", "pandas"} & imported
     assert "--resubmit" in done.stdout
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys):
+    seen = watch.RunState(Path("a[/b]"), "failed", 1, 2, None, "", "c[/d]", "3", "e[/f]", 0, False)
+    Console(width=120).print(watch.table([seen]))
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("a[/b]", "c[/d]", "e[/f]"))

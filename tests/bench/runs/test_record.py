@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bench.core.errors import UserError
-from bench.core.files import append_row
+from bench.core.files import append_row, damaged_lines
 from bench.runs.record import EvaluationRow, RunRecord, TrainingRow
 
 ROW = {"step": 5, "seconds": 1.0, "protocol": "aa", "metrics": {"fid": 2.0}}
@@ -21,6 +23,42 @@ def test_a_row_is_read_as_it_was_written(record: RunRecord):
     row = EvaluationRow(step=5, seconds=1.5, flops=10**18, protocol="aa", metrics={"fid[net]": 2.5})
     append_row(record.folder / "eval.jsonl", row.fields())
     assert record.evaluations() == [row]
+
+
+NAMES = st.text(min_size=1, max_size=20)
+NUMBERS = st.floats(allow_nan=False)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    step=st.integers(0, 10**12),
+    values=st.dictionaries(NAMES, NUMBERS, max_size=4),
+    leaky=st.lists(NAMES, max_size=2),
+    interval=st.tuples(NUMBERS, NUMBERS),
+)
+def test_any_row_is_read_as_it_was_written(record: RunRecord, step, values, leaky, interval):
+    (record.folder / "eval.jsonl").unlink(missing_ok=True)
+    (record.folder / "train.jsonl").unlink(missing_ok=True)
+    evaluation = EvaluationRow(
+        step=step, seconds=1.0, protocol="aa", guidance_interval=interval, leaky=tuple(leaky), metrics=values
+    )
+    training = TrainingRow(step=step, raw=values, logs=values, loss=1e-300)
+    for name, row in (("eval", evaluation), ("train", training)):
+        append_row(record.folder / f"{name}.jsonl", row.fields())
+    assert record.evaluations() == [evaluation]
+    assert record.training() == [training] == [record.last_training_row()]
+    assert damaged_lines(record.folder / "eval.jsonl") == []
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(content=st.binary(max_size=300))
+def test_any_content_is_read_or_left_out(record: RunRecord, content: bytes):
+    for name in ("eval", "train", "probe"):
+        (record.folder / f"{name}.jsonl").write_bytes(content)
+    found = [*record.evaluations(), *record.training(), *record.probes()]
+    assert all(type(row.step) is int for row in found)
+    assert record.last_training_row() is None or record.training()
+    assert all(":" in place for place in damaged_lines(record.folder / "eval.jsonl"))
 
 
 def test_of_equal_step_and_protocol_the_last_counts(record: RunRecord):
