@@ -106,7 +106,7 @@ def is_diffusers(path: Path) -> bool:
     """Whether the `config.json` beside a file of weights is of this class."""
     try:
         return json.loads((path.parent / CONFIG).read_bytes()).get("_class_name") == CLASS
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
@@ -183,7 +183,7 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
         kind = config.get("_class_name")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}, which says what the weights are of, cannot be read: {error}.") from None
     if kind != CLASS:
         raise ValueError(f"{path} is of the class {kind}; only {CLASS} is read.")

@@ -202,7 +202,7 @@ def _file() -> dict[str, Any]:
     path = file()
     try:
         tables = tomllib.loads(path.read_text()) if path.is_file() else {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
     for name in tables:
         if name not in ("launcher", "local", "slurm", "evaluation"):

@@ -53,7 +53,7 @@ def owner_of(folder: Path) -> Owner | None:
     """The process that locked the run, dead or alive; None if it is not locked."""
     try:
         return Owner(**json.loads((folder / "owner.json").read_text()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -208,7 +208,7 @@ class RunRecord:
             fields = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{self.folder} is not the folder of a run: it has no spec.json.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged: {error}. Move {self.folder} away.") from None
         if not isinstance(fields, dict):
             raise UserError(f"{path} is damaged: it holds no JSON object. Move {self.folder} away.")
@@ -264,7 +264,7 @@ class RunRecord:
         try:
             with open(self.folder / "train.jsonl", "rb") as file:
                 row = _validated(TrainingRow, json.loads(file.readline()))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         return row is not None and bool(row.logs)
 
@@ -280,7 +280,7 @@ class RunRecord:
         for line in reversed(lines):
             try:
                 row = _validated(TrainingRow, json.loads(line))
-            except ValueError:  # cut off by the tail, or by a kill
+            except (ValueError, RecursionError):  # cut off by the tail, or by a kill
                 continue
             if row is not None:
                 return row

@@ -91,7 +91,7 @@ def test_help_answers_without_importing_torch():
 
 
 def test_names_with_brackets_are_printed_as_they_are(capsys):
-    seen = watch.RunState(Path("a[/b]"), "failed", 1, 2, None, "", "c[/d]", "3", "e[/f]", 0, False)
+    seen = watch.RunState(Path("a[red]"), "failed", 1, 2, None, "", "c[/d]", "3", "e[/f]", 0, False)
     Console(width=120).print(watch.table([seen]))
     printed = capsys.readouterr().out
-    assert all(text in printed for text in ("a[/b]", "c[/d]", "e[/f]"))
+    assert all(text in printed for text in ("a[red]", "c[/d]", "e[/f]"))

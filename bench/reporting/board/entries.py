@@ -108,7 +108,7 @@ def read(path: Path) -> Iterator[Entry]:
         where = f"{path}:{number}" if len(lines) > 1 else str(path)
         try:
             content = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(
                 f"{where} is no entry, or damaged: give the {FILE} of a report, or one entry as .json."
             ) from None
@@ -121,8 +121,8 @@ def parse(content: Any, where: str) -> Entry:
         entry = Entry.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where} is no entry of this version: {place}: {first['msg']}.") from None
+        place = ": ".join([".".join(map(str, first["loc"]))] * bool(first["loc"]) + [first["msg"]])
+        raise UserError(f"{where} is no entry of this version: {place}.") from None
     if checksum(content) != entry.checksum:
         raise UserError(
             f"{where} was changed since it was made: its checksum does not agree with its content."

@@ -99,7 +99,7 @@ def test_a_damaged_status_is_called_so(record: RunRecord, content: str):
     assert record.status().state == "damaged" and "status.json" in record.status().message
 
 
-@pytest.mark.parametrize("content", ["", '{"method": "re', "[]", "\x00\x00"])
+@pytest.mark.parametrize("content", ["[" * 100_000, "", '{"method": "re', "[]", "\x00\x00"])
 def test_a_damaged_spec_is_one_line(record: RunRecord, content: str):
     (record.folder / "spec.json").write_text(content)
     with pytest.raises(UserError, match=r"spec\.json is damaged") as error:

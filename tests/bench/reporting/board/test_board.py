@@ -81,6 +81,35 @@ def test_a_file_of_entries_that_is_cut_off_is_refused(file):
         list(entries.read(file))
 
 
+@pytest.mark.parametrize("junk", ["", "[]", "{}", "null", '{"format": 1}', "\0" * 9, "[" * 100_000])
+def test_what_is_no_entry_is_refused(tmp_path, junk):
+    (tmp_path / "junk.jsonl").write_text(junk)
+    with pytest.raises(UserError, match=r"junk\.jsonl is no entry"):
+        list(entries.read(tmp_path / "junk.jsonl"))
+
+
+def test_names_in_entries_are_text_on_the_pages(monkeypatch, tmp_path):
+    evil = [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "../../evil",
+        "\\input{x}",
+        "{{7*7}}",
+    ]
+    lines = []
+    for name in evil:
+        content = made("baseline", 0)
+        content["spec"]["method"] = content["spec"]["backbone"] = name
+        content["environment"] |= {"hardware": name, "git": {"revision": name}}
+        lines.append(json.dumps(signed(content)) + "\n")
+    (tmp_path / "evil.jsonl").write_text("".join(lines))
+    assert run(monkeypatch, tmp_path / "evil.jsonl", "--output", tmp_path / "site") == 0
+    pages = "".join(path.read_text() for path in (tmp_path / "site").glob("*.html"))
+    assert "<script>alert" not in pages and "<img" not in pages and "{{7*7}}" in pages
+    assert sorted(path.suffix for path in (tmp_path / "site" / "entries").iterdir()) == [".json"] * len(evil)
+    assert not list(tmp_path.rglob("evil*.json"))
+
+
 def test_seeds_are_averaged_and_an_entry_given_twice_counts_once(file, contents):
     found = [("alice", entry) for entry in entries.read(file)]
     again = found[0][1].model_copy(update={"checksum": "evaluated again"})
