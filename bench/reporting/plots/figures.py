@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from bench.core import grammar
 from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison
-from bench.reporting.plots import bars, curves, relations, samples
+from bench.reporting.plots import bars, curves, log_traces, relations, samples
 from bench.reporting.plots.contents import MOST_CURVES, Contents
 from bench.reporting.tables import studies
 from bench.reporting.tables.table import slug
@@ -153,7 +153,7 @@ KINDS = (
         "Seed {seed}; quantities that methods log during training; thin lines: by noise level; stacked: a "
         "histogram, of the first method that logs one.",
         Contents.logs,
-        lambda it, logs: curves.traces(logs, it.all.methods, it.all.reference),
+        lambda it, logs: log_traces.traces(logs, it.all.methods, it.all.reference),
         rank=6,
     ),
 )

@@ -15,7 +15,7 @@ from torchvision.utils import make_grid
 
 from bench.benchmark.simulated_runs import SPEEDS, STEP_SECONDS, frechet, sample_grid, write_run
 from bench.reporting.comparison import Comparison, compare
-from bench.reporting.plots import bars, curves, relations
+from bench.reporting.plots import bars, curves, log_traces, relations
 from bench.reporting.plots.contents import MOST_CURVES, Contents
 from bench.reporting.plots.figures import drawings
 from bench.reporting.plots.style import looks, on_lines, save
@@ -174,7 +174,7 @@ def test_shares_of_a_histogram_are_stacked_in_order_up_to_one() -> None:
     shares = {"advantage/-inf..-1": 0.25, "advantage/-1..1": 0.5, "advantage/1..inf": 0.25}
     rows = [("vrpo", step, name, "", share) for step in (1, 2) for name, share in shares.items()]
     table = pd.DataFrame(rows, columns=["method", "step", "name", "t", "value"])
-    (panel,) = curves.traces(table, ["baseline", "vrpo"], "baseline").axes
+    (panel,) = log_traces.traces(table, ["baseline", "vrpo"], "baseline").axes
     tops = [area.get_paths()[0].vertices[:, 1].max() for area in panel.collections]
     assert tops == pytest.approx([0.25, 0.75, 1.0])
 
@@ -218,7 +218,7 @@ def test_logs_are_those_of_methods_that_log_split_into_quantity_and_noise_bin(co
     assert set(found["method"]) == {"vrpo"}
     values = {key: own["value"].tolist() for key, own in found.groupby(["name", "t"])}
     assert values == {("gate", ""): [1, 2], ("reward/a", ""): [2, 4], ("reward/a", "0.25-0.5"): [-1, -2]}
-    figure = curves.traces(found, comparison.methods, "baseline")
+    figure = log_traces.traces(found, comparison.methods, "baseline")
     assert [panel.get_title() for panel in figure.axes] == ["gate", "reward/a"]
     assert len(figure.axes[1].lines) == 2
 
