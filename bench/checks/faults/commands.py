@@ -85,9 +85,9 @@ def training(method: str) -> Callable[[Path], None]:
 
 def submit(at: Path) -> None:
     """The run of `train` as a job, and wait for it."""
-    from bench.launch import submit
+    from bench.launch import display
 
-    submit.REFRESH = 0.2
+    display.REFRESH = 0.2
     cluster = start_cluster(at / STAND_IN / "queue", at / "results" / "runs" / "jobs")
     steps = [word for key, value in TRAINING.items() for word in (f"--{key.replace('_', '-')}", value)]
     scored = ("--samples", 16, "--sampler-flow", "euler[steps=2]", "--feature-nets", "random-conv")
