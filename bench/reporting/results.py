@@ -81,7 +81,7 @@ def load(folder: Path) -> Results:
     for record, run, spec in read:
         run |= {"method": spec["method"], "backbone": spec["backbone"]}
         found = record.evaluations()
-        if missing := _gaps(record, run, found, logs=run["seed"] == shown):
+        if missing := _gaps(record, run, spec, found, logs=run["seed"] == shown):
             gaps[run["run"]] = missing
         rows = _evaluations(found, run, metrics)
         leaky.setdefault(run["method"], set()).update(*(row.pop("leaky") for row in rows))
@@ -172,11 +172,17 @@ def _resolved(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {f"method.{key}": value for key, value in options.items()}
 
 
-def _gaps(record: RunRecord, run: Mapping[str, Any], rows: Sequence[EvaluationRow], logs: bool) -> str:
+def _gaps(
+    record: RunRecord,
+    run: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    rows: Sequence[EvaluationRow],
+    logs: bool,
+) -> str:
     """Missing rows in words: evaluations, probes, and with `logs` training rows."""
     done = run["step"] - (run["state"] != "finished")  # the evaluation of the last step may be under way
-    found = [missing_evaluations(record, done, rows)]
-    found += [missing_training(record, run["step"])] if logs else []
+    found = [missing_evaluations(record, done, spec, rows, run["protocol"])]
+    found += [missing_training(record, run["step"], spec)] if logs else []
     found += [damaged_probes(record)]
     return " ".join(filter(None, found))
 

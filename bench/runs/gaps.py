@@ -5,7 +5,8 @@ A kill leaves no gap: training goes back to a checkpoint, and writes the rows of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,9 +15,12 @@ from bench.core.files import damaged_lines, read_rows
 from bench.runs.record import EvaluationRow, RunRecord
 
 
-def missing_training(record: RunRecord, step: int) -> str:
-    """What `train.jsonl` lacks of the first `step` steps, and what that means; "" if nothing."""
-    training = _training(record)
+def missing_training(record: RunRecord, step: int, spec: Mapping[str, Any] | None = None) -> str:
+    """What `train.jsonl` lacks of the first `step` steps, and what that means; "" if nothing.
+
+    `spec`: the fields of `spec.json`, if they were read before.
+    """
+    training = _training(spec or record.spec_fields())
     if training is None:
         return ""
     logged = {row.get("step") for row in read_rows(record.folder / "train.jsonl")}
@@ -25,17 +29,25 @@ def missing_training(record: RunRecord, step: int) -> str:
     return found and f"{found} Plots of losses and logs go without them; weights and metrics are whole."
 
 
-def missing_evaluations(record: RunRecord, step: int, rows: Sequence[EvaluationRow] | None = None) -> str:
+def missing_evaluations(
+    record: RunRecord,
+    step: int,
+    spec: Mapping[str, Any] | None = None,
+    rows: Sequence[EvaluationRow] | None = None,
+    own: str = "",
+) -> str:
     """What `eval.jsonl` lacks of the first `step` steps, and what to do; "" if nothing.
 
-    `rows` are the evaluations, if they were read before. Steps whose evaluation is pending, since another
-    process makes it, are not missing.
+    `spec`, `rows` and `own`: the fields of `spec.json`, the evaluations and the hash of the run's protocol,
+    if they were read before. Steps whose evaluation is pending, since another process makes it, are not
+    missing.
     """
-    training, own = _training(record), protocol_hash(record.spec_fields()["protocol"])
+    spec = spec or record.spec_fields()
+    training, own = _training(spec), own or protocol_hash(spec["protocol"])
     due = [number for number in training.evaluation_steps if number <= step] if training else []
     seen = {row.step for row in (record.evaluations() if rows is None else rows) if row.protocol == own}
-    seen |= set(record.kept_steps())
     steps = [number for number in due if number not in seen]
+    steps = [number for number in steps if number not in record.kept_steps()] if steps else []
     damaged = damaged_lines(record.folder / "eval.jsonl")
     remedy = "Curves and speedups go without them: to have them, move the folder away and run it again."
     if training and steps == [training.steps]:
@@ -46,14 +58,16 @@ def missing_evaluations(record: RunRecord, step: int, rows: Sequence[EvaluationR
 
 def damaged_probes(record: RunRecord) -> str:
     """Lines of `probe.jsonl` that cannot be read, and what to do; "" if there are none."""
+    if not (record.folder / "probe.jsonl").is_file():
+        return ""
     found = _description("probe.jsonl", (), damaged_lines(record.folder / "probe.jsonl"))
     return found and f"{found} python -m bench.probe {record.folder} writes it again."
 
 
-def _training(record: RunRecord) -> Training | None:
+def _training(spec: Mapping[str, Any]) -> Training | None:
     """Settings of the training; None if they are those of another version."""
     try:
-        return Training.model_validate(record.spec_fields()["training"])
+        return Training.model_validate(spec["training"])
     except (ValidationError, KeyError):
         return None
 

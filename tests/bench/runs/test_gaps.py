@@ -12,6 +12,7 @@ import torch
 
 from bench.benchmark.simulated_runs import write_run
 from bench.config import resolve
+from bench.config.spec import _RENAMED, protocol_hash
 from bench.launch.runner import Runner
 from bench.launch.stopping import STOP, Stopped
 from bench.reporting.results import load
@@ -108,6 +109,21 @@ def test_a_pending_evaluation_is_not_missing(tmp_path: Path) -> None:
     for step in range(100, 1100, 100):
         (record.folder / "kept" / f"step-{step:08d}").mkdir(parents=True)
     assert missing_evaluations(record, 1000) == ""
+
+
+def test_runs_of_an_earlier_identity_are_whole(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    path = folder / "spec.json"
+    spec = json.loads(path.read_text())
+    earlier = {old: spec["protocol"].pop(new) for old, new in _RENAMED.items()}
+    spec["protocol"] = earlier | {"data": "digits", "samples": 1000, "neighbours": 3}
+    spec["protocol"] |= {"guidance_scale": 1.0, "guidance_interval": [0, 1], "guidance_channels": 0}
+    path.write_text(json.dumps(spec))
+    own = protocol_hash(spec["protocol"])
+    rows = [json.loads(line) | {"protocol": own} for line in (folder / "eval.jsonl").read_text().splitlines()]
+    (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load(tmp_path)
+    assert found.gaps == {} and len(found.finished) == 1
 
 
 def test_the_report_names_missing_rows(tmp_path: Path) -> None:
