@@ -48,7 +48,7 @@ from methods.vrpo_terms.reward import RewardTerm
 class VRPO(RewardTerm, WeightedAlignment):
     """REPA, plus a reward-guided term on the clean-image estimate.
 
-    Options are those of RewardTerm and WeightedAlignment.
+    Options are those of RewardTerm (`vrpo_terms/reward.py`) and WeightedAlignment (`alignment.py` there).
     """
 
     def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
