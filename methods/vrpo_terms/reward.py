@@ -30,7 +30,8 @@ class RewardTerm(Method):
         semantic_reward: "tokens", "latent", "clip-image" or "clip-text".
         reward_net: network of "features" and "tokens"; "default": the one recommended for the data set.
         strength: weight of the reward term relative to the denoising loss.
-        estimator: see `methods/vrpo.py`.
+        estimator: "pathwise", "score", "pathwise-raw", "likelihood", "counterfactual" or
+            "pathwise+counterfactual", see `methods/vrpo.py`.
         group_size: number of samples G of score, of peers of likelihood.
         spread: s, standard deviation of the policy in units of the prediction.
         per_patch: normalise map rewards per patch instead of per image (spatial credit assignment).
