@@ -101,6 +101,18 @@ def test_the_denoising_loss_falls(method, backbone):
     assert last < 0.9 * first
 
 
+@pytest.mark.parametrize(("clip", "largest"), [(0, float("inf")), (0.01, 0.01), (1e6, float("inf"))])
+def test_gradients_are_clipped_to_the_norm_and_not_at_all_at_zero(clip, largest):
+    spec = resolve.run_spec(
+        "baseline", "sit-pico", "digits", 0, training=TRAINING | {"gradient_clip": float(clip)}
+    )
+    trainer = Trainer(spec, CPU)
+    found = float(trainer.step(0)["grad_norm"])
+    left = torch.stack([one.grad.norm() for one in trainer.trained.values() if one.grad is not None]).norm()
+    assert found > 0.01
+    assert float(left) == pytest.approx(min(found, largest), rel=1e-4)
+
+
 def test_ema_is_the_exponential_average_from_the_initial_weights():
     trainer = Trainer(
         resolve.run_spec("baseline", "sit-pico", "digits", 0, training=TRAINING | {"ema_decay": 0.9}), CPU
