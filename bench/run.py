@@ -39,6 +39,9 @@ class ParallelismOptions:
     """images per process and pass; 0: its whole share of the batch. Results do not depend on it"""
     shard: bool = False
     """shard weights, EMA and moments over the processes (FSDP2), for models too large for one GPU"""
+    activation_checkpointing: bool = False
+    """keep only what is between blocks for the backward pass, and compute the rest again: less memory, a slower
+    step, the same numbers"""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _parallelism(options: ParallelismOptions) -> Parallelism:
 
     if options.micro_batch < 0:
         raise UserError(f"--micro-batch {options.micro_batch}: give a number of images; 0 is all at once.")
-    return Parallelism(options.micro_batch, options.shard)
+    return Parallelism(options.micro_batch, options.shard, options.activation_checkpointing)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     DDP      every process has all weights; gradients are averaged
     FSDP2    every process has 1/W of weights, EMA and moments, and gathers the weights of one block at a time
 
-A local batch may be split into micro-batches, whose gradients add up to those of the batch.
+A local batch may be split into micro-batches, whose gradients add up to those of the batch, and the activations of
+blocks may be computed twice instead of being kept.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from bench.core import distributed
 from bench.core.errors import UserError
@@ -27,10 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parallelism:
-    """Division of batch and weights. Results do not depend on it, up to rounding."""
+    """Division of batch, weights and activations. Results do not depend on it, up to rounding."""
 
     micro_batch: int = 0  # images per process and pass; 0: the whole local batch
     fsdp: bool = False  # shard weights, EMA and moments over the processes
+    # Activation checkpointing: keep what is between blocks, compute the rest again in the backward pass.
+    recompute: bool = False
 
     def micro_batches(self, batch_size: int) -> list[slice]:
         """The rows of each micro-batch of this process; all processes have the same number of micro-batches.
@@ -59,6 +64,10 @@ def wrap(network: nn.Module, blocks: Iterable[nn.Module], parallelism: Paralleli
 
     With FSDP2, the parameters of the network are replaced by the shards of this process.
     """
+    blocks = list(blocks)
+    if parallelism.recompute:
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if distributed.world_size() == 1:
         return network
     if parallelism.fsdp:

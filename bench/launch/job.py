@@ -43,6 +43,7 @@ class Job:
     kept: int | None = None  # the step to evaluate; None trains
     turns_without_progress: int = 0
     first_step: int = 0  # of this turn
+    recompute: bool = False
 
     def run_spec(self) -> RunSpec:
         from bench.config.spec import RunSpec
@@ -77,7 +78,7 @@ class Job:
         if self.kept is not None:
             evaluate_kept(spec, root, self.kept, device)
             return
-        parallelism = Parallelism(self.micro_batch, self.shard)
+        parallelism = Parallelism(self.micro_batch, self.shard, self.recompute)
         runner = Runner(spec, root, device, parallelism, self.evaluate, self._start_evaluation, self.track)
         self.first_step = runner.run_folder.record.status().step
         runner.run(signals)

@@ -109,6 +109,7 @@ def jobs_of(
                     device=device,
                     micro_batch=parallelism.micro_batch,
                     shard=parallelism.fsdp,
+                    recompute=parallelism.recompute,
                     evaluate=options.evaluate_as,
                     revision=revision,
                     track=track,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +35,7 @@ from bench.data.prefetch import Prefetch
 from bench.diffusion.objectives import FlowMatching
 from bench.nets.base import Encoder
 from bench.training.batch import TrainingBatch, draw_batch
-from bench.training.compilation import compile_regions
+from bench.training.compilation import as_written, compile_regions
 from bench.training.frozen import FrozenNets
 from bench.training.initial_weights import keep_projectors
 from bench.training.loss import MicroBatchLoss
@@ -124,8 +123,10 @@ class Trainer:
             [{"params": group} for group in groups if group],
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
-            # Lists of tensors at once; torch does so on GPUs alone unless told, to the same bits.
-            foreach=True,
+            # Lists of tensors at once; torch does so on GPUs alone unless told, to the same bits. The fused
+            # kernel reads and writes each tensor once, but differs in the last digits.
+            foreach=not training.compile,
+            fused=training.compile,
         )
         self._update_ema = get_ema_multi_avg_fn(training.ema_decay)
         self.averaged: list[Tensor] = list(self.ema.parameters())
@@ -273,8 +274,7 @@ class Trainer:
         student = copy.deepcopy(self.frozen.rewards.student)
         # The first batch, wherever a run is continued: methods may compute less for some batches.
         first = self._read(0, needs)
-        eager = torch.compiler.set_stance("force_eager") if self.spec.training.compile else nullcontext()
-        with eager, cost.counter() as counter:
+        with as_written(self.backbone, self.spec.training.compile), cost.counter() as counter:
             batch, _ = self._encoded(first, needs)
             for micro in map(batch.part, self.micro_batches):
                 self.loss(step, micro, needs)[0].backward()
