@@ -1,8 +1,7 @@
 """Growth of time and memory with the size of the work: python -m bench.benchmark.growth
 
 One size is varied at a time, by factors. The exponent e of a column is that of the law size^e which fits it
-best, 1 for linear growth; what is constant, such as imports, makes it smaller. Each measurement has a process
-of its own, forked after the imports, so memory is what the work itself takes at most.
+best, 1 for linear growth; what is constant, such as imports, makes it smaller.
 """
 
 from __future__ import annotations
@@ -20,14 +19,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bench.benchmark import new_table, print_table
+from bench.benchmark.apart import seconds_and_bytes
 from bench.core.cli import parse
 from bench.core.errors import exit_code, unknown
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 STEPS, BATCHES = 5, 50  # training steps and read batches that are timed
 
@@ -61,7 +58,7 @@ def main() -> None:
     for name in options.parts or parts:
         part = parts[name]
         sizes = part.large if options.large else part.sizes
-        found = [_measured(part.work, size) for size in sizes]
+        found = [seconds_and_bytes(partial(part.work, size)) for size in sizes]
         seconds, memory = ([row[column] for row in found] for column in (0, 1))
         for size, duration, peak in zip(sizes, seconds, memory, strict=True):
             last = size == sizes[-1]
@@ -92,45 +89,6 @@ def growing() -> dict[str, Part]:
         "records": Part(_reading, [10**4, 10**5, 10**6], [10**5, 10**6, 10**7]),
         "processes": Part(_processes, [1, 2], [1, 2]),
     }
-
-
-def _measured(work: Callable[[int], Callable[[], object]], size: int) -> tuple[float, float]:
-    """Seconds and bytes of the work at one size."""
-    import multiprocessing
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.evaluation.scorer", "bench.training.trainer"])
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(send, work, size))
-    process.start()
-    send.close()
-    try:
-        return receive.recv()
-    except EOFError:
-        raise RuntimeError(f"the measurement at size {size} failed") from None
-    finally:
-        process.join()
-
-
-def _measure(send: Connection, work: Callable[[int], Callable[[], object]], size: int) -> None:
-    import resource
-
-    import torch
-
-    from bench.benchmark import now
-
-    def peaks() -> list[int]:  # of this process, and of the largest that it has started; Linux counts in KiB
-        return [1024 * resource.getrusage(who).ru_maxrss for who in users]
-
-    users = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    torch.set_num_threads(1)
-    before = peaks()
-    timed = work(size)
-    cpu = torch.device("cpu")
-    start = now(cpu)
-    seconds = timed()
-    seconds = seconds if isinstance(seconds, float) else now(cpu) - start
-    send.send((seconds, max(after - first for after, first in zip(peaks(), before, strict=True))))
 
 
 def _training(grows: str, size: int) -> Callable[[], object]:

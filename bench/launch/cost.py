@@ -1,9 +1,9 @@
 """Estimated cost of planned runs on this machine: parameters, FLOPs, time, memory, disk.
 
 Small models are timed for a few steps; for others, time is estimated from FLOPs and the measured speed of a
-matrix product, and marked `~`. Memory is an estimate: 24 bytes per parameter for weights, gradients, two Adam
-moments, EMA and the optimiser's workspace, 2 more for autocast's copies, and about 18 values of `width` per
-token and block for activations. FLOPs of large models are those of the backbone with extra state, recorded
+matrix product, and marked `~`. Memory is an estimate of the backbone's: weights, EMA and two Adam moments, and the
+larger of activations and of gradients with the optimiser's workspace (`bench.benchmark.memory` compares it with
+what is measured). FLOPs of large models are those of the backbone with extra state, recorded
 attention and the forward pass of the EMA; those of small ones are counted as executed, encoders and rewards
 included.
 """
@@ -41,7 +41,7 @@ from bench.runs.record import RunRecord
 
 MEASURED_BELOW = 2e11  # FLOPs of a step, less than a second on a laptop
 WARM_UP, TIMED = 2, 5  # steps
-KEPT = 18  # values of `width` per token that a block keeps for the backward pass
+KEPT = {"fp32": 81, "bf16": 50}  # bytes per token and unit of width that a block keeps for the backward pass
 EFFICIENCY = 0.5  # of a training step relative to a large matrix product
 H100 = 1.2e14  # FLOP/s of one in training: SiT-XL/2, 5.4 steps/s of 256 images on eight (arXiv 2410.06940)
 ADAPTIVE_EVALUATIONS = 100  # model evaluations per sample of adaptive samplers
@@ -108,7 +108,7 @@ def estimate(spec: RunSpec, device: torch.device, peak: float, parallelism: Para
         step_seconds=step_seconds,
         measured=measured,
         total_seconds=training.steps * step_seconds + evaluations * sampling_flops * step_seconds / flops,
-        memory=_memory(spec, parameters, guided, parallelism),
+        memory=memory(spec, parallelism),
         disk=disk,
         total_flops=training.steps * flops + evaluations * sampling_flops,
     )
@@ -131,18 +131,25 @@ def _of_a_step(spec: RunSpec) -> int:
         raise UserError(f"{spec.method} on {spec.backbone}: {error}.") from None
 
 
-def _memory(spec: RunSpec, parameters: int, guided: int, parallelism: Parallelism) -> int:
-    """Bytes in use at most, the interpreter not counted."""
+def memory(spec: RunSpec, parallelism: Parallelism = UNDIVIDED) -> int:
+    """Bytes in use at most, the interpreter, encoders and rewards not counted."""
     training, architecture = spec.training, resolve.architecture(spec.backbone)
-    tokens = math.prod(architecture.grid(datasets.get(spec.data).shape.size))
-    hidden = architecture.width * tokens  # values of an image between two blocks
+    data = datasets.get(spec.data).shape
+    parameters = architecture.parameters(data.size, data.channels, data.classes)
+    hidden = architecture.width * math.prod(architecture.grid(data.size))  # values of an image between two blocks
     if not training.steps:  # the file, the network and its EMA; one block's activations at a time
-        return 12 * parameters + KEPT * hidden * sampling.BATCH_SIZE * guided * 4
+        guided = 1 if spec.protocol.guidance_scale == 1 else 2
+        return 12 * parameters + KEPT["fp32"] * hidden * sampling.BATCH_SIZE * guided
     rows = parallelism.micro_batches(training.batch_size)[0]
-    half = training.precision == "bf16"
-    activations = KEPT * hidden * architecture.depth * (rows.stop - rows.start) * (2 if half else 4)
-    share = distributed.world_size() if parallelism.fsdp else 1
-    return round((26 if half else 24) * parameters / share + activations)
+    of_a_block = KEPT[training.precision] * hidden * (rows.stop - rows.start)
+    if parallelism.recompute:  # what blocks receive, and one block at a time
+        activations = 4 * hidden * (rows.stop - rows.start) * architecture.depth + of_a_block
+    else:
+        activations = of_a_block * architecture.depth
+    held = parameters // (distributed.world_size() if parallelism.fsdp else 1)
+    copies = 2 * parameters if training.precision == "bf16" else 0  # of autocast
+    # Weights, EMA and two moments stay. Gradients come as activations go, the optimiser's workspace after them.
+    return max(16 * held + copies + activations, 24 * held)
 
 
 def _measure(spec: RunSpec, device: torch.device) -> tuple[float, float]:
@@ -241,10 +248,10 @@ def _remaining(
 
 def refuse_what_does_not_fit(costs: list[Cost], folder: Path, device: torch.device) -> None:
     """Raises UserError if a run needs more memory than the device has, or more disk than is free."""
-    memory, needed = machine.available_memory(device), max(cost.memory for cost in costs)
-    if needed > memory:
+    available, needed = machine.available_memory(device), max(cost.memory for cost in costs)
+    if needed > available:
         raise UserError(
-            f"the largest run takes about {in_units(needed)}, this machine has {in_units(memory)} "
+            f"the largest run takes about {in_units(needed)}, this machine has {in_units(available)} "
             "available: choose a smaller --backbone or --batch-size."
         )
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())

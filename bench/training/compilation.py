@@ -7,10 +7,14 @@ never on those that were seen before, so that a resumed run computes what an und
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,6 +23,9 @@ from backbones.base import Backbone
 from backbones.layers import Attention
 from bench.core.errors import UserError
 from methods.base import Method
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 # Of one function, shapes and modules together; beyond it torch would silently not compile.
 MOST_VARIANTS = 256
@@ -45,16 +52,19 @@ def compile_regions(backbone: Backbone, method: Method, device: torch.device) ->
 
 
 @contextmanager
-def as_written(backbone: Backbone, compiled: bool) -> Iterator[None]:
-    """Run without compilation, with fused attention and without activation checkpointing.
+def counted_as_written(backbone: Backbone, compiled: bool, counter: FlopCounterMode) -> Iterator[None]:
+    """Count the same FLOPs whether or not a backbone is compiled and its activations are checkpointed.
 
-    FLOPs that are counted do not depend on these. The compiler is only imported for a backbone that is compiled.
+    Runs without compilation and with fused attention, and leaves out what is computed a second time in the backward
+    pass. The compiler is only imported for a backbone that is compiled.
     """
     fused = {attention: attention.fused_attn for attention in _attention(backbone)}
-    checkpointed = {block: vars(block).pop("forward") for block in backbone.blocks if "forward" in vars(block)}
+    checkpointed = {block: vars(block)["forward"] for block in backbone.blocks if "forward" in vars(block)}
     try:
         for attention in fused:
             attention.fused_attn = True
+        for block, forward in checkpointed.items():
+            block.forward = partial(forward, context_fn=lambda: (nullcontext(), _uncounted(counter)))
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             yield
     finally:
@@ -62,6 +72,16 @@ def as_written(backbone: Backbone, compiled: bool) -> Iterator[None]:
             attention.fused_attn = before
         for block, forward in checkpointed.items():
             block.forward = forward
+
+
+@contextmanager
+def _uncounted(counter: FlopCounterMode) -> Iterator[None]:
+    before = copy.deepcopy(counter.flop_counts)
+    try:
+        yield
+    finally:
+        counter.flop_counts = before
+        gc.collect()  # the counter's hooks form cycles that hold what was computed again
 
 
 def _attention(backbone: Backbone) -> list[Attention]:

@@ -35,7 +35,7 @@ from bench.data.prefetch import Prefetch
 from bench.diffusion.objectives import FlowMatching
 from bench.nets.base import Encoder
 from bench.training.batch import TrainingBatch, draw_batch
-from bench.training.compilation import as_written, compile_regions
+from bench.training.compilation import compile_regions, counted_as_written
 from bench.training.frozen import FrozenNets
 from bench.training.initial_weights import keep_projectors
 from bench.training.loss import MicroBatchLoss
@@ -274,7 +274,8 @@ class Trainer:
         student = copy.deepcopy(self.frozen.rewards.student)
         # The first batch, wherever a run is continued: methods may compute less for some batches.
         first = self._read(0, needs)
-        with as_written(self.backbone, self.spec.training.compile), cost.counter() as counter:
+        compiled = self.spec.training.compile
+        with cost.counter() as counter, counted_as_written(self.backbone, compiled, counter):
             batch, _ = self._encoded(first, needs)
             for micro in map(batch.part, self.micro_batches):
                 self.loss(step, micro, needs)[0].backward()

@@ -32,7 +32,7 @@ def together(tmp_path_factory, alone):
     folder = tmp_path_factory.mktemp("processes")
     torch.save(alone["repa"][0], folder / "alone")
     cases = [(method, Parallelism(), "") for method in METHODS]
-    cases += [("repa", Parallelism(fsdp=True), ""), ("repa", Parallelism(micro_batch=2), "")]
+    cases += [("repa", Parallelism(fsdp=True, recompute=True), ""), ("repa", Parallelism(micro_batch=2), "")]
     cases += [("repa", Parallelism(micro_batch=2, fsdp=True), "alone")]
     forked.together(WORLD, work, (WORLD, str(folder), cases))
     keys = [*METHODS, "sharded", "micro-batches", "sharded, from the state of one"]
@@ -56,7 +56,7 @@ def test_two_processes_train_what_one_trains(together, alone, method):
     assert_same(together[method], alone[method])
 
 
-def test_shards_train_what_whole_weights_train(together, alone):
+def test_shards_and_activation_checkpointing_train_what_whole_weights_train(together, alone):
     assert_same(together["sharded"], alone["repa"])
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bench.config import resolve
+from bench.core.parallel import Parallelism
 from bench.training.trainer import Trainer
 
 TRAINING = {"steps": 60, "batch_size": 16}
@@ -55,6 +56,27 @@ def test_what_is_switched_off_leaves_no_trace(method, same, backbone):
     assert without_logs(rows) == without_logs(expected)
     assert_equal_weights(first, second)
     assert first.flops_per_step == second.flops_per_step
+
+
+@pytest.mark.parametrize("method", ["vrpo", "redi[encoder=digits-vit]", "haste[encoder=digits-vit]"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activation_checkpointing_runs_blocks_twice_and_changes_nothing(method, precision):
+    """Also for a method that notes the attention of blocks, and for one with extra state."""
+    training = TRAINING | {"precision": precision}
+    calls, found = [], []
+    for recompute in (False, True):
+        spec = resolve.run_spec(method, "sit-pico", "digits", 0, training=training)
+        trainer = Trainer(spec, CPU, Parallelism(recompute=recompute))
+        trainer.prepare(0)
+        calls.append(0)
+        for block in trainer.backbone.blocks:
+            block.mlp.register_forward_pre_hook(lambda *_: calls.append(calls.pop() + 1))
+        found.append((trainer, [trainer.step(step) for step in range(3)]))
+    (plain, rows), (again, same_rows) = found
+    assert calls[1] == 2 * calls[0] > 0
+    assert without_logs(rows) == without_logs(same_rows)
+    assert_equal_weights(plain, again)
+    assert plain.flops_per_step == again.flops_per_step
 
 
 @pytest.mark.parametrize("method", ["repa", "vrpo", "vrpo[estimator=score]"])
