@@ -40,8 +40,8 @@ class ParallelismOptions:
     shard: bool = False
     """shard weights, EMA and moments over the processes (FSDP2), for models too large for one GPU"""
     activation_checkpointing: bool = False
-    """keep only what is between blocks for the backward pass, and compute the rest again: less memory, a slower
-    step, the same numbers"""
+    """keep only what is between blocks for the backward pass, and compute the rest again: less memory, a
+    slower step, the same numbers"""
 
 
 @dataclass(frozen=True)

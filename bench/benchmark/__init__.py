@@ -71,4 +71,4 @@ def new_table(title: str, names: list[str], figures: list[str]) -> Table:
 
 def print_table(table: Table) -> None:
     """Print a table without truncation."""
-    Console(width=140, soft_wrap=True).print(table)
+    Console(width=200, soft_wrap=True).print(table)

@@ -28,6 +28,7 @@ from bench.core.errors import UserError
 from bench.data import datasets
 from bench.diffusion import samplers
 from bench.diffusion.guidance import Guidance
+from bench.evaluation.sampling import multiplying_in
 from bench.training.batch import TrainingBatch, draw_batch
 from bench.training.trainer import Trainer
 from methods.base import Features
@@ -214,14 +215,20 @@ class Pair:
             lambda: self.trainer.step(next(steps)), lambda: self.their_step(batch), warm_up, repeats
         )
 
-    def time_sampling(self, steps: int, repeats: int) -> Timings | None:
-        """A batch by REPA's SDE of so many steps, in float32; None if the checkout has no such sampler."""
+    def time_sampling(self, steps: int, repeats: int, precision: str = "fp32") -> Timings | None:
+        """A batch by REPA's SDE of so many steps; None if the checkout has no such sampler.
+
+        `precision` is of our matrix products; the official code has float32.
+        """
         if not self.code.samples:
             return None
         batch = self._batch()
-        return self._time(
-            lambda: self.our_samples(batch, steps), lambda: self.their_samples(batch, steps), 1, repeats
-        )
+
+        def ours() -> None:
+            with multiplying_in(precision, self.trainer.ema, self.device):
+                self.our_samples(batch, steps)
+
+        return self._time(ours, lambda: self.their_samples(batch, steps), 1, repeats)
 
     def _time(
         self, ours: Callable[[], object], official: Callable[[], object], warm_up: int, repeats: int

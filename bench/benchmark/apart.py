@@ -17,7 +17,8 @@ Work = Callable[[], Callable[[], object]]  # prepares, and returns what is timed
 def seconds_and_bytes(work: Work) -> tuple[float, float]:
     """Seconds of what `work` returns, and bytes of memory of all of it, on one thread.
 
-    Seconds are what it returns where that is a float. Raises RuntimeError if its process ends without a result.
+    Seconds are what it returns where that is a float. Raises RuntimeError if its process ends without a
+    result.
     """
     import multiprocessing
 

@@ -1,4 +1,4 @@
-"""Memory of training beside the plan's estimate: python -m bench.benchmark.memory --backbone sit-s sit-b sit-l
+"""Memory of training beside the plan's estimate: python -m bench.benchmark.memory --backbone sit-s sit-l
 
 Trains on random latents in a process of its own for each row, with and without activation checkpointing.
 Measured is the peak of that process on the CPU less that of a process that trains a tiny network, which is
@@ -55,7 +55,8 @@ def main() -> None:
         ["backbone", "activations"],
         ["estimated", "measured", "estimated / measured", "seconds a step"],
     )
-    # Freed memory goes back to the system at once, so that the peak is what is in use. glibc reads it on start.
+    # Freed memory goes back to the system at once, so that the peak is what is in use; glibc reads it when
+    # the process that measures starts.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)
     training = {"batch_size": options.batch_size, "precision": options.precision}
     tiny = resolve.run_spec(options.method, TINY, options.data, 0, training=training)

@@ -54,6 +54,8 @@ class Options:
     """whose code it is; auto: told by its files"""
     sampling_steps: int = 250
     """steps of REPA's SDE sampler, with --against"""
+    sampling_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """of our sampling, with --against; the official code samples in fp32"""
 
 
 def main() -> None:
@@ -132,10 +134,14 @@ def time_against(options: Options, path: Path, device: torch.device, training: d
         kind, size = pair.run.training.precision, str(pair.run.training.batch_size)
         step = pair.time_training(options.warm_up, options.repeats)
         table.add_row(f"step of {code.trains}", pair.run.backbone, size, kind, *step.figures())
-        drawn = pair.time_sampling(options.sampling_steps, 3) if options.sampling else None
+        drawn = (
+            pair.time_sampling(options.sampling_steps, 3, options.sampling_precision)
+            if options.sampling
+            else None
+        )
         if drawn:
             what = f"sampling, {options.sampling_steps} steps"
-            table.add_row(what, pair.run.backbone, size, "fp32", *drawn.figures())
+            table.add_row(what, pair.run.backbone, size, options.sampling_precision, *drawn.figures())
     print_table(table)
 
 

@@ -3,8 +3,8 @@
     DDP      every process has all weights; gradients are averaged
     FSDP2    every process has 1/W of weights, EMA and moments, and gathers the weights of one block at a time
 
-A local batch may be split into micro-batches, whose gradients add up to those of the batch, and the activations of
-blocks may be computed twice instead of being kept.
+A local batch may be split into micro-batches, whose gradients add up to those of the batch, and the
+activations of blocks may be computed twice instead of being kept.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def stream(
                 wanted = requested_labels(numbers, protocol.labels, data.classes, spec.seed)
             else:
                 wanted = labels[rows]
-            with _multiplying_in(protocol.sampling_precision, model, device):
+            with multiplying_in(protocol.sampling_precision, model, device):
                 x0 = sampler.sample(
                     joint or model,
                     draw(),
@@ -103,7 +103,7 @@ def stream(
 
 
 @contextmanager
-def _multiplying_in(precision: str, model: Backbone, device: torch.device) -> Iterator[None]:
+def multiplying_in(precision: str, model: Backbone, device: torch.device) -> Iterator[None]:
     """Matrix products of the network in that precision; the sampler's own sums stay in float32 or float64."""
     before = torch.get_float32_matmul_precision()
     # Autocast keeps its bf16 copies, made once instead of at every step, of trainable weights alone.

@@ -1,9 +1,9 @@
 """Estimated cost of planned runs on this machine: parameters, FLOPs, time, memory, disk.
 
 Small models are timed for a few steps; for others, time is estimated from FLOPs and the measured speed of a
-matrix product, and marked `~`. Memory is an estimate of the backbone's: weights, EMA and two Adam moments, and the
-larger of activations and of gradients with the optimiser's workspace (`bench.benchmark.memory` compares it with
-what is measured). FLOPs of large models are those of the backbone with extra state, recorded
+matrix product, and marked `~`. Memory is an estimate of the backbone's: weights, EMA and two Adam moments,
+and the larger of activations and of gradients with the optimiser's workspace (`bench.benchmark.memory`
+compares it with what is measured). FLOPs of large models are those of the backbone with extra state, recorded
 attention and the forward pass of the EMA; those of small ones are counted as executed, encoders and rewards
 included.
 """
@@ -136,7 +136,9 @@ def memory(spec: RunSpec, parallelism: Parallelism = UNDIVIDED) -> int:
     training, architecture = spec.training, resolve.architecture(spec.backbone)
     data = datasets.get(spec.data).shape
     parameters = architecture.parameters(data.size, data.channels, data.classes)
-    hidden = architecture.width * math.prod(architecture.grid(data.size))  # values of an image between two blocks
+    hidden = architecture.width * math.prod(
+        architecture.grid(data.size)
+    )  # values of an image between two blocks
     if not training.steps:  # the file, the network and its EMA; one block's activations at a time
         guided = 1 if spec.protocol.guidance_scale == 1 else 2
         return 12 * parameters + KEPT["fp32"] * hidden * sampling.BATCH_SIZE * guided
@@ -148,7 +150,7 @@ def memory(spec: RunSpec, parallelism: Parallelism = UNDIVIDED) -> int:
         activations = of_a_block * architecture.depth
     held = parameters // (distributed.world_size() if parallelism.fsdp else 1)
     copies = 2 * parameters if training.precision == "bf16" else 0  # of autocast
-    # Weights, EMA and two moments stay. Gradients come as activations go, the optimiser's workspace after them.
+    # Weights, EMA and two moments stay. Gradients come as activations go, then the optimiser's workspace.
     return max(16 * held + copies + activations, 24 * held)
 
 

@@ -55,8 +55,8 @@ def compile_regions(backbone: Backbone, method: Method, device: torch.device) ->
 def counted_as_written(backbone: Backbone, compiled: bool, counter: FlopCounterMode) -> Iterator[None]:
     """Count the same FLOPs whether or not a backbone is compiled and its activations are checkpointed.
 
-    Runs without compilation and with fused attention, and leaves out what is computed a second time in the backward
-    pass. The compiler is only imported for a backbone that is compiled.
+    Runs without compilation and with fused attention, and leaves out what is computed a second time in the
+    backward pass. The compiler is only imported for a backbone that is compiled.
     """
     fused = {attention: attention.fused_attn for attention in _attention(backbone)}
     checkpointed = {block: vars(block)["forward"] for block in backbone.blocks if "forward" in vars(block)}

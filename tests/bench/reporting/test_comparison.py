@@ -92,7 +92,10 @@ def test_runs_that_differ_in_training_are_named_apart_and_not_averaged(tmp_path:
         folder = write_run(tmp_path / name, "repa", steps=steps)
         folder.rename(tmp_path / f"{name}-run")
     found = comparison(tmp_path)
-    assert sorted(found.backbones) == ["sit-ti/2[steps=1000]", "sit-ti/2[steps=500]"]
+    assert sorted(found.backbones) == [
+        "sit-ti/2[evaluate_every=100,log_every=500,steps=1000]",
+        "sit-ti/2[evaluate_every=50,log_every=250,steps=500]",
+    ]
 
 
 def test_ablation_sorts_a_method_by_option_and_number(tmp_path: Path) -> None:
