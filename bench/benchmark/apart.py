@@ -23,7 +23,7 @@ def seconds_and_bytes(work: Work) -> tuple[float, float]:
     import multiprocessing
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.evaluation.scorer", "bench.training.trainer"])
+    context.set_forkserver_preload(["bench.evaluation.scorer", "bench.training.trainer", "torch._dynamo"])
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(send, work))
     process.start()

@@ -7,7 +7,7 @@ import torch
 
 from methods.base import Context
 from methods.vrpo import VRPO
-from methods.vrpo_terms.forces import pathwise, score, standardise
+from methods.vrpo_terms.forces import norm_by_region, pathwise, score, standardise
 
 P = (1, 4, 4)  # an image
 
@@ -99,6 +99,30 @@ def test_per_patch_forces_have_equal_length_in_every_patch():
     assert torch.allclose(force.flatten(1).norm(dim=1), torch.ones(3), atol=1e-6)
 
 
+def test_the_length_of_a_patch_is_taken_over_all_of_its_channels():
+    image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    length = norm_by_region(image, torch.Size((2, 2)))
+    expected = image[0].unfold(1, 2, 2).unfold(2, 2, 2).square().sum((0, 3, 4)).sqrt()
+    assert torch.allclose(length[0], expected, rtol=1e-5)
+
+
+def test_groups_are_drawn_with_the_spread_of_the_estimates_error():
+    """Standard deviation `spread` times x0_hat's error, which is t for a straight path."""
+    seen = []
+    reward = linear(torch.ones(P))
+    state = context(lambda x: seen.append(x) or reward(x), batch=500, t=0.25)
+    group_force(state, spread=0.1)
+    drawn = torch.cat([x.reshape(-1, *state.x0_hat.shape) for x in seen])
+    assert (drawn - state.x0_hat).std() == pytest.approx(0.1 * 0.25, rel=0.05)
+
+
+@pytest.mark.parametrize("per_patch", [False, True])
+def test_a_raw_force_of_patches_is_the_gradient_of_their_mean(per_patch):
+    direction = torch.randn(P, generator=torch.Generator().manual_seed(1))
+    found = unit_force(context(patches_of(direction)), normalised=False, per_patch=per_patch)
+    assert torch.allclose(found, (direction / 4 / 4).expand_as(found), atol=1e-6)  # of 4 patches of 4 pixels
+
+
 @pytest.mark.parametrize("force", [unit_force, group_force])
 @pytest.mark.parametrize("per_patch", [False, True])
 def test_a_constant_reward_gives_no_force_and_no_nan(force, per_patch):
@@ -153,6 +177,8 @@ def test_rewards_act_below_t_max_and_end_with_training():
     below.step = 50
     acting = method.losses(below)["reward"]
     assert acting.weight == method.strength and acting.value.ne(0).all()
+    below.step = 85
+    assert method.losses(below)["reward"].weight == pytest.approx(0.5 * method.strength)
     assert [round(method.schedule(step, 100), 6) for step in (0, 9, 19, 70, 85, 100)] == [
         0.05, 0.5, 1, 1, 0.5, 0,
     ]  # fmt: skip

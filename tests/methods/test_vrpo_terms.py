@@ -1,5 +1,8 @@
 """Weights of the alignment against their definitions: peers, the counterfactual gate, unit forces."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,6 +48,17 @@ def test_the_angle_pulls_a_unit_token_with_a_unit_force():
     by_cosine = by_cosine - (by_cosine * tokens).sum(-1, keepdim=True) * tokens  # on the sphere
     assert torch.allclose(by_angle.norm(dim=-1), torch.ones(5, 1), atol=1e-4)
     assert torch.allclose(torch.cosine_similarity(by_angle, by_cosine, dim=-1), torch.ones(5, 1), atol=1e-4)
+
+
+def test_the_angle_of_a_sample_is_the_mean_over_its_tokens():
+    first, second = torch.eye(4)[:2]
+    tokens = torch.stack([first, first])[None].requires_grad_()
+    found = weighting.angle(tokens, torch.stack([first, second])[None])
+    assert found.item() == pytest.approx(
+        math.pi / 4, abs=2e-3
+    )  # 0 and a right angle; equal tokens end at 1e-6
+    (gradient,) = torch.autograd.grad(found.sum(), tokens)
+    assert gradient.isfinite().all()
 
 
 def watched_moments(hidden, own, others):
@@ -127,6 +141,46 @@ def test_likelihood_weighs_the_alignment_by_the_advantage():
     advantage = weighting.peer_advantage(rewards["features"], context.t, 4)
     assert torch.equal(losses["reward"].value, losses["repa"].value)
     assert torch.allclose(losses["reward"].weight, 0.5 * advantage)
+    below = VRPO(estimator="likelihood", semantic=0.0, group_size=4, strength=0.5, t_max=0.5)
+    acting = context.t < 0.5
+    assert torch.allclose(below.losses(state(below))["reward"].weight, 0.5 * advantage * acting)
+
+
+def test_likelihood_weighs_the_sum_of_several_alignments():
+    method = VRPO(estimator="likelihood", semantic=0.0, group_size=4)
+    first, second = normal(4), normal(4, seed=1)
+    found = method.reward_term(state(method), [first, second])["reward"]
+    assert torch.allclose(found.value, first + second)
+
+
+def test_likelihood_needs_an_alignment_to_weigh():
+    with pytest.raises(ValueError, match="weight=0 leaves none"):
+        state(VRPO(estimator="likelihood", weight=0.0))
+    state(VRPO(weight=0.0))  # the pathwise force does without
+
+
+@pytest.mark.parametrize(
+    ("options", "whole"),
+    [
+        ({}, False),
+        ({"shuffle": True}, True),
+        ({"estimator": "likelihood"}, True),
+        ({"estimator": "likelihood", "fidelity": 0.0, "perceptual": 0.0, "semantic": 0.0}, False),
+    ],
+)
+def test_the_whole_batch_is_needed_where_samples_are_compared(options, whole):
+    method = VRPO(**options)
+    state(method)
+    assert method.needs(0, 100).whole_batch == whole
+
+
+def test_the_logged_kl_of_tokens_is_repas_weight_times_one_minus_the_cosine():
+    method = VRPO(perceptual=0.0, semantic=0.0, weight=3.0)
+    context = state(method)
+    context.share = replace(context.share, logging=True)
+    cosine = -method.losses(context)["repa"].value.detach()
+    for name, value in logs.by_noise("kl/tokens", 3 * (1 - cosine), context.noise_level).items():
+        assert context.logs[name] == pytest.approx(value.item(), rel=1e-5)
 
 
 def test_controls_change_the_alignment_as_they_say():

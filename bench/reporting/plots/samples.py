@@ -24,18 +24,19 @@ def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure:
     strips = sample_strips(comparison, backbone, seed)
     entries = [entry for entry in comparison.entries if entry.backbone == backbone]
     unfinished = {entry.method for entry in entries if entry.final.empty}
+    names = [on_lines(name, 24) + "\n(unfinished)" * (name in unfinished) for name, _ in strips]
+    longest = max(len(line) for name in names for line in name.split("\n"))
     height, width = strips[0][1].shape[:2]
     with paper():
-        label = 1.3  # inches, for the method's name
+        label = 0.1 + 0.05 * longest  # inches, for the method's name
         strip = (PAGE - label) * height / width
         size = (PAGE, len(strips) * (strip + 0.02))
         figure, panels = plt.subplots(len(strips), 1, figsize=size, squeeze=False, layout="none")
         figure.subplots_adjust(left=label / PAGE, right=1, top=1, bottom=0, hspace=0.02 / strip)
-        for panel, (name, image) in zip(panels.flat, strips, strict=True):
+        for panel, name, (_, image) in zip(panels.flat, names, strips, strict=True):
             panel.imshow(image, interpolation="nearest", aspect="auto")
             panel.axis("off")
-            text = on_lines(name, 24) + ("\n(unfinished)" if name in unfinished else "")
-            panel.text(-0.01, 0.5, text, transform=panel.transAxes, ha="right", va="center", fontsize=6.5)
+            panel.text(-0.01, 0.5, name, transform=panel.transAxes, ha="right", va="center", fontsize=6.5)
     return figure
 
 
