@@ -54,9 +54,7 @@ def test_the_angle_of_a_sample_is_the_mean_over_its_tokens():
     first, second = torch.eye(4)[:2]
     tokens = torch.stack([first, first])[None].requires_grad_()
     found = weighting.angle(tokens, torch.stack([first, second])[None])
-    assert found.item() == pytest.approx(
-        math.pi / 4, abs=2e-3
-    )  # 0 and a right angle; equal tokens end at 1e-6
+    assert found.item() == pytest.approx(math.pi / 4, abs=2e-3)  # of almost 0 and a right angle
     (gradient,) = torch.autograd.grad(found.sum(), tokens)
     assert gradient.isfinite().all()
 
