@@ -36,7 +36,13 @@ _FIELDS_1 = {
 
 
 # Fields that earlier versions did not have, and the values at which they are left out of hashes.
-_ADDED = {"checksums": [], "resolved_metrics": [], "compile": False, "sampling_precision": "fp32"}
+_ADDED = {
+    "checksums": [],
+    "resolved_metrics": [],
+    "compile": False,
+    "sampling_precision": "fp32",
+    "sampling_compile": False,
+}
 
 
 class _Data(BaseModel):
@@ -108,6 +114,10 @@ class Protocol(_Data):
     )
     sampling_precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32", description="of matrix products while sampling: fp32, tf32 (GPUs) or bf16 (autocast)"
+    )
+    sampling_compile: bool = Field(
+        False,
+        description="compile blocks while sampling (torch.compile): faster, other last digits",
     )
     rounding: Literal["round", "truncate", "adm"] = Field(
         "truncate", description="to uint8: round, truncate (REPA) or adm (127.5 x + 128, truncated)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from backbones.base import Backbone
 from bench.config.spec import RunSpec
+from bench.core.compilation import compile_each, refuse_without_compiler
 from bench.core.errors import UserError
 from bench.core.progress import progress_bar
 from bench.core.seeding import generator
@@ -65,6 +67,8 @@ def stream(
     guidance = Guidance(
         protocol.guidance_scale, protocol.guidance_interval, protocol.guidance_channels or None
     )
+    if protocol.sampling_compile:
+        model = _compiled(model)
     joint = JointState(model) if model.extras else None
     if joint:
         guidance = replace(guidance, channels=None, entries=joint.guided(guidance.channels))
@@ -100,6 +104,14 @@ def stream(
             if bar:
                 bar.update(len(numbers))
     model.train(was_training)
+
+
+def _compiled(model: Backbone) -> Backbone:
+    """A copy whose blocks are compiled, so that other calls of the model stay as they are."""
+    refuse_without_compiler(next(model.parameters()).device)
+    network = copy.deepcopy(model)
+    compile_each(network.blocks)
+    return network
 
 
 @contextmanager

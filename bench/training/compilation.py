@@ -1,16 +1,9 @@
-"""Regional compilation: blocks and projectors one by one, by torch.compile.
-
-A network's blocks are alike, so that one is compiled and all use it: seconds, where the whole network takes
-minutes. Every shape is compiled for itself (`dynamic=False`): what is computed depends on the shapes at hand,
-never on those that were seen before, so that a resumed run computes what an undisturbed one does.
-"""
+"""A compiled training step: blocks and projectors one by one, and FLOPs that do not depend on it."""
 
 from __future__ import annotations
 
 import copy
 import gc
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -21,14 +14,11 @@ from torch import nn
 
 from backbones.base import Backbone
 from backbones.layers import Attention
-from bench.core.errors import UserError
+from bench.core.compilation import compile_each
 from methods.base import Method
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
-
-# Of one function, shapes and modules together; beyond it torch would silently not compile.
-MOST_VARIANTS = 256
 
 
 def compile_regions(backbone: Backbone, method: Method, device: torch.device) -> None:
@@ -36,19 +26,10 @@ def compile_regions(backbone: Backbone, method: Method, device: torch.device) ->
 
     On a CPU attention is computed as products and a softmax: for the few hundred tokens of an image, forward
     and backward take half the time of torch's fused kernel in bf16, and three quarters in float32.
-
-    Raises:
-        UserError: If a CPU has no C++ compiler.
     """
-    compilers = [os.environ.get("CXX", "g++"), "g++", "clang++", "c++"]
-    if device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise UserError("--compile needs a C++ compiler on a CPU, g++ say: install one, or leave it out.")
-    torch._dynamo.config.recompile_limit = MOST_VARIANTS
-    torch._dynamo.config.accumulated_recompile_limit = 4 * MOST_VARIANTS
     for attention in _attention(backbone):
         attention.fused_attn = device.type != "cpu"
-    for module in (*backbone.blocks, *_called(method)):
-        module.compile(dynamic=False)
+    compile_each((*backbone.blocks, *_called(method)))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from backbones.weights import Weights
 from bench.config import resolve
 from bench.config.spec import InitialWeights, RunSpec
 from bench.core import distributed, parallel
+from bench.core.compilation import refuse_without_compiler
 from bench.core.errors import UserError
 from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.core.seeding import data_order, generator, seed_of
@@ -100,6 +101,8 @@ class Trainer:
             self._start_from(spec.weights)
         self.method.to(device)
         self.ema = copy.deepcopy(self.backbone).requires_grad_(False).eval()
+        if spec.training.compile or spec.protocol.sampling_compile:
+            refuse_without_compiler(device)
         if spec.training.compile:
             compile_regions(self.backbone, self.method, device)
         self.network = parallel.wrap(

@@ -176,12 +176,17 @@ def test_a_run_of_before_is_named_and_neither_continued_nor_copied(tmp_path):
 def test_options_that_came_later_make_other_runs_and_change_no_hash_when_left_out():
     run = spec()
     written = run.model_dump(mode="json")  # as before there were these options
-    del written["training"]["compile"], written["protocol"]["sampling_precision"]
+    del written["training"]["compile"]
+    del written["protocol"]["sampling_precision"], written["protocol"]["sampling_compile"]
     assert RunSpec.model_validate(written).hash == run.hash
     assert protocol_hash(written["protocol"]) == run.protocol.hash
     assert spec(training={"compile": True}).hash != run.hash
-    for precision in ("tf32", "bf16"):
-        changed = spec(protocol={"sampling_precision": precision})
+    for option in (
+        {"sampling_precision": "tf32"},
+        {"sampling_precision": "bf16"},
+        {"sampling_compile": True},
+    ):
+        changed = spec(protocol=option)
         assert changed.hash != run.hash and changed.protocol.hash != run.protocol.hash
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from bench.core.errors import UserError
 from bench.evaluation import sampling
@@ -62,6 +63,23 @@ def test_guidance_is_one_call_inside_its_interval_and_costs_nothing_outside(run)
     images_of(run, range(3), protocol=run.spec.protocol.model_copy(update=chosen | guided))
     # x_t, t and label alone: no hidden state, key or value is asked for.
     assert calls == [(rows, 3, {}) for rows in (3, 3, 6, 6)]
+
+
+def test_compiled_sampling_gives_the_same_images_and_leaves_the_model_as_it_is(run, monkeypatch):
+    """With the compiler's front end alone; of its kernels the last digits differ."""
+    own, compiled = nn.Module.compile, []
+
+    def front_end(module, **options):
+        compiled.append(type(module).__name__)
+        own(module, backend="eager", **options)
+
+    monkeypatch.setattr(nn.Module, "compile", front_end)
+    protocol = run.spec.protocol.model_copy(update={"sampling_compile": True})
+    found = images_of(run, range(4), protocol=protocol)
+    assert compiled == ["Block"] * len(run.model.blocks)
+    assert torch.equal(found, images_of(run, range(4)))
+    assert all(block._compiled_call_impl is None for block in run.model.blocks)
+    assert protocol.hash != run.spec.protocol.hash
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])

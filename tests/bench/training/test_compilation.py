@@ -6,7 +6,6 @@ from torch import nn
 
 from bench.config import resolve
 from bench.core.errors import UserError
-from bench.training import compilation
 from bench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -52,6 +51,8 @@ def test_a_compiled_run_resumes_to_the_same_bits_and_counts_the_same_flops():
 
 
 def test_a_machine_without_a_compiler_is_told_so(monkeypatch):
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match=r"--compile needs a C\+\+ compiler"):
-        trainer(compile=True)
+    monkeypatch.setattr("bench.core.compilation.shutil.which", lambda name: None)
+    for options in ({"training": {"compile": True}}, {"protocol": {"sampling_compile": True}}):
+        run = resolve.run_spec("baseline", "sit-pico/4", "digits", 0, **options)
+        with pytest.raises(UserError, match=r"need a C\+\+ compiler"):
+            Trainer(run, CPU)
