@@ -8,6 +8,7 @@ recipe's accuracy on the held-out part.
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.core.errors import UserError, unknown
 from bench.core.files import refuse_unwritable, replacing
@@ -64,6 +66,18 @@ class ConvolutionalNet(nn.Module):
             maps.append(x)
         pooled = x.mean(dim=(2, 3))
         return NetOutput(tuple(maps), pooled, self.classifier(pooled))
+
+    def fused(self) -> ConvolutionalNet:
+        """The same function in eval mode, other last digits: batch norms are part of the convolutions.
+
+        With the channels of a position side by side in memory, forward and backward pass take less than half
+        of the time on a CPU.
+        """
+        fused = copy.deepcopy(self)
+        pairs = zip(self.convolutions, self.norms, strict=True)
+        fused.convolutions = nn.ModuleList(fuse_conv_bn_eval(*pair) for pair in pairs)
+        fused.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
+        return fused.to(memory_format=torch.channels_last)
 
 
 class TransformerNet(nn.Module):

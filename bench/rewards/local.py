@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.nets.local import LocalNet
+from bench.nets.local import ConvolutionalNet, LocalNet
 from bench.rewards.base import RewardBatch, RewardFn
 
 
@@ -21,7 +21,8 @@ class NetRewards:
     """Maps [G, B, h, w] on a grid of patches: "features" in [-4, 0], "tokens" in [-1, 1]."""
 
     def __init__(self, names: Collection[str], net: LocalNet, grid: tuple[int, int]) -> None:
-        self.names, self.net, self.grid = names, net, grid
+        self.net = net.fused() if isinstance(net, ConvolutionalNet) else net
+        self.names, self.grid = names, grid
 
     def bind(self, batch: RewardBatch) -> RewardFn:
         clean = [F.normalize(x, dim=1) for x in self.net(batch.x0).maps]
