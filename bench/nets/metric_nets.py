@@ -165,17 +165,16 @@ class RandomConv:
 class LocalClassifier:
     """A local network as feature network."""
 
-    classifies = True
-
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
         self.name, self.device = name, device
         self.net = local_net(name, device)
+        self.classifies = self.net.recipe.task == "classes"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Activations:
         images = with_channels(images.to(self.device), self.net.channels, self.name)
         output = self.net(images.float() / 127.5 - 1)
-        return Activations(output.pooled, logits=output.logits)
+        return Activations(output.pooled, logits=output.logits if self.classifies else None)
 
 
 class PretrainedFeatures:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class Recipe:
     shift: int = 1  # pixels at most, of the augmentation
     mirror: bool = False  # half of the batches are mirrored: for data without left-right asymmetry
     required_accuracy: float = 0.97  # on the held-out part
+    # What it classifies: the classes of the data set; or by how many quarters an image is turned, without
+    # labels (Gidaris et al. 2018, arXiv 1803.07728).
+    task: Literal["classes", "rotations"] = "classes"
 
     @property
     def fingerprint(self) -> str:
@@ -30,7 +33,9 @@ class Recipe:
         training = {field.name for field in fields(Recipe)} - {"data"}
         content = asdict(self)
         order = ["data", *(key for key in content if key not in training | {"data"}), *content]
-        decisive = {key: content[key] for key in order if key != "required_accuracy"}
+        decisive = {key: content[key] for key in order if key not in ("required_accuracy", "task")}
+        if self.task != "classes":
+            decisive["task"] = self.task
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
 
 
@@ -92,5 +97,17 @@ RECIPES: dict[str, Recipe] = {
     ),
     "cifar10-16-cnn": _natural(
         "cifar10-16", 67, 0.6, widths=(32, 64, 128), pool_after=(1, 2), kernel=5, activation="gelu"
+    ),
+    # A judge that has seen no label.
+    "cifar10-16-rotation": _natural(
+        "cifar10-16",
+        79,
+        0.5,
+        10,
+        widths=(32, 64, 96, 128),
+        pool_after=(1, 2),
+        kernel=3,
+        activation="silu",
+        task="rotations",
     ),
 }

@@ -1,7 +1,9 @@
 """Networks of this suite: shipped, remade, and known by the checksum of their weights."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +37,33 @@ def test_networks_of_the_digits_ship_with_the_package(name, empty_cache, monkeyp
 def test_fingerprints_are_those_under_which_networks_were_cached_before():
     assert RECIPES["digits-teacher"].fingerprint == "756351365608"
     assert RECIPES["digits-cnn"].fingerprint == "5b2d6d52354a"
+
+
+def test_networks_of_photographs_ship_under_todays_fingerprints():
+    """The store that they were trained on is not here: its identity ends the name."""
+    for name in (name for name, recipe in RECIPES.items() if recipe.data == "cifar10-16"):
+        (file,) = local.SHIPPED.glob(f"{name}-*")
+        assert file.name.startswith(f"{name}-{RECIPES[name].fingerprint}-") and file.stat().st_size < 2**20
+
+
+def test_a_task_is_part_of_a_fingerprint():
+    recipe = RECIPES["digits-cnn"]
+    assert replace(recipe, task="rotations").fingerprint != recipe.fingerprint
+
+
+def test_turned_images_are_those_of_numpy():
+    images = torch.rand(8, 3, 5, 5)
+    quarters = torch.arange(8) % 4
+    expected = [np.rot90(x.numpy(), int(k), axes=(1, 2)) for x, k in zip(images, quarters, strict=True)]
+    assert np.array_equal(local.turned(images, quarters).numpy(), np.stack(expected))
+
+
+def test_a_judge_can_learn_without_labels(empty_cache, monkeypatch):
+    recipe = replace(RECIPES["digits-cnn"], task="rotations", epochs=3, required_accuracy=0.5)
+    monkeypatch.setitem(RECIPES, "digits-cnn", recipe)
+    net = metric_nets.feature_net("digits-cnn")  # not shipped, so trained: chance is 0.25
+    found = net(datasets.get("digits").open().reference()[0][:4])
+    assert not net.classifies and found.logits is None and found.pooled.shape == (4, 64)
 
 
 def test_checksums_are_of_the_files_and_of_what_the_table_knows(monkeypatch):
