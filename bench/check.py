@@ -22,7 +22,7 @@ from bench.core.cli import OptionalPath, option, parse
 from bench.core.errors import UserError, exit_code
 
 if TYPE_CHECKING:
-    from bench.evaluation.protocol_checks import CheckResult
+    from bench.benchmark.checks.result import CheckResult
 
 Names = tyro.conf.Positional[Annotated[tuple[str, ...], option()]]
 
@@ -40,7 +40,7 @@ class ProtocolCheck:
 
     def results(self) -> dict[str, Iterable[CheckResult]]:
         """By what is checked."""
-        from bench.evaluation.protocol_checks import check, protocol_of
+        from bench.benchmark.checks.protocol import check, protocol_of
 
         protocol = protocol_of(self.data, self.feature_nets)
         return {f"the protocol of {self.data}": check(protocol, self.data, self.reference)}
@@ -55,7 +55,7 @@ class BackboneCheck:
 
     def results(self) -> dict[str, Iterable[CheckResult]]:
         """By what is checked."""
-        from bench.checks.backbone import check_backbone
+        from bench.benchmark.checks.backbone import check_backbone
 
         return {name: check_backbone(name) for name in self.name}
 
@@ -71,7 +71,7 @@ class MethodCheck:
 
     def results(self) -> dict[str, Iterable[CheckResult]]:
         """By what is checked."""
-        from bench.checks.method import check_method
+        from bench.benchmark.checks.method import check_method
 
         return {name: check_method(name, self.backbone) for name in self.name}
 
@@ -89,7 +89,7 @@ class FaultCheck:
 
     def results(self) -> dict[str, Iterable[CheckResult]]:
         """By what is checked."""
-        from bench.checks.faults.campaign import check_faults
+        from bench.benchmark.checks.faults.campaign import check_faults
 
         return {"faults": check_faults(self.kills, self.command, self.table)}
 
@@ -114,7 +114,7 @@ def main() -> None:
     """Check and print a table for each thing that is checked."""
     options = parse(Options, __doc__, {"--nets": "--feature-nets"})
     if isinstance(options.what, InstallCheck):
-        from bench.checks.install import description
+        from bench.benchmark.checks.install import description
 
         print(description())
         return

@@ -74,8 +74,8 @@ def verify(options: Options) -> None:
     from rich.table import Table
 
     from bench.core import machine
+    from bench.evaluation.rescoring import verify as compared
     from bench.reporting.board import entries
-    from bench.reporting.board.verify import verify as compared
 
     assert options.verify is not None
     found = [entry for text in options.results for entry in entries.read(_source(text)[1])]
@@ -83,8 +83,10 @@ def verify(options: Options) -> None:
         raise UserError(
             f"--verify takes one entry, these are {len(found)}: give an entry's own file, or its run."
         )
-    rows = compared(found[0], options.verify, machine.select_device(options.device))
-    table = Table("metric", "entry", "samples", "", title=found[0].spec.run_id, box=box.SIMPLE_HEAD)
+    spec = found[0].spec
+    reported = found[0].row(spec.protocol.hash).metrics
+    rows = compared(spec, reported, options.verify, machine.select_device(options.device))
+    table = Table("metric", "entry", "samples", "", title=spec.run_id, box=box.SIMPLE_HEAD)
     for row in rows:
         state = "[green]agrees[/]" if row.agrees else "[bold red]differs[/]"
         table.add_row(escape(row.key), f"{row.said:.6g}", f"{row.found:.6g}", state)

@@ -1,6 +1,7 @@
-"""Speed on this machine, one command a part: steps, network, metrics, data, report, growth, gpu.
+"""The suite measured on this machine: its speed, one command a part, and in `checks` its correctness.
 
-Every number is the median of timed repeats after a warm-up, with the fastest and slowest.
+Commands are steps, network, metrics, data, report, growth, memory and gpu. Every time is the median of
+repeats after a warm-up, with the fastest and slowest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Suites of runs by name: a TOML file of the folder `bench/suites`, or one of the user's.
+"""Suites of runs by name: a TOML file of the folder `bench/config/suites`, or one of the user's.
 
 A suite defines what is compared and, if different from the defaults, how:
 
@@ -31,7 +31,7 @@ import backbones
 from bench.config.spec import Protocol, Training, renamed
 from bench.core.errors import UserError, unknown
 
-_FOLDER = Path(__file__).parents[1] / "suites"
+_FOLDER = Path(__file__).parent / "suites"
 SCALES = ("quick", "full")
 _MERGED = ("training", "protocol")  # setting by setting; all else is replaced whole
 

@@ -1,4 +1,4 @@
-"""Score the samples of an entry again: are its numbers those of its samples?"""
+"""Score samples again: are the metrics that somebody reports those of the samples?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from bench.config.spec import RunSpec
 from bench.core.errors import UserError
 from bench.core.progress import progress_bar
 from bench.data import datasets
@@ -17,14 +18,13 @@ from bench.evaluation.reference import BATCH_SIZE, reference_of_data
 from bench.evaluation.scorer import Scorer
 from bench.metrics.names import metric
 from bench.nets.metric_nets import feature_nets, refuse_others
-from bench.reporting.board.entries import Entry
 
 TOLERANCE = 1e-3  # relative: kernels of other machines round features otherwise
 SHARES = 2  # images that may fall to the other side of a threshold, likewise
 
 
 class Comparison(NamedTuple):
-    """A metric as the entry has it and as it was found."""
+    """A metric as it was reported and as it was found."""
 
     key: str
     said: float
@@ -32,22 +32,23 @@ class Comparison(NamedTuple):
     agrees: bool
 
 
-def verify(entry: Entry, samples: Path, device: torch.device) -> list[Comparison]:
-    """Score `samples`, an .npz, folder or zip in the order of their numbers, by the entry's own protocol.
+def verify(
+    spec: RunSpec, reported: dict[str, float], samples: Path, device: torch.device
+) -> list[Comparison]:
+    """Score `samples` by the protocol of a run, and compare with the metrics that are reported for it.
 
-    Raises UserError where the entry's data or metric nets are others on this machine, or the number of
-    samples differs.
+    `samples` is an .npz, folder or zip, in the order of their numbers. Raises UserError where the run's data
+    or metric nets are others on this machine, or the number of samples differs.
     """
-    spec, images = entry.spec, open_images(samples)
-    protocol = spec.protocol
+    images, protocol = open_images(samples), spec.protocol
     if images.count != protocol.samples:
         raise UserError(
-            f"{samples} has {images.count:,} images, the entry was made with {protocol.samples:,}."
+            f"{samples} has {images.count:,} images, the run was scored with {protocol.samples:,}."
         )
     dataset = datasets.get(spec.data)
     if dataset.identity != protocol.data:
         raise UserError(
-            f"{spec.data} is {dataset.identity} on this machine, the entry was made on {protocol.data}."
+            f"{spec.data} is {dataset.identity} on this machine, the run was scored on {protocol.data}."
         )
     refuse_others(protocol.checksums)
     data, nets = dataset.open(), feature_nets(protocol.feature_nets, device)
@@ -60,7 +61,7 @@ def verify(entry: Entry, samples: Path, device: torch.device) -> list[Comparison
             scorer.update(batch, labels, index)
             start += len(batch)
             bar.update(len(batch))
-    return list(_compared(entry.row(protocol.hash).metrics, scorer.results(), images.count))
+    return list(_compared(reported, scorer.results(), images.count))
 
 
 def _compared(said: dict[str, float], found: dict[str, float], count: int) -> Iterator[Comparison]:

@@ -1,1 +1,1 @@
-"""Frozen networks: teachers, which give patch tokens, and metric networks, which give a vector per image."""
+"""Frozen networks: teachers give patch tokens, metric networks a vector an image, rewards a number or map."""

@@ -18,8 +18,8 @@ from bench.data.base import Records
 from bench.nets import teachers
 from bench.nets.base import NO_LAYERS, Encoder
 from bench.nets.feature_cache import FeatureCache
-from bench.rewards.base import RewardContext
-from bench.rewards.registry import Rewards
+from bench.nets.rewards.base import RewardContext
+from bench.nets.rewards.registry import Rewards
 from bench.training.batch import TrainingBatch
 from methods.base import REWARD_NET, TEACHER, EncoderInfo, EncoderLayers, Features, Needs
 

@@ -15,7 +15,7 @@ from bench.core import distributed, parallel
 from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.diffusion.objectives import FlowMatching, Process
-from bench.rewards.base import RewardBatch
+from bench.nets.rewards.base import RewardBatch
 from bench.training.batch import TrainingBatch
 from bench.training.frozen import FrozenNets
 from methods.base import Context, Draw, Loss, Method, Needs, Share, Steering, TokenTimes

@@ -37,7 +37,7 @@ REFERENCE = {  # page -> modules
     "bench.metrics.inception_score bench.metrics.uncertainty bench.metrics.representation",
     "evaluation": "bench.evaluation.evaluator bench.evaluation.sampling bench.evaluation.scorer "
     "bench.evaluation.reference",
-    "rewards": "bench.rewards.base bench.rewards.registry",
+    "rewards": "bench.nets.rewards.base bench.nets.rewards.registry",
     "data": "bench.data.base bench.data.datasets bench.data.shards",
     "runs": "bench.config.spec bench.config.grid bench.runs.record bench.runs.loading",
     "reporting": "bench.reporting.results bench.reporting.comparison bench.reporting.statistics "

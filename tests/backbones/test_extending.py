@@ -10,7 +10,7 @@ import torch
 import backbones
 from backbones import checkpoints
 from backbones.base import Architecture
-from bench.checks.backbone import check_backbone
+from bench.benchmark.checks.backbone import check_backbone
 from bench.config import resolve
 from bench.core.errors import UserError, exit_code
 from bench.core.files import read_rows

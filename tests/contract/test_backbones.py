@@ -7,8 +7,8 @@ methods makes.
 import pytest
 
 import backbones
-from bench.checks.backbone import CHECKS
-from bench.checks.trial import run_checks
+from bench.benchmark.checks.backbone import CHECKS
+from bench.benchmark.checks.result import run_checks
 from bench.config import resolve
 
 WITHOUT_TRAINING = {

@@ -6,8 +6,8 @@ The checks are those of `python -m bench.check method`; here they run over the w
 import pytest
 
 import methods
-from bench.checks import method as checks
-from bench.checks.trial import Trial
+from bench.benchmark.checks import method as checks
+from bench.benchmark.checks.trial import Trial
 from bench.core.parallel import Parallelism
 from methods import cards
 

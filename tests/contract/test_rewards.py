@@ -5,8 +5,8 @@ import torch
 
 from bench.core.errors import UserError
 from bench.nets import table
-from bench.rewards.base import RewardBatch, RewardContext
-from bench.rewards.registry import CHOSEN, REWARDS, TEACHER, Rewards
+from bench.nets.rewards.base import RewardBatch, RewardContext
+from bench.nets.rewards.registry import CHOSEN, REWARDS, TEACHER, Rewards
 from methods.base import EncoderInfo
 
 GRID = (4, 4)

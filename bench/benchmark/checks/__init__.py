@@ -1,1 +1,1 @@
-"""Checks of methods and backbones on the embedded digits, of the installation, and of faults."""
+"""Checks of `bench.check`: a protocol, methods and backbones on the digits, faults, the installation."""

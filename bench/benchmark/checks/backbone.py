@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 import backbones
 from backbones import cost
 from backbones.base import Backbone, Output
-from bench.checks import method as method_checks
-from bench.checks.trial import DATA, CheckFailed, Trial, run_checks
+from bench.benchmark.checks import method as method_checks
+from bench.benchmark.checks.result import CheckFailed, CheckResult, run_checks
+from bench.benchmark.checks.trial import DATA, Trial
 from bench.config import resolve
 from bench.core import grammar
 from bench.data import datasets
-from bench.evaluation.protocol_checks import CheckResult
 
 IMAGES = 4
 

@@ -17,22 +17,19 @@ from torch import Tensor, distributed
 from torch.multiprocessing.spawn import start_processes
 
 from backbones import cost
-from bench.checks.trial import (
+from bench.benchmark.checks.result import CheckFailed, CheckResult, NotChecked, run_checks
+from bench.benchmark.checks.trial import (
     BATCH_SIZE,
     STEPS,
-    CheckFailed,
-    NotChecked,
     State,
     Trial,
     first_difference,
     rows_differ,
-    run_checks,
 )
 from bench.config import resolve
 from bench.core import grammar
 from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.evaluation import sampling
-from bench.evaluation.protocol_checks import CheckResult
 from methods.base import Loss, Method
 
 HALF = STEPS // 2

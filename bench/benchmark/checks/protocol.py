@@ -10,13 +10,13 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 import backbones
 from backbones.base import Output
+from bench.benchmark.checks.result import CheckResult
 from bench.config import resolve
 from bench.config.spec import Protocol
 from bench.core.errors import UserError, unknown
@@ -34,14 +34,6 @@ from bench.metrics.precision_recall import precision_recall
 from bench.nets import table, weights
 from bench.nets.local import RECIPES, accuracy, local_net
 from bench.nets.metric_nets import feature_net, names
-
-
-class CheckResult(NamedTuple):
-    """What the check of one stage, or of one part of it, found."""
-
-    stage: str
-    state: Literal["ok", "failed", "not checked"]
-    text: str
 
 
 def protocol_of(data: str, feature_nets: Sequence[str] = ()) -> Protocol:

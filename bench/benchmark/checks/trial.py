@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.config import resolve
-from bench.core.errors import UserError
 from bench.core.parallel import UNDIVIDED, Parallelism
-from bench.evaluation.protocol_checks import CheckResult
 from bench.training.trainer import Trainer
-
-C = TypeVar("C")
 
 CPU = torch.device("cpu")
 DATA = "digits"
@@ -27,14 +21,6 @@ BATCH_SIZE = 8
 # rounding to grow.
 LEARNING_RATE = 1e-5
 State = Mapping[str, Mapping[str, Tensor]]
-
-
-class CheckFailed(Exception):
-    """A check has failed; the message says what is wrong and where."""
-
-
-class NotChecked(Exception):
-    """A check does not apply; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -69,36 +55,6 @@ class Trial:
         trainer = self.trainer(parallelism, after)
         rows = [trainer.step(step) for step in steps]
         return trainer.state(), [{key: row[key] for key in ("loss", "raw", "grad_norm")} for row in rows]
-
-
-def run_checks(checks: Mapping[str, Callable[[C], str]], case: C, file: str) -> Iterator[CheckResult]:
-    """Results of all checks; if the first fails, the others are skipped.
-
-    A check returns what it compared. `file` is where the code under test lies: of an error inside of it, the
-    line is named.
-    """
-    failed = False
-    for number, (name, check) in enumerate(checks.items()):
-        if failed and number:
-            yield CheckResult(name, "not checked", "mend the first failure before this can be tried")
-            continue
-        try:
-            yield CheckResult(name, "ok", check(case))
-        except NotChecked as reason:
-            yield CheckResult(name, "not checked", str(reason))
-        except (CheckFailed, UserError) as error:
-            failed = failed or number == 0
-            yield CheckResult(name, "failed", str(error))
-        except Exception as error:  # code under test may raise anything
-            failed = failed or number == 0
-            yield CheckResult(name, "failed", _in_words(error, file))
-
-
-def _in_words(error: Exception, file: str) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    place = next((f for f in reversed(frames) if Path(f.filename).name == Path(file).name), frames[-1])
-    message = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {message}"
 
 
 def first_difference(found: State, expected: State, *, tolerance: float = 0.0) -> str:

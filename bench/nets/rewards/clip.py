@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.nets import open_clip, weights
-from bench.rewards.base import RewardBatch, RewardFn
+from bench.nets.rewards.base import RewardBatch, RewardFn
 
 NETWORK = "clip-vit-b-32"  # of bench/nets/table.py
 

@@ -14,7 +14,7 @@ from collections.abc import Collection
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.rewards.base import RewardBatch, RewardFn
+from bench.nets.rewards.base import RewardBatch, RewardFn
 
 SMALLEST_SCALE = 1e-3
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.nets.local import ConvolutionalNet, LocalNet
-from bench.rewards.base import RewardBatch, RewardFn
+from bench.nets.rewards.base import RewardBatch, RewardFn
 
 
 class NetRewards:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.nets import weights
-from bench.rewards.base import RewardBatch, RewardFn
+from bench.nets.rewards.base import RewardBatch, RewardFn
 
 SMALLEST_SIDE = 64  # pixels
 

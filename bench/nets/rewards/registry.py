@@ -26,12 +26,12 @@ from torch import Tensor
 from bench.core import plugin
 from bench.core.errors import unknown
 from bench.nets.local import local_net
-from bench.rewards import clip
-from bench.rewards.base import CustomReward, CustomRewards, Reward, RewardBatch, RewardContext
-from bench.rewards.fidelity import SquaredErrors
-from bench.rewards.local import NetRewards
-from bench.rewards.lpips import LPIPS
-from bench.rewards.student import Student
+from bench.nets.rewards import clip
+from bench.nets.rewards.base import CustomReward, CustomRewards, Reward, RewardBatch, RewardContext
+from bench.nets.rewards.fidelity import SquaredErrors
+from bench.nets.rewards.local import NetRewards
+from bench.nets.rewards.lpips import LPIPS
+from bench.nets.rewards.student import Student
 
 
 def _errors(names: Collection[str], context: RewardContext) -> Reward:

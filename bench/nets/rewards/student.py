@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.rewards.base import RewardBatch, RewardFn
+from bench.nets.rewards.base import RewardBatch, RewardFn
 
 WIDTH = 128  # channels between the student's layers
 LEARNING_RATE = 1e-3

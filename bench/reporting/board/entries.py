@@ -1,7 +1,7 @@
 """Entries of the leaderboard: a finished run each, with what its numbers rest on and a checksum of it all.
 
 A report has the entries of its runs in `entries.jsonl`, a line each. The checksum finds accidents and edits;
-it is no proof of who made an entry. `verify` finds out whether its numbers are those of its samples.
+it is no proof of who made an entry. `bench.evaluation.rescoring` compares its numbers with its samples.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ from bench.core.errors import UserError
 from bench.core.files import read_rows
 from bench.data import datasets
 from bench.nets import teachers
-from bench.rewards.registry import REWARDS
+from bench.nets.rewards.registry import REWARDS
 from bench.run import Options, plan
 from bench.runs import folder
 from bench.runs.record import EvaluationRow
 from methods.base import TEACHER, BackboneInfo, EncoderInfo
 
-FOLDER = Path(__file__).parents[3] / "bench" / "suites"
+FOLDER = Path(__file__).parents[3] / "bench" / "config" / "suites"
 EVERY = [
     (name, scale)
     for name in suites.names()

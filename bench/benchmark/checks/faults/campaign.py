@@ -11,16 +11,23 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from bench.checks.faults.commands import commands
-from bench.checks.faults.counts import Line, table
-from bench.checks.faults.damage import HARMS, Reading, damage, readings
-from bench.checks.faults.disks import FULL, LIMITED, fill_disk, limit_size
-from bench.checks.faults.kills import CLOCK, KILLED, SEVERAL, jump_clock, kill_at_random, start_several
-from bench.checks.faults.process import Task, fresh, run_undisturbed
+from bench.benchmark.checks.faults.commands import commands
+from bench.benchmark.checks.faults.counts import Line, table
+from bench.benchmark.checks.faults.damage import HARMS, Reading, damage, readings
+from bench.benchmark.checks.faults.disks import FULL, LIMITED, fill_disk, limit_size
+from bench.benchmark.checks.faults.kills import (
+    CLOCK,
+    KILLED,
+    SEVERAL,
+    jump_clock,
+    kill_at_random,
+    start_several,
+)
+from bench.benchmark.checks.faults.process import Task, fresh, run_undisturbed
+from bench.benchmark.checks.result import CheckResult
 from bench.core.errors import UserError, unknown
 from bench.core.files import append_row, read_rows, write_text
 from bench.core.progress import progress_bar
-from bench.evaluation.protocol_checks import CheckResult
 
 
 def check_faults(kills: int, only: Sequence[str] = (), markdown: Path | None = None) -> Iterator[CheckResult]:

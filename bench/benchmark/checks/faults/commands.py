@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.checks.faults.cluster import STAND_IN, start_cluster
-from bench.checks.faults.process import Task, run_undisturbed
+from bench.benchmark.checks.faults.cluster import STAND_IN, start_cluster
+from bench.benchmark.checks.faults.process import Task, run_undisturbed
 from bench.core.files import read_json, sha256
 
 COUNT_OF_IMAGES = 24

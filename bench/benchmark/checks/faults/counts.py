@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.checks.faults.process import Fork, Task
+from bench.benchmark.checks.faults.process import Fork, Task
 
 
 @dataclass

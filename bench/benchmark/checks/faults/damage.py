@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.checks.faults.commands import (
+from bench.benchmark.checks.faults.commands import (
     CACHED,
     draw_images,
     main,
@@ -27,8 +27,8 @@ from bench.checks.faults.commands import (
     tables,
     training,
 )
-from bench.checks.faults.counts import Line
-from bench.checks.faults.process import Fork, Task, fresh, run_undisturbed
+from bench.benchmark.checks.faults.counts import Line
+from bench.benchmark.checks.faults.process import Fork, Task, fresh, run_undisturbed
 
 SUITE = """seed = [0]
 data = "digits"

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.checks.faults.cluster import STAND_IN
-from bench.checks.faults.counts import Line
-from bench.checks.faults.process import Fork, Task, fresh
+from bench.benchmark.checks.faults.cluster import STAND_IN
+from bench.benchmark.checks.faults.counts import Line
+from bench.benchmark.checks.faults.process import Fork, Task, fresh
 
 FULL, LIMITED = "disk full at every write", "write fails within a file"
 LEAST = 4096  # bytes that a file may have under a limit, so that the log of a command has room

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.checks.faults.counts import Line
-from bench.checks.faults.process import Fork, Task, fresh
+from bench.benchmark.checks.faults.counts import Line
+from bench.benchmark.checks.faults.process import Fork, Task, fresh
 
 KILLED, CLOCK, SEVERAL = "killed at a random moment", "clock jumps", "several owners at once"
 KILLS_PER_CASE = 5  # before the case is run to its end

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.checks.faults.counts import Line, table
+from bench.benchmark.checks.faults.counts import Line, table
 from bench.core.files import read_rows
 
 

@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 
+from bench.benchmark.checks.install import description
 from bench.check import main
-from bench.checks.install import description
 from bench.core import machine
 from bench.core.errors import exit_code
 

@@ -6,8 +6,8 @@ from textwrap import dedent
 
 import pytest
 
+from bench.benchmark.checks.method import CHECKS, check_method
 from bench.check import main
-from bench.checks.method import CHECKS, check_method
 from bench.core.errors import exit_code
 
 HEAD = """

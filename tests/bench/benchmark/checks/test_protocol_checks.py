@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from bench.benchmark.checks import protocol as protocol_checks
+from bench.benchmark.checks.protocol import check
 from bench.config import resolve
 from bench.core.errors import UserError
 from bench.data.in_memory import InMemory
 from bench.diffusion import samplers
-from bench.evaluation import protocol_checks, sampling
-from bench.evaluation.protocol_checks import check
+from bench.evaluation import sampling
 from bench.metrics import frechet
 
 PROTOCOL = resolve.run_spec("baseline", "sit-ti", "digits", seed=0).protocol

@@ -11,10 +11,10 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.nets.local import local_net
-from bench.rewards.base import RewardBatch, RewardContext
-from bench.rewards.clip import CLIP
-from bench.rewards.registry import REWARDS, Rewards
-from bench.rewards.student import Student
+from bench.nets.rewards.base import RewardBatch, RewardContext
+from bench.nets.rewards.clip import CLIP
+from bench.nets.rewards.registry import REWARDS, Rewards
+from bench.nets.rewards.student import Student
 from methods.base import EncoderInfo
 
 CPU = torch.device("cpu")

@@ -16,9 +16,9 @@ import torch
 from bench.config import resolve
 from bench.core.errors import UserError, exit_code
 from bench.evaluation.evaluator import evaluate_run
+from bench.evaluation.rescoring import verify
 from bench.leaderboard import main
 from bench.reporting.board import earlier, entries, standings
-from bench.reporting.board.verify import verify
 from bench.reporting.tables import published
 from tests.helpers import untrained_run
 from tests.helpers.browser import opened
@@ -192,20 +192,17 @@ def test_a_run_is_verified_by_its_samples(tmp_path):
         entries.of_run(folder)
     (folder / "status.json").write_text(json.dumps({"state": "finished", "step": 5, "steps": 5}))
     (entry,) = entries.read(folder)
-    found = verify(entry, samples, torch.device("cpu"))
-    assert {row.key for row in found} == set(entry.rows[0].metrics)
+    spec, metrics = entry.spec, entry.rows[0].metrics
+    found = verify(spec, metrics, samples, torch.device("cpu"))
+    assert {row.key for row in found} == set(metrics)
     assert all(row.agrees for row in found)
-    better = {key: 0.9 * value for key, value in entry.rows[0].metrics.items()}
-    flattered = entry.model_copy(update={"rows": (entry.rows[0].model_copy(update={"metrics": better}),)})
-    distances = [row for row in verify(flattered, samples, torch.device("cpu")) if row.key.startswith("f")]
+    better = {key: 0.9 * value for key, value in metrics.items()}
+    flattered = verify(spec, better, samples, torch.device("cpu"))
+    distances = [row for row in flattered if row.key.startswith("f")]
     assert len(distances) == 3 and not any(row.agrees for row in distances)
-    few = entry.spec.protocol.model_copy(update={"samples": 200})
+    more = spec.model_copy(update={"protocol": spec.protocol.model_copy(update={"samples": 200})})
     with pytest.raises(UserError, match="150 images"):
-        verify(
-            entry.model_copy(update={"spec": entry.spec.model_copy(update={"protocol": few})}),
-            samples,
-            torch.device("cpu"),
-        )
+        verify(more, metrics, samples, torch.device("cpu"))
 
 
 def test_the_committed_studies_seed_the_board():
