@@ -310,6 +310,9 @@ class Method(nn.Module):
     """
 
     version: ClassVar[int] = 1  # increased when the mathematics change; part of the identity of runs
+    # Options that a released version did not have. At their defaults, which must not change the method, they
+    # are no part of the identity of runs.
+    added: ClassVar[tuple[str, ...]] = ()
     # Loss terms of the process that `losses` replaces, and fields of `Steering` (except extras) that `steer`
     # sets. Only one of several combined methods may have each.
     replaces: ClassVar[tuple[str, ...]] = ()

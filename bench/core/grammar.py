@@ -203,9 +203,14 @@ def configure(cls: type[T], options: dict[str, str], where: str) -> T:
 
 
 def resolved(name: str, configured: Any) -> str:
-    """The name with all options of a configured dataclass, so that a changed default changes it."""
-    values = {key: _read(getattr(configured, key), kind) for key, kind in _types(type(configured)).items()}
-    return join(name, values)
+    """The name with all options of a configured dataclass, so that a changed default changes it.
+
+    Options that the class lists as `added` since it first identified runs are left out at their default.
+    """
+    kinds, defaults = _types(type(configured)), type(configured)
+    values = {key: _read(getattr(configured, key), kind) for key, kind in kinds.items()}
+    added = getattr(configured, "added", ())
+    return join(name, {k: v for k, v in values.items() if k not in added or v != getattr(defaults, k)})
 
 
 def _types(cls: type) -> dict[str, Any]:

@@ -36,11 +36,16 @@ class RewardTerm(Method):
         spread: s, standard deviation of the policy in units of the prediction.
         per_patch: normalise map rewards per patch instead of per image (spatial credit assignment).
         t_max: rewards act on samples below this noise level; they are not computed for others.
+        falloff: exponent p of the factor (1 - noise level / t_max)^p of the force; 0: constant below t_max.
+        relative: `strength` is in units of the denoising force on each sample, not constant.
+        project: remove from the force what points away from the data.
         share: fraction of these samples whose rewards are computed; the force is scaled by its inverse.
         warm_up: fraction of training over which the reward term rises linearly from zero.
         anneal_from: fraction of training from which the reward term decays linearly to zero.
         shuffle: control; advantages (pathwise: forces) are permuted over the samples of the batch.
     """
+
+    added = ("falloff", "relative", "project")
 
     fidelity: float = 0.0
     perceptual: float = 1.0
@@ -55,6 +60,9 @@ class RewardTerm(Method):
     spread: float = 0.1
     per_patch: bool = False
     t_max: float = 0.7
+    falloff: float = 0.0
+    relative: bool = False
+    project: bool = False
     share: float = 1.0
     warm_up: float = 0.0
     anneal_from: float = 0.4
@@ -71,6 +79,8 @@ class RewardTerm(Method):
             raise ValueError(f"warm_up={self.warm_up} must lie in [0, anneal_from={self.anneal_from}]")
         if self.spread <= 0:
             raise ValueError(f"spread={self.spread} must be positive")
+        if self.falloff < 0:
+            raise ValueError(f"falloff={self.falloff} must not be negative")
 
     def reward_weights(self) -> dict[str, float]:
         """Names and weights of the rewards in use."""
@@ -120,7 +130,17 @@ class RewardTerm(Method):
             found = forces.score(context, acting, weights, **group, **controls)
         else:
             found = forces.pathwise(context, acting, weights, normalised=not raw, **controls)
-        force = torch.zeros_like(context.x0_hat, dtype=torch.float32).index_copy(0, own, found.force)
+        applied = found.force
+        if self.project:
+            applied = forces.without_conflict(applied, (context.x0 - context.x0_hat.detach())[own].float())
+        if self.falloff:
+            applied = applied * (1 - context.noise_level[own] / self.t_max).pow(self.falloff).view(
+                -1, 1, 1, 1
+            )
+        if self.relative:
+            error = (context.target - context.prediction.detach())[own].float()
+            applied = applied * 2 * error.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        force = torch.zeros_like(context.x0_hat, dtype=torch.float32).index_copy(0, own, applied)
         scale = context.x0_hat_scale.clamp(min=forces.SMALLEST_SCALE)
         unit = 1.0 if raw else scale * force[0].numel() ** 0.5
         value = -(force * context.x0_hat.float()).flatten(1).sum(1) / unit

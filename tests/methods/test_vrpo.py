@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from bench.core import grammar
 from methods.base import Context
 from methods.vrpo import VRPO
-from methods.vrpo_terms.forces import norm_by_region, pathwise, score, standardise
+from methods.vrpo_terms.forces import norm_by_region, pathwise, score, standardise, without_conflict
 
 P = (1, 4, 4)  # an image
 
@@ -166,6 +167,50 @@ def test_the_force_on_the_velocity_is_flat_in_t():
         (loss.weight * loss.value).sum().backward()
         expected = direction / direction.norm() / math.sqrt(direction.numel())
         assert torch.allclose(velocity.grad, expected.expand_as(velocity.grad), atol=1e-6)
+
+
+def of_velocity(state, t, **options):
+    """Gradients of reward term and denoising loss of each sample in the velocity, with x0_hat = x_t - t v."""
+    velocity = torch.full_like(state.x0, 0.3).requires_grad_()
+    state.prediction, state.x0_hat = velocity, state.x_t - t * velocity
+    loss = VRPO(weight=0.0, perceptual=0.0, **options).losses(state)["reward"]
+    denoising = (velocity - state.target).square().flatten(1).mean(1)
+    reward = torch.autograd.grad((loss.weight * loss.value).sum(), velocity)[0]
+    return reward, torch.autograd.grad(denoising.sum(), velocity)[0]
+
+
+def test_a_falling_force_is_a_power_of_the_distance_to_t_max():
+    direction = torch.randn(P, generator=torch.Generator().manual_seed(1))
+    for t in (0.1, 0.6):
+        flat, _ = of_velocity(context(linear(direction), t=t), t, t_max=0.8)
+        falling, _ = of_velocity(context(linear(direction), t=t), t, t_max=0.8, falloff=2.0)
+        assert torch.allclose(falling, flat * (1 - t / 0.8) ** 2, atol=1e-7)
+
+
+def test_a_relative_force_is_a_multiple_of_the_denoising_force():
+    direction = torch.randn(P, generator=torch.Generator().manual_seed(1))
+    state = context(linear(direction))
+    reward, denoising = of_velocity(state, 0.5, relative=True, strength=3.0)
+    assert torch.allclose(reward.flatten(1).norm(dim=1), 3 * denoising.flatten(1).norm(dim=1))
+
+
+def test_a_projected_force_never_points_away_from_the_data():
+    state = context(linear(torch.ones(P)))
+    towards = (state.x0 - (state.x_t - 0.5 * torch.full_like(state.x0, 0.3)))[:1]
+    against = context(linear(-towards[0]), batch=1)
+    against.x0, against.x_t = state.x0[:1], state.x_t[:1]
+    assert of_velocity(against, 0.5, project=True)[0].abs().max() < 1e-6
+    force, towards = torch.randn(2, 16, *P, generator=torch.Generator().manual_seed(2))
+    free = without_conflict(force, towards)
+    along = (force * towards).flatten(1).sum(1)
+    assert torch.allclose((free * towards).flatten(1).sum(1), along.clamp(min=0), atol=1e-5)
+    assert torch.equal(free[along > 0], force[along > 0]) and 0 < (along > 0).sum() < 16
+
+
+def test_options_added_later_leave_the_identity_of_runs_as_it_was():
+    _, before = grammar.split(grammar.resolved("vrpo", VRPO()))
+    _, now = grammar.split(grammar.resolved("vrpo", VRPO(falloff=1.0)))
+    assert not {*VRPO.added} & {*before} and now == before | {"falloff": "1.0"}
 
 
 def test_rewards_act_below_t_max_and_end_with_training():
