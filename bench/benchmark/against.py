@@ -27,7 +27,6 @@ from bench.config import resolve
 from bench.core.errors import UserError
 from bench.data import datasets
 from bench.diffusion import samplers
-from bench.diffusion.guidance import Guidance
 from bench.evaluation.sampling import multiplying_in
 from bench.training.batch import TrainingBatch, draw_batch
 from bench.training.trainer import Trainer
@@ -36,7 +35,6 @@ from methods.base import Features
 # Largest relative differences that rounding explains: of one pass, and of a few steps of a sampler.
 SAME, SAME_SAMPLES = 1e-4, 1e-3
 CHECKED_STEPS = 4  # of the sampler
-GUIDANCE = Guidance(1.8, (0.0, 0.7))  # REPA's best, in its interval
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class Pair:
         with torch.random.fork_rng(), torch.no_grad():
             found = self._of_prediction(batch) | self._of_losses(batch, tokens)
             limits = dict.fromkeys(found, SAME)
-            if self.code.samples:
+            if self.samples:
                 found["samples"] = _difference(*self._samples(batch))
                 limits["samples"] = SAME_SAMPLES
         if any(not found[name] <= limits[name] for name in found):
@@ -161,6 +159,11 @@ class Pair:
         _, row = ours(0, batch, needs)
         return {name: _difference(row["raw"][name], theirs[name]) for name in theirs}
 
+    @property
+    def samples(self) -> bool:
+        """Whether both sample inputs of this shape."""
+        return self.code.has_sampler and self.trainer.backbone.channels >= self.code.fewest_channels
+
     def _samples(self, batch: TrainingBatch, steps: int = CHECKED_STEPS) -> tuple[Tensor, Tensor]:
         found = []
         for draw in (self.our_samples, self.their_samples):
@@ -169,30 +172,20 @@ class Pair:
         return found[0], found[1]
 
     def our_samples(self, batch: TrainingBatch, steps: int) -> Tensor:
-        """REPA's SDE on the batch's noise, noise of the steps from torch's global stream as REPA draws it."""
-        sampler = samplers.get(f"repa-sde-250[steps={steps}]")
+        """From the batch's noise; that of the steps is drawn from torch's global stream as theirs is."""
+        sampler = samplers.get(f"{self.code.sampler}[steps={steps}]")
         return sampler.sample(
             self.trainer.ema,
             batch.noise,
             batch.true_label,
             process=self.trainer.process,
-            guidance=GUIDANCE,
-            step_noise=lambda: torch.randn_like(batch.noise, dtype=torch.float64),
+            guidance=self.code.guidance,
+            step_noise=lambda: self.code.step_noise(batch.noise),
         )
 
     def their_samples(self, batch: TrainingBatch, steps: int) -> Tensor:
         """The same by the official sampler."""
-        assert self.code.samples
-        low, high = GUIDANCE.interval
-        return self.code.samples(
-            self.ema.eval(),
-            batch.noise,
-            batch.true_label,
-            num_steps=steps,
-            cfg_scale=GUIDANCE.scale,
-            guidance_low=low,
-            guidance_high=high,
-        )
+        return self.code.sample(self.ema.eval(), batch.noise, batch.true_label, steps)
 
     def their_step(self, batch: TrainingBatch) -> None:
         """One training step of the official network on the batch's images and labels."""
@@ -216,11 +209,11 @@ class Pair:
         )
 
     def time_sampling(self, steps: int, repeats: int, precision: str = "fp32") -> Timings | None:
-        """A batch by REPA's SDE of so many steps; None if the checkout has no such sampler.
+        """A guided batch by the sampler of the official code, of so many steps; None if it has none for it.
 
         `precision` is of our matrix products; the official code has float32.
         """
-        if not self.code.samples:
+        if not self.samples:
             return None
         batch = self._batch()
 

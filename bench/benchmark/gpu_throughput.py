@@ -55,8 +55,8 @@ def time_sampling(sizes: Sizes, backbone: str, precision: str, device: torch.dev
     protocol = {
         "sampler_flow": f"repa-sde-250[steps={sizes.sampling_steps}]",
         "sampler_ddpm": f"dit-ddpm-250[steps={sizes.sampling_steps}]",
-        "guidance_scale": against.GUIDANCE.scale,
-        "guidance_interval": against.GUIDANCE.interval,
+        "guidance_scale": official_code.REPACode.guidance.scale,
+        "guidance_interval": official_code.REPACode.guidance.interval,
         "sampling_precision": precision,
     }
 

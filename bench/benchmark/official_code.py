@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.official import turned
+from bench.benchmark.random_inputs import CLASSES
 from bench.core.errors import UserError
+from bench.diffusion.guidance import Guidance
 from bench.diffusion.paths import TIMESTEPS
 from methods.base import Method
 
@@ -38,6 +40,9 @@ class OfficialCode(ABC):
     trains: str  # the method of this suite that its training script trains
     files: tuple[str, ...]  # that tell the kind
     gradient_clip: float  # largest norm of the gradient in its training script; 0: none
+    sampler: str  # our preset of the sampler of its script, with `guidance` as in its paper
+    guidance: Guidance
+    fewest_channels = 1  # that its guidance is written for
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
         """Import its modules. `precision` is of matrix products in `losses`.
@@ -99,9 +104,17 @@ class OfficialCode(ABC):
         """t [B] and noise as `losses` draws them from the same state of the stream."""
 
     @property
-    def samples(self) -> Callable[..., Tensor] | None:
-        """REPA's SDE sampler, if the checkout has it."""
-        return None
+    def has_sampler(self) -> bool:
+        """Whether the checkout has the sampler."""
+        return True
+
+    @abstractmethod
+    def sample(self, network: nn.Module, noise: Tensor, label: Tensor, steps: int) -> Tensor:
+        """Guided samples from noise [B, C, H, W] by its sampler, which draws from torch's global stream."""
+
+    @abstractmethod
+    def step_noise(self, noise: Tensor) -> Tensor:
+        """Noise of a step [B, C, H, W] as `sample` draws it from the same state of the stream."""
 
     def _autocast(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -109,6 +122,7 @@ class OfficialCode(ABC):
 
 class REPACode(OfficialCode):
     kind, trains, files, gradient_clip = "repa", "repa", ("models/sit.py", "loss.py"), 1.0
+    sampler, guidance = "repa-sde-250", Guidance(1.8, (0.0, 0.7))  # its best, in its interval
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
         super().__init__(path, precision)
@@ -154,17 +168,46 @@ class REPACode(OfficialCode):
         return torch.rand(len(x0), 1, 1, 1).flatten().to(x0), torch.randn_like(x0)
 
     @property
-    def samples(self) -> Callable[..., Tensor] | None:
-        return getattr(self._samplers, "euler_maruyama_sampler", None)
+    def has_sampler(self) -> bool:
+        return hasattr(self._samplers, "euler_maruyama_sampler")
+
+    def sample(self, network: nn.Module, noise: Tensor, label: Tensor, steps: int) -> Tensor:
+        assert self._samplers is not None
+        low, high = self.guidance.interval
+        options = {"cfg_scale": self.guidance.scale, "guidance_low": low, "guidance_high": high}
+        return self._samplers.euler_maruyama_sampler(network, noise, label, num_steps=steps, **options)
+
+    def step_noise(self, noise: Tensor) -> Tensor:
+        return torch.randn_like(noise, dtype=torch.float64)
 
 
-class SiTCode(OfficialCode):
+class GuidedByBatch(OfficialCode):
+    """SiT's and DiT's guidance: their scripts sample 2B images, of which the network reads the first B.
+
+    Both halves get noise of their own in every step.
+    """
+
+    guidance = Guidance(1.5, channels=3)
+
+    def step_noise(self, noise: Tensor) -> Tensor:
+        return torch.randn(2 * len(noise), *noise.shape[1:]).to(noise)[: len(noise)]
+
+    def _doubled(self, noise: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """The batch of 2B and what `forward_with_cfg` takes beside it."""
+        labels = torch.cat([label, torch.full_like(label, CLASSES)])
+        return torch.cat([noise, noise]), {"y": labels, "cfg_scale": self.guidance.scale}
+
+
+class SiTCode(GuidedByBatch):
     kind, trains, files, gradient_clip = "sit", "baseline", ("models.py", "transport/__init__.py"), 0.0
+    sampler = "sit-sde-250"
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
         super().__init__(path, precision)
         self.models = _imported(path, "models.py")
-        self.transport = _imported(path, "transport/__init__.py").create_transport()
+        transport = _imported(path, "transport/__init__.py")
+        self.transport = transport.create_transport()
+        self.samplers = transport.Sampler(self.transport)
 
     def network_class(self) -> Callable[..., nn.Module]:
         return self.models.SiT
@@ -189,14 +232,23 @@ class SiTCode(OfficialCode):
         noise = torch.randn_like(x0)
         return 1 - torch.rand(len(x0)).to(x0), noise
 
+    def sample(self, network: nn.Module, noise: Tensor, label: Tensor, steps: int) -> Tensor:
+        # Its script's default diffusion, which is not the function's.
+        draw = self.samplers.sample_sde(diffusion_form="sigma", num_steps=steps)
+        noise, options = self._doubled(noise, label)
+        return draw(noise, network.forward_with_cfg, **options)[-1].chunk(2)[0]
 
-class DiTCode(OfficialCode):
+
+class DiTCode(GuidedByBatch):
     kind, trains, files, gradient_clip = "dit", "baseline", ("models.py", "diffusion/__init__.py"), 0.0
+    sampler = "dit-ddpm-250"
+    fewest_channels = 3  # of fewer it would guide the variance as well
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
         super().__init__(path, precision)
         self.models = _imported(path, "models.py")
-        self.diffusion = _imported(path, "diffusion/__init__.py").create_diffusion(timestep_respacing="")
+        self.create_diffusion = _imported(path, "diffusion/__init__.py").create_diffusion
+        self.diffusion = self.create_diffusion(timestep_respacing="")
 
     def network_class(self) -> Callable[..., nn.Module]:
         return self.models.DiT
@@ -218,6 +270,19 @@ class DiTCode(OfficialCode):
     def draws(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         timestep = torch.randint(TIMESTEPS, (len(x0),), device=x0.device)
         return (timestep + 1).to(x0) / TIMESTEPS, torch.randn_like(x0)
+
+    def sample(self, network: nn.Module, noise: Tensor, label: Tensor, steps: int) -> Tensor:
+        noise, options = self._doubled(noise, label)
+        draw = self.create_diffusion(str(steps)).p_sample_loop
+        guided = draw(
+            network.forward_with_cfg,
+            noise.shape,
+            noise,
+            clip_denoised=False,
+            model_kwargs=options,
+            device=noise.device,
+        )
+        return guided.chunk(2)[0]
 
 
 CODES: dict[str, type[OfficialCode]] = {"repa": REPACode, "sit": SiTCode, "dit": DiTCode}

@@ -53,7 +53,7 @@ class Options:
     against_kind: Literal["auto", "repa", "sit", "dit"] = "auto"
     """whose code it is; auto: told by its files"""
     sampling_steps: int = 250
-    """steps of REPA's SDE sampler, with --against"""
+    """steps of the official code's sampler, with --against"""
     sampling_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """of our sampling, with --against; the official code samples in fp32"""
 

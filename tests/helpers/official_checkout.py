@@ -108,6 +108,11 @@ class Sized(Network):
         super().__init__(class_dropout_prob, num_heads, depth=depth, width=hidden_size, patch=patch_size,
                          input_size=input_size, channels=in_channels, classes=num_classes,
                          variance=learn_sigma)
+
+    def forward_with_cfg(self, x, t, y, cfg_scale):
+        labelled, free = self(x.chunk(2)[0].repeat(2, 1, 1, 1), t, y).chunk(2)
+        guided = free[:, :3].lerp(labelled[:, :3], cfg_scale)
+        return torch.cat([torch.cat([guided, half[:, 3:]], dim=1) for half in (labelled, free)])
 """
 )
 
@@ -120,7 +125,7 @@ class SiT(Sized):
 
 SiT_models = {"SiT-XL/2": SiT}
 """,
-    "transport/__init__.py": "from .transport import create_transport\n",
+    "transport/__init__.py": "from .transport import Sampler, create_transport\n",
     "transport/transport.py": """
 import torch
 
@@ -130,6 +135,26 @@ class Transport:
         t = torch.rand(len(x1)).to(x1)
         output = model(torch.lerp(x0.T, x1.T, t).T, t, **model_kwargs)
         return {"pred": output, "loss": (output - (x1 - x0)).pow(2).flatten(1).mean(1)}
+
+class Sampler:
+    def __init__(self, transport):
+        assert isinstance(transport, Transport)
+
+    def sample_sde(self, *, sampling_method="Euler", diffusion_form="SBDM", diffusion_norm=1.0,
+                   last_step="Mean", last_step_size=0.04, num_steps=250):
+        assert (sampling_method, diffusion_form, diffusion_norm, last_step) == ("Euler", "sigma", 1, "Mean")
+        times = torch.linspace(0, 1 - last_step_size, num_steps)
+        def draw(init, model, **model_kwargs):
+            states = [init]
+            for i, t in enumerate(times):
+                x, last = states[-1], i + 1 == num_steps
+                # v plus 1 - t times the score, which is (t v - x) / (1 - t)
+                drift = (1 + t) * model(x, t.expand(len(x)).to(x), **model_kwargs) - x
+                noise = 0 if last else torch.randn(x.size()).to(x)
+                step = last_step_size if last else times[1]
+                states.append(x + step * drift + (2 * (1 - t) * step) ** 0.5 * noise)
+            return states[1:]
+        return draw
 
 def create_transport(path_type="Linear", prediction="velocity", loss_weight=None, train_eps=None,
                      sample_eps=None):
@@ -153,6 +178,26 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 class Diffusion:
+    def __init__(self, kept):
+        self.kept = kept
+
+    def p_sample_loop(self, model, shape, noise=None, clip_denoised=True, denoised_fn=None, cond_fn=None,
+                      model_kwargs=None, device=None, progress=False):
+        assert noise.shape == shape and not clip_denoised and noise.device == device
+        x = noise
+        bars = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+        for i in reversed(range(len(self.kept))):
+            bar, before = bars[self.kept[i]], bars[self.kept[i - 1]] if i else torch.ones(())
+            beta = 1 - bar / before
+            least = beta * (1 - before) / (1 - bar)
+            with torch.no_grad():
+                output = model(x, torch.full((len(x),), self.kept[i]), **model_kwargs)
+            predicted, raw = output.double().chunk(2, dim=1)
+            mean = (x - beta / (1 - bar).sqrt() * predicted) / (1 - beta).sqrt()
+            spread = (beta / least) ** ((raw + 1) / 4) * least.sqrt() if i else 0
+            x = (mean + spread * torch.randn_like(x)).to(noise)
+        return x
+
     def training_losses(self, model, x_start, t, model_kwargs=None, noise=None):
         assert t.min() > 0  # the first term of the bound is another formula
         noise = torch.randn_like(x_start) if noise is None else noise
@@ -173,7 +218,8 @@ class Diffusion:
 def create_diffusion(timestep_respacing, noise_schedule="linear", use_kl=False, sigma_small=False,
                      predict_xstart=False, learn_sigma=True, rescale_learned_sigmas=False,
                      diffusion_steps=1000):
-    return Diffusion()
+    steps = int(timestep_respacing or 1000)
+    return Diffusion([round(i * 999 / (steps - 1)) for i in range(steps)])
 """,
 }
 

@@ -13,27 +13,31 @@ CPU = torch.device("cpu")
 SMALL = {"batch_size": 4, "precision": "fp32"}
 
 
-def pair(path, backbone):
+def pair(path, backbone, data="digits"):
     code = official_code.kind_of(path)(path)
-    return against.Pair(code, backbone, "digits", CPU, SMALL, "fp32")
+    return against.Pair(code, backbone, data, CPU, SMALL, "fp32")
 
 
 @pytest.mark.parametrize(
-    ("kind", "backbone", "terms"),
+    ("kind", "backbone", "data", "terms"),
     [
-        ("repa", "sit-pico/4", {"prediction", "denoise", "repa", "samples"}),
-        ("sit", "sit-pico/4", {"prediction", "denoise"}),
-        ("dit", "dit-pico/4", {"prediction", "denoise", "bound"}),
+        ("repa", "sit-pico/4", "digits", {"prediction", "denoise", "repa", "samples"}),
+        # Latents have four channels, of which three are guided.
+        ("sit", "sit-pico/4", "imagenet256", {"prediction", "denoise", "samples"}),
+        ("dit", "dit-pico/4", "imagenet256", {"prediction", "denoise", "bound", "samples"}),
+        # Of one channel DiT's guidance would take the variance for the prediction.
+        ("dit", "dit-pico/4", "digits", {"prediction", "denoise", "bound"}),
     ],
 )
-def test_the_official_formulas_give_our_numbers(kind, backbone, terms, tmp_path):
-    both = pair(official_checkout.write(tmp_path, kind), backbone)
+def test_the_official_formulas_give_our_numbers(kind, backbone, data, terms, tmp_path):
+    both = pair(official_checkout.write(tmp_path, kind), backbone, data)
     found = both.differences()
     assert set(found) == terms
     assert max(found.values()) < 1e-4
     before = [parameter.clone() for parameter in both.network.parameters()]
     timings = both.time_training(warm_up=1, repeats=2)
     assert len(timings.ours) == len(timings.official) == 2
+    assert bool(both.time_sampling(2, repeats=1)) == ("samples" in terms)
     changed = [not torch.equal(a, b) for a, b in zip(before, both.network.parameters(), strict=True)]
     assert sum(changed) >= len(changed) - 1  # all but the table of positions
 
@@ -58,7 +62,7 @@ def test_other_numbers_are_refused(tmp_path):
     path = official_checkout.write(tmp_path, "sit")
     file = path / "transport/transport.py"
     file.write_text(file.read_text().replace(".pow(2)", ".pow(2).mul(1.01)"))
-    with pytest.raises(UserError, match=r"computes other numbers .* denoise 1e-02\): nothing is timed"):
+    with pytest.raises(UserError, match=r"computes other numbers .* denoise 1e-02, .*: nothing is timed"):
         pair(path, "sit-pico/4").differences()
 
 
