@@ -114,7 +114,8 @@ def weight_file(name: str) -> Path:
         if not isinstance(cached, str):
             raise MissingAsset(
                 f"the VAE {name} is not on this machine. Fetch it: hf download {name} config.json "
-                f"{WEIGHTS[0]}  or give a folder that holds these two files."
+                f"{WEIGHTS[0]}  or give a folder that holds these two files, as "
+                "examples/train_autoencoder.py writes them."
             )
         folder = Path(cached).parent
     for file in WEIGHTS:
