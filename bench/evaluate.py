@@ -14,17 +14,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from bench.core.cli import Device, Interval, OptionalInt, OptionalPath, option, parse
 from bench.core.errors import UserError, exit_code
 from bench.evaluation.score_images import Images
-
-if TYPE_CHECKING:
-    from bench.runs.record import EvaluationRow
-
 
 # Spellings of an earlier version.
 EARLIER = {
@@ -73,8 +69,8 @@ def main() -> None:
         score_images(options)
 
 
-def score_run(options: Options) -> list[EvaluationRow]:
-    """Sample and score a run at every guidance scale, print a table; returns the rows.
+def score_run(options: Options) -> None:
+    """Sample and score a run at every guidance scale, and print a table.
 
     The processes of torchrun share the work. Raises UserError for a folder that is no run, and for options
     that are not for runs.
@@ -96,7 +92,6 @@ def score_run(options: Options) -> list[EvaluationRow]:
         )
         table = {f"guidance {row.guidance_scale:g}": row.metrics for row in rows}
         _print(options.path.name, table, f"{rows[0].samples} samples at step {rows[0].step}")
-    return rows
 
 
 def score_images(options: Options) -> dict[str, float]:

@@ -84,14 +84,12 @@ def run_here(options: Options) -> None:
     """Run in this process, or in the processes of torchrun. Raises UserError if any run fails."""
     from bench.core import distributed, machine
     from bench.launch.inline import run_all
-    from bench.runs import trackers
 
-    where, track = options.machine, trackers.usable(options.machine.track)
-    parallelism = _parallelism(options.parallelism)
+    where, parallelism = options.machine, _parallelism(options.parallelism)
     with distributed.process_group(where.device):
         device = machine.select_device(where.device)
         specs, root = plan(options, machine.native_precision(device))
-        launch, dry_run = options.launch, where.dry_run
+        launch, dry_run, track = options.launch, where.dry_run, where.track
         run_all(specs, root, device, parallelism, launch.evaluate_as, launch.parallel_runs, dry_run, track)
 
 
@@ -99,9 +97,7 @@ def run_as_jobs(options: Options, launcher: Launcher) -> None:
     """Start the runs as jobs. Raises UserError if they cannot be started, or if one fails."""
     from bench.core import machine
     from bench.launch import slurm, submit
-    from bench.runs import trackers
 
-    track = trackers.usable(options.machine.track)
     where, parallelism = options.machine, _parallelism(options.parallelism)
     if launcher == "local":
         gpus = int(machine.select_device(where.device).type == "cuda")
@@ -110,7 +106,7 @@ def run_as_jobs(options: Options, launcher: Launcher) -> None:
     # The GPUs of a cluster cannot be queried here; all recent ones multiply bf16 natively.
     here = machine.native_precision(machine.select_device("cpu"))
     specs, root = plan(options, "bf16" if gpus and launcher == "slurm" else here)
-    submit.launch(specs, root, options.launch, parallelism, where.device, gpus, where.dry_run, track)
+    submit.launch(specs, root, options.launch, parallelism, where.device, gpus, where.dry_run, where.track)
 
 
 def plan(options: Options, native_precision: str) -> tuple[list[RunSpec], Path]:

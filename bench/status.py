@@ -45,7 +45,7 @@ def main() -> None:
 
     from bench.launch import watch
 
-    folders = _folders(options)
+    folders = watch.chosen(options.runs, options.results, options.only)
     if options.log:
         _print_logs(folders, options.log)
         return
@@ -66,19 +66,6 @@ def main() -> None:
         console.width = 200
     console.print(watch.table(seen))
     console.print(watch.summary(seen), highlight=False)
-
-
-def _folders(options: Options) -> list[Path]:
-    """The chosen run folders. Raises UserError where there are none."""
-    from bench.runs.record import find_runs
-
-    named = Path(options.runs) if Path(options.runs).is_dir() else options.results / options.runs
-    suites = [named] if options.runs else sorted(options.results.glob("*"))
-    found = [run for suite in suites for run in find_runs(suite) if options.only in run.name]
-    if not found:
-        which = f" whose name contains {options.only}" if options.only else ""
-        raise UserError(f"there are no runs{which} in {named}: name a suite or a folder of runs.")
-    return found
 
 
 def _print_logs(folders: list[Path], name: str) -> None:

@@ -10,7 +10,7 @@ float32 (float64 for float64 inputs).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from torch import Tensor
 from bench.diffusion import conversions, paths
 from bench.diffusion.paths import TIMESTEPS, Coefficients, PathName, Schedule, ddpm_schedule
 from bench.diffusion.variational_bound import bound_bits
-
-if TYPE_CHECKING:
-    from backbones.base import Output
 
 Weighting = Literal["uniform", "lognormal", "logit-normal", "velocity", "likelihood"]
 
@@ -89,10 +86,12 @@ class FlowMatching:
             return c.alpha_dot * x0 + c.sigma_dot * noise
         return noise if self.prediction == "noise" else x0
 
-    def losses(self, output: Output, x0: Tensor, noise: Tensor, t: Tensor, x_t: Tensor) -> dict[str, Tensor]:
-        """{"denoise": weighted mean squared error over the pixels}, [B]."""
+    def losses(
+        self, prediction: Tensor, variance: Tensor | None, x0: Tensor, noise: Tensor, t: Tensor, x_t: Tensor
+    ) -> dict[str, Tensor]:
+        """{"denoise": weighted mean squared error over the pixels}, [B]; a variance has no part in it."""
         x0, noise, t = _at_least_float32(x0), _at_least_float32(noise), _at_least_float32(t)
-        error = _at_least_float32(output.prediction) - self.target(x0, noise, t)
+        error = _at_least_float32(prediction) - self.target(x0, noise, t)
         if t.ndim > 1:
             return {"denoise": (self._loss_factor(t) * error.square()).flatten(1).mean(1)}
         return {"denoise": self._loss_factor(t) * error.square().flatten(1).mean(1)}
@@ -149,7 +148,9 @@ class DDPM:
         """The noise."""
         return noise
 
-    def losses(self, output: Output, x0: Tensor, noise: Tensor, t: Tensor, x_t: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, prediction: Tensor, variance: Tensor | None, x0: Tensor, noise: Tensor, t: Tensor, x_t: Tensor
+    ) -> dict[str, Tensor]:
         """{"denoise": mean squared error, "bound": term of the variational bound}, [B] each; they are summed.
 
         The bound is in bits per pixel and only trains the variance (the mean is detached). Nichol & Dhariwal
@@ -157,12 +158,12 @@ class DDPM:
         so the two factors cancel, as in DiT's code.
         """
         x0, noise, x_t = _at_least_float32(x0), _at_least_float32(noise), _at_least_float32(x_t)
-        prediction = _at_least_float32(output.prediction)
+        prediction = _at_least_float32(prediction)
         losses = {"denoise": (prediction - noise).square().flatten(1).mean(1)}
-        if output.variance is not None:
+        if variance is not None:
             at = self._schedule_at(x0, t)
             x0_hat = self.x0_hat(prediction.detach(), x_t, t)
-            losses["bound"] = bound_bits(x0, x_t, x0_hat, _at_least_float32(output.variance), at)
+            losses["bound"] = bound_bits(x0, x_t, x0_hat, _at_least_float32(variance), at)
         return losses
 
     def x0_hat(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from bench.core.progress import progress_bar
 from bench.core.seeding import data_order, generator
 from bench.metrics import representation
 from bench.nets import teachers
+from bench.runs import loading
 from bench.runs.loading import LoadedRun
 from bench.runs.record import ProbeRow
 
@@ -19,26 +21,31 @@ BATCH_SIZE = 100  # images per pass; results do not depend on it
 FEWEST_IMAGES = 50
 
 
-def probe(run: LoadedRun, times: Sequence[float], images: int, encoder: str | None = None) -> list[ProbeRow]:
+def probe_run(
+    folder: Path, device: torch.device, times: Sequence[float], images: int, encoder: str | None = None
+) -> list[ProbeRow]:
     """A row for every depth and time, with the measures of `bench.metrics.representation`.
 
     The network is given the null class.
 
     Args:
-        run: the run and its last checkpoint.
+        folder: a run with a checkpoint; the last one is probed.
+        device: where it is.
         times: noise levels in (0, 1].
         images: number of training images.
         encoder: name of an encoder; None: the teacher of the run.
 
     Raises:
-        UserError: too few images, a time out of range, or an encoder with another grid than the backbone.
+        UserError: no checkpoint, too few images, a time out of range, or an encoder whose grid is not the
+            backbone's.
     """
+    run = loading.load(folder, device)
     count = min(images, len(run.data))
     if count < FEWEST_IMAGES:
         raise UserError(f"{count} images are too few to compare representations: {FEWEST_IMAGES} or more.")
     if not times or not all(0 < t <= 1 for t in times):
         raise UserError(f"times {' '.join(map(str, times))} must be above 0 (data) and at most 1 (noise).")
-    device, seed = next(run.model.parameters()).device, run.spec.seed
+    seed = run.spec.seed
     batch = run.data.batch(data_order(seed, len(run.data), 0, count), generator(seed, "probe data"))
     grid = run.model.grid
     encoder_net = teachers.load(encoder or run.spec.teacher, batch.image.shape[-1], device, grid=grid)

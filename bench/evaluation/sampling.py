@@ -25,6 +25,7 @@ from bench.diffusion.pixels import to_uint8
 from bench.evaluation.joint_state import JointState
 
 BATCH_SIZE = 250  # images per pass; results do not depend on it
+ADAPTIVE_EVALUATIONS = 100  # about as many as an adaptive sampler takes
 
 
 class Samples(NamedTuple):
@@ -104,6 +105,12 @@ def stream(
             if bar:
                 bar.update(len(numbers))
     model.train(was_training)
+
+
+def network_calls(spec: RunSpec) -> int:
+    """Passes of the network for one image: two per evaluation of the sampler if it is guided."""
+    guided = 1 if spec.protocol.guidance_scale == 1 else 2
+    return (samplers.get(spec.sampler).evaluations or ADAPTIVE_EVALUATIONS) * guided
 
 
 def _compiled(model: Backbone) -> Backbone:

@@ -34,7 +34,6 @@ from bench.core.files import in_units
 from bench.core.parallel import UNDIVIDED, Parallelism
 from bench.core.progress import duration
 from bench.data import datasets
-from bench.diffusion import samplers
 from bench.evaluation import sampling
 from bench.runs import networks
 from bench.runs.record import RunRecord
@@ -44,7 +43,6 @@ WARM_UP, TIMED = 2, 5  # steps
 KEPT = {"fp32": 81, "bf16": 50}  # bytes per token and unit of width that a block keeps for the backward pass
 EFFICIENCY = 0.5  # of a training step relative to a large matrix product
 H100 = 1.2e14  # FLOP/s of one in training: SiT-XL/2, 5.4 steps/s of 256 images on eight (arXiv 2410.06940)
-ADAPTIVE_EVALUATIONS = 100  # model evaluations per sample of adaptive samplers
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,7 @@ def estimate(spec: RunSpec, device: torch.device, peak: float, parallelism: Para
     step_seconds, measured = flops / (peak * EFFICIENCY), False
     if flops < MEASURED_BELOW and training.steps and dataset.available:
         flops, step_seconds, measured = *_measure(spec, device), True
-    guided = 1 if protocol.guidance_scale == 1 else 2
-    calls = (samplers.get(spec.sampler).evaluations or ADAPTIVE_EVALUATIONS) * guided
-    sampling_flops = calls * forward * protocol.samples  # FLOPs
+    sampling_flops = sampling.network_calls(spec) * forward * protocol.samples  # FLOPs
     evaluations = max(1, -(-training.steps // training.evaluate_every))
     # Two checkpoints are kept, one is being written: weights, EMA, two moments.
     disk = 3 * 16 * parameters if training.steps else 4 * parameters

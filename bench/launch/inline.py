@@ -19,6 +19,7 @@ from bench.core.errors import UserError
 from bench.core.parallel import Parallelism
 from bench.launch import assets, cost, side_by_side
 from bench.launch.side_by_side import PROCESS, SideBySide
+from bench.runs import trackers
 from bench.runs.folder import RunFolder, adopt, older_runs
 from bench.runs.record import RunRecord
 
@@ -36,8 +37,9 @@ def run_all(
     """Print the plan, then execute the runs; a failed run does not stop the others.
 
     Raises:
-        UserError: if the machine lacks what they need, and if any run fails.
+        UserError: if the machine lacks what they need, a tracker included, and if any run fails.
     """
+    track = trackers.usable(track)
     if not dry_run:
         specs = distributed.broadcast_from_rank0(lambda: assets.with_trained_networks(specs))
         distributed.broadcast_from_rank0(lambda: _adopt(specs, root))

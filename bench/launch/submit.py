@@ -22,6 +22,7 @@ from bench.launch.assets import missing_assets, with_trained_networks
 from bench.launch.display import Display
 from bench.launch.job import Job, describe, reset
 from bench.launch.resources import Launcher, LaunchOptions, Resources
+from bench.runs import trackers
 from bench.runs.folder import RunFolder, adopt, older_runs
 
 TURNS = 10**6  # of a job that reaches its time limit; one that makes no step gives up by itself
@@ -46,6 +47,7 @@ def launch(
         raise UserError(
             "--detach: the local launcher has to stay to start one job after the other; leave it."
         )
+    track = trackers.usable(track)
     resources = Resources.of(options, launcher, gpus=gpus)
     separate = options.evaluate_as == "separate"
     judging = Resources.of(options, launcher, gpus=gpus, evaluation=True) if separate else None

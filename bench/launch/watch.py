@@ -13,12 +13,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from bench.core.errors import UserError
 from bench.core.files import read_json
 from bench.core.progress import duration
 from bench.launch import slurm
 from bench.launch.slurm import Queued
 from bench.runs import lock
-from bench.runs.record import RunRecord
+from bench.runs.record import RunRecord, find_runs
 
 WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 TAIL_BYTES = 1 << 16
@@ -58,6 +59,20 @@ class RunState:
         return self.state not in ("not started", WAITING, RUNNING) and not (
             self.to_evaluate and self.evaluations_queued
         )
+
+
+def chosen(runs: str, results: Path, only: str = "") -> list[Path]:
+    """Folders of the runs of a suite, or in a folder; of all suites in `results` if `runs` is "".
+
+    Only those whose name contains `only`. Raises UserError where there are none.
+    """
+    named = Path(runs) if Path(runs).is_dir() else results / runs
+    suites = [named] if runs else sorted(results.glob("*"))
+    found = [run for suite in suites for run in find_runs(suite) if only in run.name]
+    if not found:
+        which = f" whose name contains {only}" if only else ""
+        raise UserError(f"there are no runs{which} in {named}: name a suite or a folder of runs.")
+    return found
 
 
 def poll(folders: Sequence[Path]) -> list[RunState]:

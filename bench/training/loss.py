@@ -52,7 +52,7 @@ class MicroBatchLoss:
             self._refuse_unknown(arguments)
             first = times.times if isinstance(times, TokenTimes) else times
             output = self.network(x_t, first, label, hidden_depths=needs.hidden_depths, **arguments)
-            denoising = process.losses(output, x0, noise, t, x_t)
+            denoising = process.losses(output.prediction, output.variance, x0, noise, t, x_t)
             weights = dict.fromkeys(denoising, 1.0)
             for name, extra in extras.items():
                 error = output.extras[name].float() - extra.target.float()

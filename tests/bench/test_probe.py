@@ -8,6 +8,7 @@ import torch
 from bench import probe
 from bench.core.errors import UserError, exit_code
 from bench.evaluation import probing
+from bench.reporting.plots import heat_maps
 from bench.runs import loading
 from tests.helpers import untrained_run
 
@@ -30,7 +31,7 @@ def test_the_command_writes_a_row_a_depth_and_time_and_the_heat_maps(
     assert [(row["t"], row["depth"]) for row in rows] == [
         (t, d) for t in (0.1, 0.9) for d in range(1, depth + 1)
     ]
-    assert all(set(probe.TITLES) <= set(row) for row in rows)
+    assert all(set(heat_maps.TITLES) <= set(row) for row in rows)
     assert (folder / "probe.png").stat().st_size > 10_000
     assert "heat maps in" in capsys.readouterr().out
 
@@ -56,7 +57,7 @@ def test_hidden_states_do_not_depend_on_the_class_or_the_batches(
 )
 def test_what_cannot_be_probed_is_said(arguments: dict, message: str, folder: Path):
     with pytest.raises(UserError, match=message):
-        probing.probe(loading.load(folder, CPU), **{"times": (0.5,), "images": 60} | arguments)
+        probing.probe_run(folder, CPU, **{"times": (0.5,), "images": 60} | arguments)
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, folder: Path):

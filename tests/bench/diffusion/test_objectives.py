@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.diffusion.objectives import DDPM, FlowMatching
-from tests.helpers.closed_forms import PATHS, Output, alpha_sigma, derivative
+from tests.helpers.closed_forms import PATHS, alpha_sigma, derivative
 
 FLOWS = [FlowMatching(path=path, prediction=kind) for path in PATHS for kind in ("velocity", "noise", "x0")]
 PROCESSES = [*FLOWS, DDPM()]
@@ -45,7 +45,7 @@ def test_the_target_implies_the_data_and_has_no_denoising_loss(process, batch):
     x0, noise, t = batch(process)
     x_t, target = process.corrupt(x0, noise, t), process.target(x0, noise, t)
     torch.testing.assert_close(process.x0_hat(target, x_t, t), x0, rtol=1e-8, atol=1e-8)
-    loss = process.losses(Output(target), x0, noise, t, x_t)["denoise"]
+    loss = process.losses(target, None, x0, noise, t, x_t)["denoise"]
     assert loss.shape == (64,) and loss.dtype == torch.float64 and not loss.any()
 
 
@@ -71,8 +71,8 @@ def test_linear_velocity_has_the_textbook_forms(batch):
 def test_losses_of_bfloat16_networks_are_float32(process, batch):
     x0, noise, t = (tensor.float() for tensor in batch(process))
     x_t = process.corrupt(x0, noise, t)
-    output = Output(torch.zeros_like(x_t, dtype=torch.bfloat16), torch.zeros_like(x_t, dtype=torch.bfloat16))
-    for loss in process.losses(output, x0, noise, t, x_t).values():
+    zeros = torch.zeros_like(x_t, dtype=torch.bfloat16)
+    for loss in process.losses(zeros, zeros, x0, noise, t, x_t).values():
         assert loss.dtype == torch.float32 and loss.shape == (64,) and loss.isfinite().all()
 
 
@@ -118,9 +118,9 @@ def test_sit_weightings_are_those_of_velocity_and_of_likelihood(path, kind, batc
     implied_x0 = prediction if kind == "x0" else (x_t - sigma * prediction) / alpha
     implied_noise = prediction if kind == "noise" else (x_t - alpha * prediction) / sigma
     as_velocity = FlowMatching(path=path).losses(
-        Output(FlowMatching(path=path).target(implied_x0, implied_noise, t)), x0, noise, t, x_t
+        FlowMatching(path=path).target(implied_x0, implied_noise, t), None, x0, noise, t, x_t
     )
-    found = process.losses(Output(prediction), x0, noise, t, x_t)
+    found = process.losses(prediction, None, x0, noise, t, x_t)
     torch.testing.assert_close(found["denoise"], as_velocity["denoise"], rtol=1e-8, atol=0)
 
     # The forward SDE of the path has g² = α² d(σ²/α²)/dt.
@@ -128,7 +128,7 @@ def test_sit_weightings_are_those_of_velocity_and_of_likelihood(path, kind, batc
     g_squared = alpha.flatten() ** 2 * ratio_dot
     score_error = ((implied_noise - noise) / sigma).square().flatten(1).mean(1)
     likelihood = FlowMatching(path=path, prediction=kind, weighting="likelihood")
-    found = likelihood.losses(Output(prediction), x0, noise, t, x_t)
+    found = likelihood.losses(prediction, None, x0, noise, t, x_t)
     torch.testing.assert_close(found["denoise"], 0.5 * g_squared * score_error, rtol=1e-8, atol=0)
 
 

@@ -6,7 +6,6 @@ import torch
 from bench.diffusion.objectives import DDPM
 from bench.diffusion.paths import ddpm_schedule
 from bench.diffusion.variational_bound import gaussian_kl, log_variance, pixel_nll
-from tests.helpers.closed_forms import Output
 
 SCHEDULE = ddpm_schedule()
 
@@ -16,7 +15,7 @@ def bound_of(k: int, x0: float, x_k: float, noise: float, raw_variance: float) -
     pixel = [torch.full((1, 1, 1, 1), value, dtype=torch.float64) for value in (noise, raw_variance, x0, x_k)]
     prediction, variance, x0_tensor, x_t = pixel
     t = torch.tensor([(k + 1) / 1000], dtype=torch.float64)
-    losses = DDPM().losses(Output(prediction, variance), x0_tensor, prediction, t, x_t)
+    losses = DDPM().losses(prediction, variance, x0_tensor, prediction, t, x_t)
     return float(losses["bound"]) * math.log(2)
 
 
@@ -88,7 +87,7 @@ def test_bound_trains_the_variance_and_leaves_the_mean_to_the_square_error(gener
     x0, noise, prediction, raw = torch.randn(4, 8, 1, 2, 2, generator=generator)
     t = DDPM().draw_t(torch.linspace(0, 0.99, 8))
     prediction, raw = prediction.requires_grad_(), raw.requires_grad_()
-    losses = DDPM().losses(Output(prediction, raw), x0, noise, t, DDPM().corrupt(x0, noise, t))
+    losses = DDPM().losses(prediction, raw, x0, noise, t, DDPM().corrupt(x0, noise, t))
     (to_raw,) = torch.autograd.grad(losses["bound"].sum(), raw, retain_graph=True)
     assert to_raw.abs().flatten(1).sum(1).gt(0).all()
     assert torch.autograd.grad(losses["bound"].sum(), prediction, allow_unused=True)[0] is None
