@@ -1,1 +1,1 @@
-"""From weights to a row of scores: sampling, scoring against reference images, probing, protocol checks."""
+"""From weights to a row of scores: sampling, scoring against reference images, probing."""

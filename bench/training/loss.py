@@ -123,7 +123,7 @@ class MicroBatchLoss:
         if not isinstance(self.process, FlowMatching):
             raise UserError(
                 f"{self.spec.method} needs a time per token, which {self.spec.process} does not "
-                "support: use a backbone and a process of flow matching, such as sit-xl/2."
+                "support: use a backbone and a process of flow matching."
             )
         grid = times.per_token.unflatten(1, self.backbone.grid)[:, None]
         patch = self.backbone.architecture.patch
@@ -173,7 +173,7 @@ class MicroBatchLoss:
             if not self.backbone.takes(name):
                 raise UserError(
                     f"{self.spec.method} needs a backbone that takes {name}, which "
-                    f"{self.spec.backbone} does not: use a SiT, such as sit-xl/2."
+                    f"{self.spec.backbone} does not: use one whose `forward` has this argument."
                 )
 
 

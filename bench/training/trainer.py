@@ -158,7 +158,9 @@ class Trainer:
         if not extras:
             return
         if not isinstance(self.process, FlowMatching):
-            raise ValueError(f"extra state needs flow matching, not {self.spec.process}: use a SiT")
+            raise ValueError(
+                f"extra state needs flow matching, not {self.spec.process}: use a backbone trained by it"
+            )
         torch.manual_seed(seed_of(self.spec.seed, "init extras"))
         self.backbone.attach_extras(extras)
         self.backbone.to(self.device)
