@@ -29,7 +29,7 @@ from bench.metrics import custom
 from bench.nets.metric_nets import feature_nets, refuse_others
 from bench.runs import loading, networks, sample_grid, trackers
 from bench.runs.folder import RunFolder
-from bench.runs.record import Counters, EvaluationRow
+from bench.runs.formats import Counters, EvaluationRow
 
 REAL_CANDIDATES = 200  # training images among which those of the sample grid's classes are looked for
 GRID = sample_grid.ROWS * sample_grid.COLUMNS  # images

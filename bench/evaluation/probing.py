@@ -14,8 +14,8 @@ from bench.core.seeding import data_order, generator
 from bench.metrics import representation
 from bench.nets import teachers
 from bench.runs import loading
+from bench.runs.formats import ProbeRow
 from bench.runs.loading import LoadedRun
-from bench.runs.record import ProbeRow
 
 BATCH_SIZE = 100  # images per pass; results do not depend on it
 FEWEST_IMAGES = 50

@@ -25,8 +25,8 @@ from bench.evaluation.evaluator import Evaluator, evaluate_kept
 from bench.launch.stopping import SIGNALS, Stopped, noted
 from bench.runs import gaps
 from bench.runs.folder import RunFolder
+from bench.runs.formats import Counters, Environment, Parameters, TrainingRow
 from bench.runs.lock import RunLock
-from bench.runs.record import Counters, Environment, Parameters, TrainingRow
 from bench.runs.trackers import Trackers
 from bench.training.trainer import Trainer
 

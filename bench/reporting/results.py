@@ -12,8 +12,9 @@ import pandas as pd
 from bench.config.spec import protocol_hash, renamed
 from bench.core import grammar
 from bench.core.errors import UserError
+from bench.runs.formats import EvaluationRow
 from bench.runs.gaps import damaged_probes, missing_evaluations, missing_training
-from bench.runs.record import FILES, EvaluationRow, RunRecord
+from bench.runs.record import FILES, RunRecord
 
 _RUN = ["run", "method", "backbone", "seed"]
 _METHOD_FIELDS = ("teacher", "reward_net", "method_source")  # of a spec; they tell methods apart

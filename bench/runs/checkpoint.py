@@ -1,7 +1,7 @@
 """Checkpoints: folders of safetensors with checksums, written atomically.
 
 step-00000500/
-    state.json              counters and a checksum of each file below (record.Counters)
+    state.json              counters and a checksum of each file below (formats.Counters)
     PART.safetensors        backbone, ema, method, rewards, optimizer; no pickle, reading executes nothing
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench.core.errors import UserError
 from bench.core.files import replacing, write_json
-from bench.runs.record import Counters
+from bench.runs.formats import Counters
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,8 +26,9 @@ from bench.config.spec import IDENTITY, RunSpec
 from bench.core.errors import UserError
 from bench.core.files import append_row, replacing, write_json
 from bench.runs import checkpoint
+from bench.runs.formats import Counters, Environment, EvaluationRow, Status, TrainingRow
 from bench.runs.lock import RunLock
-from bench.runs.record import Counters, Environment, EvaluationRow, RunRecord, Status, TrainingRow, find_runs
+from bench.runs.record import RunRecord, find_runs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from bench.config.spec import Training, protocol_hash
 from bench.core.files import damaged_lines, read_rows
-from bench.runs.record import EvaluationRow, RunRecord
+from bench.runs.formats import EvaluationRow
+from bench.runs.record import RunRecord
 
 
 def missing_training(record: RunRecord, step: int, spec: Mapping[str, Any] | None = None) -> str:

@@ -20,7 +20,8 @@ from bench.data import datasets
 from bench.data.base import Records
 from bench.diffusion.objectives import Process
 from bench.runs import checkpoint
-from bench.runs.record import Counters, RunRecord
+from bench.runs.formats import Counters
+from bench.runs.record import RunRecord
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from bench.core.files import replacing, write_text
 
 if TYPE_CHECKING:
     from bench.config.published import Published
+    from bench.runs.formats import EvaluationRow
     from bench.runs.loading import LoadedRun
-    from bench.runs.record import EvaluationRow
 
 METRICS, CARD, SAMPLES = "metrics.json", "README.md", "samples.png"
 

@@ -21,7 +21,7 @@ from bench.nets import layers, local, table, teachers, weights
 from bench.nets.base import NO_LAYERS
 from bench.nets.recipes import RECIPES
 from bench.nets.rewards import registry
-from bench.runs.record import EvaluationRow
+from bench.runs.formats import EvaluationRow
 from methods.base import REWARD_NET, TEACHER, BackboneInfo, EncoderInfo, EncoderLayers, Features, Method
 
 

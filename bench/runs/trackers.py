@@ -23,8 +23,9 @@ from bench.config.spec import RunSpec
 from bench.core.errors import UserError
 from bench.core.files import read_json, write_json
 from bench.runs import sample_grid
+from bench.runs.formats import EvaluationRow, TrackerState, TrainingRow
 from bench.runs.lock import RunLock
-from bench.runs.record import EvaluationRow, RunRecord, TrackerState, TrainingRow
+from bench.runs.record import RunRecord
 
 FILE = "trackers.json"  # of a run folder: name -> TrackerState
 LATE = 300.0  # seconds that an evaluation waits for another process to close the trackers

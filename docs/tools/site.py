@@ -39,7 +39,7 @@ REFERENCE = {  # page -> modules
     "bench.evaluation.reference",
     "rewards": "bench.nets.rewards.base bench.nets.rewards.registry",
     "data": "bench.data.base bench.data.datasets bench.data.shards",
-    "runs": "bench.config.spec bench.config.grid bench.runs.record bench.runs.loading",
+    "runs": "bench.config.spec bench.config.grid bench.runs.formats bench.runs.record bench.runs.loading",
     "reporting": "bench.reporting.results bench.reporting.comparison bench.reporting.statistics "
     "bench.reporting.time_to_target bench.reporting.board.entries",
 }

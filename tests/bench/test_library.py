@@ -13,7 +13,7 @@ from bench.core.files import read_rows
 from bench.evaluation import sampling
 from bench.runs import loading
 from bench.runs.folder import RunFolder
-from bench.runs.record import EvaluationRow
+from bench.runs.formats import EvaluationRow
 from tests.helpers import untrained_run
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from bench.core.files import read_rows
 from bench.launch.runner import Runner
 from bench.run import main
 from bench.runs.folder import RunFolder
-from bench.runs.record import Counters
+from bench.runs.formats import Counters
 from bench.training.trainer import Trainer
 from tests.helpers import forked
 

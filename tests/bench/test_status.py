@@ -11,8 +11,8 @@ from bench.config import resolve
 from bench.core.errors import exit_code
 from bench.launch import watch
 from bench.runs.folder import RunFolder
+from bench.runs.formats import EvaluationRow, TrainingRow
 from bench.runs.lock import RunLock
-from bench.runs.record import EvaluationRow, TrainingRow
 from bench.status import main
 
 

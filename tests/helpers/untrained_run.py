@@ -6,7 +6,7 @@ import torch
 
 from bench.config import resolve
 from bench.runs.folder import RunFolder
-from bench.runs.record import Counters
+from bench.runs.formats import Counters
 from bench.training.trainer import Trainer
 
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from bench.config.spec import RunSpec
 from bench.core.errors import UserError
 from bench.metrics.names import metric
-from bench.runs.record import Environment, EvaluationRow, RunRecord
+from bench.runs.formats import Environment, EvaluationRow
+from bench.runs.record import RunRecord
 
 FILE = "entries.jsonl"
 INCEPTION = "inception"  # metrics without a net in their name are computed with it

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.reporting.plots.style import PAGE, paper
-from bench.runs.record import ProbeRow
+from bench.runs.formats import ProbeRow
 
 TITLES = {  # measure -> heat map
     "cknna": "CKNNA, k = 10",

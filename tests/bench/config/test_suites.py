@@ -17,7 +17,7 @@ from bench.nets import teachers
 from bench.nets.rewards.registry import REWARDS
 from bench.run import Options, plan
 from bench.runs import folder
-from bench.runs.record import EvaluationRow
+from bench.runs.formats import EvaluationRow
 from methods.base import TEACHER, BackboneInfo, EncoderInfo
 
 FOLDER = Path(__file__).parents[3] / "bench" / "config" / "suites"

@@ -8,7 +8,7 @@ import torch
 from bench.config import resolve
 from bench.core.errors import UserError
 from bench.runs import folder
-from bench.runs.record import Counters, EvaluationRow, TrainingRow
+from bench.runs.formats import Counters, EvaluationRow, TrainingRow
 
 PARTS = {"backbone": {"w": torch.arange(1000.0)}, "optimizer": {"w.step": torch.tensor(3.0)}}
 

@@ -5,8 +5,8 @@ import torch
 
 from bench.config.resolve import run_spec
 from bench.core.errors import UserError
+from bench.runs.formats import EvaluationRow
 from bench.runs.networks import leaky, refuse_images, required
-from bench.runs.record import EvaluationRow
 
 OWN_DEFAULT = (
     "from methods.base import Method, Needs\n"

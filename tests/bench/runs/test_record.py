@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from bench.core.errors import UserError
 from bench.core.files import append_row, damaged_lines
-from bench.runs.record import EvaluationRow, RunRecord, TrainingRow
+from bench.runs.formats import EvaluationRow, TrainingRow
+from bench.runs.record import RunRecord
 
 ROW = {"step": 5, "seconds": 1.0, "protocol": "aa", "metrics": {"fid": 2.0}}
 

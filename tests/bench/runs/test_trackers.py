@@ -15,7 +15,7 @@ from bench.core.files import read_rows
 from bench.run import main
 from bench.runs import trackers
 from bench.runs.folder import RunFolder
-from bench.runs.record import EvaluationRow, TrainingRow
+from bench.runs.formats import EvaluationRow, TrainingRow
 from bench.runs.trackers import Trackers
 
 
