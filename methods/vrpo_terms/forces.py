@@ -157,14 +157,10 @@ def to_pixels(values: Tensor, image: Tensor) -> Tensor:
     return F.interpolate(values[:, None], image.shape[-2:], mode="nearest")
 
 
-def without_conflict(force: Tensor, towards: Tensor) -> Tensor:
-    """A force [n, ...] without its component against the direction `towards` [n, ...].
-
-    Forces that agree with the direction, or are orthogonal to it, are unchanged (PCGrad, arXiv 2001.06782).
-    """
-    along, square = ((x * towards).flatten(1).sum(1) for x in (force, towards))
-    against = along.clamp(max=0) / square.clamp(min=torch.finfo(square.dtype).tiny)
-    return force - against.view(-1, *[1] * (force.ndim - 1)) * towards
+def trusted(force: Tensor, towards: Tensor) -> Tensor:
+    """A force [n, ...], each sample's times its cosine with `towards` [n, ...]; 0 where that is negative."""
+    agreement = F.cosine_similarity(force.flatten(1), towards.flatten(1)).clamp(min=0)
+    return force * agreement.view(-1, *[1] * (force.ndim - 1))
 
 
 def local_rows(context: Context, samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,14 +38,14 @@ class RewardTerm(Method):
         t_max: rewards act on samples below this noise level; they are not computed for others.
         falloff: exponent p of the factor (1 - noise level / t_max)^p of the force; 0: constant below t_max.
         relative: `strength` is in units of the denoising force on each sample, not constant.
-        project: remove from the force what points away from the data.
+        agreement: multiply the force on a sample by its cosine with the direction to the data, or by 0.
         share: fraction of these samples whose rewards are computed; the force is scaled by its inverse.
         warm_up: fraction of training over which the reward term rises linearly from zero.
         anneal_from: fraction of training from which the reward term decays linearly to zero.
         shuffle: control; advantages (pathwise: forces) are permuted over the samples of the batch.
     """
 
-    added = ("falloff", "relative", "project")
+    added = ("falloff", "relative", "agreement")
 
     fidelity: float = 0.0
     perceptual: float = 1.0
@@ -62,7 +62,7 @@ class RewardTerm(Method):
     t_max: float = 0.7
     falloff: float = 0.0
     relative: bool = False
-    project: bool = False
+    agreement: bool = False
     share: float = 1.0
     warm_up: float = 0.0
     anneal_from: float = 0.4
@@ -131,8 +131,8 @@ class RewardTerm(Method):
         else:
             found = forces.pathwise(context, acting, weights, normalised=not raw, **controls)
         applied = found.force
-        if self.project:
-            applied = forces.without_conflict(applied, (context.x0 - context.x0_hat.detach())[own].float())
+        if self.agreement:
+            applied = forces.trusted(applied, (context.x0 - context.x0_hat.detach())[own].float())
         if self.falloff:
             applied = applied * (1 - context.noise_level[own] / self.t_max).pow(self.falloff).view(
                 -1, 1, 1, 1

@@ -8,7 +8,7 @@ import torch
 from bench.core import grammar
 from methods.base import Context
 from methods.vrpo import VRPO
-from methods.vrpo_terms.forces import norm_by_region, pathwise, score, standardise, without_conflict
+from methods.vrpo_terms.forces import norm_by_region, pathwise, score, standardise, trusted
 
 P = (1, 4, 4)  # an image
 
@@ -194,17 +194,16 @@ def test_a_relative_force_is_a_multiple_of_the_denoising_force():
     assert torch.allclose(reward.flatten(1).norm(dim=1), 3 * denoising.flatten(1).norm(dim=1))
 
 
-def test_a_projected_force_never_points_away_from_the_data():
+def test_a_force_counts_as_far_as_it_agrees_with_the_direction_to_the_data():
+    towards = torch.tensor([[3.0, 4.0]] * 4)
+    force = torch.tensor([[3.0, 4.0], [4.0, -3.0], [-3.0, -4.0], [0.0, 2.0]])
+    expected = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.6]])  # cosines 1, 0, -1, 0.8
+    assert torch.allclose(trusted(force, towards), expected, atol=1e-6)
     state = context(linear(torch.ones(P)))
-    towards = (state.x0 - (state.x_t - 0.5 * torch.full_like(state.x0, 0.3)))[:1]
-    against = context(linear(-towards[0]), batch=1)
+    away = state.x0 - (state.x_t - 0.5 * torch.full_like(state.x0, 0.3))
+    against = context(linear(-away[0]), batch=1)
     against.x0, against.x_t = state.x0[:1], state.x_t[:1]
-    assert of_velocity(against, 0.5, project=True)[0].abs().max() < 1e-6
-    force, towards = torch.randn(2, 16, *P, generator=torch.Generator().manual_seed(2))
-    free = without_conflict(force, towards)
-    along = (force * towards).flatten(1).sum(1)
-    assert torch.allclose((free * towards).flatten(1).sum(1), along.clamp(min=0), atol=1e-5)
-    assert torch.equal(free[along > 0], force[along > 0]) and 0 < (along > 0).sum() < 16
+    assert of_velocity(against, 0.5, agreement=True)[0].abs().max() == 0
 
 
 def test_options_added_later_leave_the_identity_of_runs_as_it_was():
