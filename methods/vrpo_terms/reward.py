@@ -1,7 +1,7 @@
 """The reward term of VRPO: rewards of the clean-image estimate, as a force on it or as advantages.
 
 A reward on x0_hat shifts the optimum towards modes, most at high noise levels. It therefore only acts below
-`t_max`, and is annealed to zero at the end of training.
+`t_max`, and is annealed to zero by the end of training.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class RewardTerm(Method):
         group_size: number of samples G of score, of peers of likelihood.
         spread: s, standard deviation of the policy in units of the prediction.
         per_patch: normalise map rewards per patch instead of per image (spatial credit assignment).
-        t_max: rewards act on samples below this noise level; they are not computed for others.
-        falloff: exponent p of the factor (1 - noise level / t_max)^p of the force; 0: constant below t_max.
+        t_min, t_max: rewards act on samples with noise levels in [t_min, t_max), and are computed for these.
         relative: `strength` is in units of the denoising force on each sample, not constant.
         agreement: multiply the force on a sample by its cosine with the direction to the data, or by 0.
         share: fraction of these samples whose rewards are computed; the force is scaled by its inverse.
         warm_up: fraction of training over which the reward term rises linearly from zero.
         anneal_from: fraction of training from which the reward term decays linearly to zero.
+        reward_until: fraction of training at which it is zero.
         shuffle: control; advantages (pathwise: forces) are permuted over the samples of the batch.
     """
 
-    added = ("falloff", "relative", "agreement")
+    added = ("t_min", "relative", "agreement", "reward_until")
 
     fidelity: float = 0.0
     perceptual: float = 1.0
@@ -59,13 +59,14 @@ class RewardTerm(Method):
     group_size: int = 8
     spread: float = 0.1
     per_patch: bool = False
+    t_min: float = 0.0
     t_max: float = 0.7
-    falloff: float = 0.0
     relative: bool = False
     agreement: bool = False
     share: float = 1.0
     warm_up: float = 0.0
     anneal_from: float = 0.4
+    reward_until: float = 1.0
     shuffle: bool = False
 
     def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
@@ -79,8 +80,10 @@ class RewardTerm(Method):
             raise ValueError(f"warm_up={self.warm_up} must lie in [0, anneal_from={self.anneal_from}]")
         if self.spread <= 0:
             raise ValueError(f"spread={self.spread} must be positive")
-        if self.falloff < 0:
-            raise ValueError(f"falloff={self.falloff} must not be negative")
+        if not self.anneal_from <= self.reward_until <= 1:
+            raise ValueError(
+                f"reward_until={self.reward_until} must lie in [anneal_from={self.anneal_from}, 1]"
+            )
 
     def reward_weights(self) -> dict[str, float]:
         """Names and weights of the rewards in use."""
@@ -98,9 +101,11 @@ class RewardTerm(Method):
         return bool(self.reward_weights()) and (self.estimator == "likelihood" or self.shuffle)
 
     def schedule(self, step: int, steps: int) -> float:
-        """Factor in [0, 1] of `strength`: rises from 0 over `warm_up`, decays to 0 from `anneal_from`."""
+        """Factor in [0, 1] of `strength`: rises from 0 over `warm_up`, decays to 0 from `anneal_from` on."""
         rise = (step + 1) / (self.warm_up * steps) if self.warm_up else 1.0
-        fall = (1 - step / steps) / (1 - self.anneal_from) if self.anneal_from < 1 else 1.0
+        decay = self.reward_until - self.anneal_from
+        left = self.reward_until - step / steps
+        fall = left / decay if decay else float(left > 0)
         return max(0.0, min(1.0, rise, fall))
 
     def reward_term(self, context: Context, aligning: Sequence[Tensor]) -> dict[str, Loss]:
@@ -110,7 +115,7 @@ class RewardTerm(Method):
             context: the step.
             aligning: raw terms of the alignment, [B] each; likelihood weights their sum.
         """
-        if not self.reward_weights():
+        if not self.reward_weights() or self.schedule(context.step, context.steps) == 0:
             return {}
         if self.estimator != "likelihood":
             return {"reward": self._force_term(context)}
@@ -120,7 +125,7 @@ class RewardTerm(Method):
 
     def _force_term(self, context: Context) -> Loss:
         """Score and pathwise: minus the projection of x0_hat onto the force."""
-        acting = (context.share.noise_level < self.t_max).nonzero()[:, 0]
+        acting = self._within(context.share.noise_level).nonzero()[:, 0]
         acting = acting[: round(self.share * len(acting))]
         _, own = forces.local_rows(context, acting)
         weights, raw = self.reward_weights(), self.estimator == "pathwise-raw"
@@ -133,10 +138,6 @@ class RewardTerm(Method):
         applied = found.force
         if self.agreement:
             applied = forces.trusted(applied, (context.x0 - context.x0_hat.detach())[own].float())
-        if self.falloff:
-            applied = applied * (1 - context.noise_level[own] / self.t_max).pow(self.falloff).view(
-                -1, 1, 1, 1
-            )
         if self.relative:
             error = (context.target - context.prediction.detach())[own].float()
             applied = applied * 2 * error.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
@@ -171,7 +172,11 @@ class RewardTerm(Method):
         if self.shuffle:
             shuffled = forces.shuffle_across(context, context.share.batch_size, context.share.rows)
             advantage = shuffled(advantage)
-        return Loss(misalignment, self._weight(context) * (noise_level < self.t_max) * advantage)
+        return Loss(misalignment, self._weight(context) * self._within(noise_level) * advantage)
+
+    def _within(self, noise_level: Tensor) -> Tensor:
+        """Whether rewards act at noise levels [B], bool."""
+        return (noise_level >= self.t_min) & (noise_level < self.t_max)
 
     def _weight(self, context: Context) -> float:
         """Strength times schedule."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.core import grammar
-from methods.base import Context
+from methods.base import BackboneInfo, Context, EncoderInfo
 from methods.vrpo import VRPO
 from methods.vrpo_terms.forces import norm_by_region, pathwise, score, standardise, trusted
 
@@ -179,14 +179,6 @@ def of_velocity(state, t, **options):
     return reward, torch.autograd.grad(denoising.sum(), velocity)[0]
 
 
-def test_a_falling_force_is_a_power_of_the_distance_to_t_max():
-    direction = torch.randn(P, generator=torch.Generator().manual_seed(1))
-    for t in (0.1, 0.6):
-        flat, _ = of_velocity(context(linear(direction), t=t), t, t_max=0.8)
-        falling, _ = of_velocity(context(linear(direction), t=t), t, t_max=0.8, falloff=2.0)
-        assert torch.allclose(falling, flat * (1 - t / 0.8) ** 2, atol=1e-7)
-
-
 def test_a_relative_force_is_a_multiple_of_the_denoising_force():
     direction = torch.randn(P, generator=torch.Generator().manual_seed(1))
     state = context(linear(direction))
@@ -208,8 +200,8 @@ def test_a_force_counts_as_far_as_it_agrees_with_the_direction_to_the_data():
 
 def test_options_added_later_leave_the_identity_of_runs_as_it_was():
     _, before = grammar.split(grammar.resolved("vrpo", VRPO()))
-    _, now = grammar.split(grammar.resolved("vrpo", VRPO(falloff=1.0)))
-    assert not {*VRPO.added} & {*before} and now == before | {"falloff": "1.0"}
+    _, now = grammar.split(grammar.resolved("vrpo", VRPO(t_min=0.5)))
+    assert not {*VRPO.added} & {*before} and now == before | {"t_min": "0.5"}
 
 
 def test_rewards_act_below_t_max_and_end_with_training():
@@ -226,6 +218,26 @@ def test_rewards_act_below_t_max_and_end_with_training():
     assert [round(method.schedule(step, 100), 6) for step in (0, 9, 19, 70, 85, 100)] == [
         0.05, 0.5, 1, 1, 0.5, 0,
     ]  # fmt: skip
+
+
+def test_rewards_can_end_before_training_and_act_on_a_band_of_noise_levels():
+    judged = []
+    reward = linear(torch.ones(P))
+    method = VRPO(weight=0.0, perceptual=0.0, anneal_from=0.5, reward_until=0.75, t_min=0.3, t_max=0.7)
+    assert [round(method.schedule(step, 100), 6) for step in (0, 50, 60, 75, 99)] == [1, 1, 0.6, 0, 0]
+    state = context(reward, batch=4)
+    state.rewards = lambda x, index: judged.append(index) or reward(x)
+    state.noise_level = state.share.noise_level = torch.tensor([0.29, 0.3, 0.69, 0.7])
+    found = method.losses(state)["reward"].value
+    assert found.ne(0).tolist() == [False, True, True, False] and judged[0].tolist() == [1, 2]
+    state.step = 75
+    assert not method.losses(state) and len(judged) == 1  # nothing is computed any more
+    at_once = VRPO(anneal_from=0.5, reward_until=0.5)
+    assert [at_once.schedule(step, 100) for step in (49, 50)] == [1, 0]
+    with pytest.raises(ValueError, match="must lie in .anneal_from=0.4, 1."):
+        VRPO(reward_until=0.3).build(
+            BackboneInfo("sit", 4, 8, (2, 2)), lambda name: EncoderInfo(name, 5, (2, 2))
+        )
 
 
 def test_a_share_of_the_samples_carries_the_force_of_all():
