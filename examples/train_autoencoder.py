@@ -37,7 +37,7 @@ from bench.data.base import Records
 from bench.data.vae import VAE
 
 SAVE_EVERY = 200  # steps
-UNFINISHED = "unfinished.pt"  # in the folder of the autoencoder: weights and moments, for continuing
+UNFINISHED = ".unfinished.pt"  # after the folder's name: weights and moments, for continuing
 SCALE_IMAGES = 1024  # training images that the scale of the latents is measured on
 MEASURED = 2000  # reference images that the reconstruction is measured on
 
@@ -80,11 +80,12 @@ def main() -> None:
             f"the data set {options.data} must hold pixels in three channels, and its size must be one that "
             f"can be halved {halvings} times."
         )
-    if not (options.output / "config.json").is_file():
+    if not options.output.is_dir():
         net = train(options, data)
         net.register_to_config(scaling_factor=1 / spread(net, data, options.seed))
-        net.save_pretrained(options.output)
-        (options.output / UNFINISHED).unlink(missing_ok=True)
+        with replacing(options.output) as unfinished:
+            net.save_pretrained(unfinished)
+        _unfinished(options).unlink(missing_ok=True)
     vae = VAE(str(options.output), torch.device("cpu"))
     images = evenly_spaced(data.reference()[0], MEASURED)
     decoded = reconstructed(vae, images)
@@ -95,14 +96,14 @@ def main() -> None:
         f"{error:.5f} of values in [-1, 1], PSNR {-10 * np.log10(error / 4):.2f} dB"
     )
     if options.reconstructions:
-        with replacing(options.reconstructions) as unfinished:
+        with replacing(options.reconstructions.with_suffix(".npz")) as unfinished:
             np.savez(unfinished, decoded.permute(0, 2, 3, 1).numpy())
 
 
 def train(options: Options, data: Records) -> Any:
     """The trained network; continues from the last saved step of the same options."""
     net, optimizer, first = _start(options, data.size)
-    options.output.mkdir(parents=True, exist_ok=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar(options.steps, first, "autoencoder", "step") as bar:
         for step in range(first, options.steps):
             optimizer.param_groups[0]["lr"] = options.learning_rate * _schedule(step, options.steps)
@@ -116,7 +117,7 @@ def train(options: Options, data: Records) -> Any:
             if (step + 1) % SAVE_EVERY == 0:
                 state = {"options": _identity(options), "step": step + 1}
                 state |= {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
-                with replacing(options.output / UNFINISHED) as unfinished:
+                with replacing(_unfinished(options)) as unfinished:
                     torch.save(state, unfinished)
                 bar.set_postfix(loss=f"{loss.item():.4f}")
     return net.eval()
@@ -172,7 +173,7 @@ def _start(options: Options, size: int) -> tuple[Any, torch.optim.Optimizer, int
         sample_size=size,
     )
     optimizer = torch.optim.AdamW(net.parameters(), options.learning_rate, weight_decay=1e-4)
-    path = options.output / UNFINISHED
+    path = _unfinished(options)
     if not path.is_file():
         return net, optimizer, 0
     state = torch.load(path, weights_only=True)
@@ -181,6 +182,11 @@ def _start(options: Options, size: int) -> tuple[Any, torch.optim.Optimizer, int
     net.load_state_dict(state["net"])
     optimizer.load_state_dict(state["optimizer"])
     return net, optimizer, state["step"]
+
+
+def _unfinished(options: Options) -> Path:
+    """Beside the folder, which exists only when it is complete."""
+    return options.output.with_name(options.output.name + UNFINISHED)
 
 
 def _identity(options: Options) -> str:

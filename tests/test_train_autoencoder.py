@@ -93,6 +93,7 @@ def test_it_continues_to_the_same_weights(script, source, tmp_path, monkeypatch)
         run(script, monkeypatch, store, tmp_path / "parts", "--kl", 1e-2, steps=5)
     run(script, monkeypatch, store, tmp_path / "parts", steps=5)
     assert len(losses) == 4 + 3  # from step 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "pixels", "whole"]
     whole, parts = (VAE(str(tmp_path / name), torch.device("cpu")).net for name in ("whole", "parts"))
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, parts.state_dict()[name]), name
