@@ -76,9 +76,11 @@ class ConvolutionalNet(nn.Module):
         of the time on a CPU.
         """
         fused = copy.deepcopy(self)
-        pairs = zip(self.convolutions, self.norms, strict=True)
-        fused.convolutions = nn.ModuleList(fuse_conv_bn_eval(*pair) for pair in pairs)
-        fused.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
+        for place, norm in enumerate(self.norms):
+            convolution = self.convolutions[place]
+            assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            fused.convolutions[place] = fuse_conv_bn_eval(convolution, norm)
+            fused.norms[place] = nn.Identity()
         return fused.to(memory_format=torch.channels_last)
 
 
