@@ -41,11 +41,10 @@ class RewardTerm(Method):
         share: fraction of these samples whose rewards are computed; the force is scaled by its inverse.
         warm_up: fraction of training over which the reward term rises linearly from zero.
         anneal_from: fraction of training from which the reward term decays linearly to zero.
-        reward_until: fraction of training at which it is zero.
         shuffle: control; advantages (pathwise: forces) are permuted over the samples of the batch.
     """
 
-    added = ("t_min", "relative", "agreement", "reward_until")
+    added = ("t_min", "relative", "agreement")
 
     fidelity: float = 0.0
     perceptual: float = 1.0
@@ -66,7 +65,6 @@ class RewardTerm(Method):
     share: float = 1.0
     warm_up: float = 0.0
     anneal_from: float = 0.4
-    reward_until: float = 1.0
     shuffle: bool = False
 
     def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
@@ -80,10 +78,8 @@ class RewardTerm(Method):
             raise ValueError(f"warm_up={self.warm_up} must lie in [0, anneal_from={self.anneal_from}]")
         if self.spread <= 0:
             raise ValueError(f"spread={self.spread} must be positive")
-        if not self.anneal_from <= self.reward_until <= 1:
-            raise ValueError(
-                f"reward_until={self.reward_until} must lie in [anneal_from={self.anneal_from}, 1]"
-            )
+        if self.t_min > self.t_max:
+            raise ValueError(f"t_min={self.t_min} must not exceed t_max={self.t_max}")
 
     def reward_weights(self) -> dict[str, float]:
         """Names and weights of the rewards in use."""
@@ -101,11 +97,9 @@ class RewardTerm(Method):
         return bool(self.reward_weights()) and (self.estimator == "likelihood" or self.shuffle)
 
     def schedule(self, step: int, steps: int) -> float:
-        """Factor in [0, 1] of `strength`: rises from 0 over `warm_up`, decays to 0 from `anneal_from` on."""
+        """Factor in [0, 1] of `strength`: rises from 0 over `warm_up`, decays to 0 from `anneal_from`."""
         rise = (step + 1) / (self.warm_up * steps) if self.warm_up else 1.0
-        decay = self.reward_until - self.anneal_from
-        left = self.reward_until - step / steps
-        fall = left / decay if decay else float(left > 0)
+        fall = (1 - step / steps) / (1 - self.anneal_from) if self.anneal_from < 1 else 1.0
         return max(0.0, min(1.0, rise, fall))
 
     def reward_term(self, context: Context, aligning: Sequence[Tensor]) -> dict[str, Loss]:
@@ -115,7 +109,7 @@ class RewardTerm(Method):
             context: the step.
             aligning: raw terms of the alignment, [B] each; likelihood weights their sum.
         """
-        if not self.reward_weights() or self.schedule(context.step, context.steps) == 0:
+        if not self.reward_weights():
             return {}
         if self.estimator != "likelihood":
             return {"reward": self._force_term(context)}
