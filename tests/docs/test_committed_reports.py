@@ -9,6 +9,7 @@ import pytest
 
 from bench.config import suites
 from bench.config.options import Comparison
+from bench.data import datasets
 from bench.run import Options, plan
 
 ROOT = Path(__file__).parents[2]
@@ -26,4 +27,6 @@ def test_a_report_is_of_today_or_says_that_it_is_not(page: Path) -> None:
     name = page.relative_to(ROOT / "results").parts[0]
     assert name in suites.names()
     specs, _ = plan(Options(comparison=Comparison(suite=name)), "fp32")
+    if not all(datasets.get(spec.data).available for spec in specs):
+        pytest.skip("the hash holds the identity of a store that is not here")
     assert {spec.protocol.hash for spec in specs} == {found[1]}
