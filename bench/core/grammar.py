@@ -207,10 +207,12 @@ def resolved(name: str, configured: Any) -> str:
 
     Options that the class lists as `added` since it first identified runs are left out at their default.
     """
-    kinds, defaults = _types(type(configured)), type(configured)
-    values = {key: _read(getattr(configured, key), kind) for key, kind in kinds.items()}
-    added = getattr(configured, "added", ())
-    return join(name, {k: v for k, v in values.items() if k not in added or v != getattr(defaults, k)})
+    cls = type(configured)
+    values = {key: _read(getattr(configured, key), kind) for key, kind in _types(cls).items()}
+    for key in getattr(cls, "added", ()):
+        if values[key] == getattr(cls, key):
+            del values[key]
+    return join(name, values)
 
 
 def _types(cls: type) -> dict[str, Any]:
