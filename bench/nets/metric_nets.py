@@ -3,11 +3,12 @@
     pixels       the image itself, 0..1, flattened
     random-conv  a convolutional network with fixed random weights: unrelated to any that was ever trained
     digits-cnn   a small classifier of the embedded data set, never a teacher of the suite's methods
+    cifar10-16-rotation   a small network trained without labels, to tell how an image is turned
     inception    the network of the ADM suite (inception.py)
     clean, legacy-pytorch, legacy-tensorflow   clean-fid's (inception.py)
     dinov2-b     and the other networks of timm and open_clip in table.py, `timm:MODEL`, `clip:ARCH/TAG`
 
-The first three need no download. Stein et al. (2023) take FD in dinov2-l.
+The first four need no download. Stein et al. (2023) take FD in dinov2-l.
 """
 
 from __future__ import annotations

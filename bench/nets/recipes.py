@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+QUARTERS = (0, 1, 2, 3)  # turns of the task "rotations"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -27,15 +29,19 @@ class Recipe:
     # labels (Gidaris et al. 2018, arXiv 1803.07728).
     task: Literal["classes", "rotations"] = "classes"
 
+    def outputs(self, classes: int) -> int:
+        """Number of logits, for a data set with so many classes."""
+        return classes if self.task == "classes" else len(QUARTERS)
+
     @property
     def fingerprint(self) -> str:
         """Hash of the recipe, 12 hex digits."""
         training = {field.name for field in fields(Recipe)} - {"data"}
         content = asdict(self)
         order = ["data", *(key for key in content if key not in training | {"data"}), *content]
-        decisive = {key: content[key] for key in order if key not in ("required_accuracy", "task")}
-        if self.task != "classes":
-            decisive["task"] = self.task
+        decisive = {key: content[key] for key in order if key != "required_accuracy"}
+        if self.task == "classes":  # fingerprints are older than this field
+            del decisive["task"]
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
 
 

@@ -51,6 +51,13 @@ def test_a_task_is_part_of_a_fingerprint():
     assert replace(recipe, task="rotations").fingerprint != recipe.fingerprint
 
 
+@pytest.mark.parametrize("name", ["digits-cnn", "digits-vit"])
+def test_a_network_of_rotations_has_four_outputs(name, monkeypatch):
+    monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], task="rotations", epochs=0))
+    images = datasets.get("digits").open().reference()[0][:2]
+    assert local.local_net(name)(images / 127.5 - 1).logits.shape == (2, 4)
+
+
 def test_turned_images_are_those_of_numpy():
     images = torch.rand(8, 3, 5, 5)
     quarters = torch.arange(8) % 4
