@@ -75,7 +75,8 @@ def _write(found: Comparison, report: Path, command: str, with_published: bool) 
     all_drawings = list(drawings(found))
     shown = sorted(all_drawings, key=lambda drawing: drawing.rank)[:SHOWN]
     for drawing in all_drawings:
-        pixels = report if drawing in shown else more
+        pixels, other = (report, more) if drawing in shown else (more, report)
+        (other / f"{drawing.name}.png").unlink(missing_ok=True)  # of a report with other figures
         save(drawing.draw(), more / f"{drawing.name}.pdf", pixels / f"{drawing.name}.png")
     page = markdown.markdown(found, tables, all_drawings, shown, MORE, command)
     write_text(report / "report.md", page)

@@ -44,6 +44,17 @@ def test_report_writes_tables_and_plots_and_leaves_runs_alone(suite: Path) -> No
     } == before
 
 
+def test_a_report_with_other_figures_leaves_no_picture_of_the_one_before(suite: Path) -> None:
+    report = write(Report(str(suite))).parent
+    pictures = {path.name for path in report.glob("*.png")}
+    hidden = next(path.stem for path in (report / "more").glob("*.pdf") if f"{path.stem}.png" not in pictures)
+    (report / f"{hidden}.png").write_text("shown by an earlier report")
+    (report / "more" / min(pictures)).write_text("not shown by an earlier report")
+    write(Report(str(suite)))
+    assert {path.name for path in report.glob("*.png")} == pictures
+    assert not pictures & {path.name for path in (report / "more").glob("*.png")}
+
+
 def test_command_names_the_folder_it_cannot_find(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench.report", "nothing", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
