@@ -7,13 +7,14 @@ is a checkout: in turn, with the same weights, on random inputs of the shape of 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
-from bench.benchmark import new_table, print_table, seconds_of, with_spread
+from bench.benchmark import alternating, new_table, print_table, seconds_of, with_spread
 from bench.core.cli import Device, OptionalInt, OptionalPath, parse
 from bench.core.errors import UserError, exit_code
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.config.spec import RunSpec
+    from bench.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def time_methods(options: Options, device: torch.device, training: dict[str, object]) -> None:
-    """A row for each method on each backbone."""
+    """A row for each method on each backbone; steps of the others are timed in turn with the first's."""
     from bench.config import resolve
     from bench.core import grammar, machine
 
@@ -87,24 +89,31 @@ def time_methods(options: Options, device: torch.device, training: dict[str, obj
         ["FLOPs", "training step", "of the first", "training img/s", "sampling img/s"],
     )
     native = machine.native_precision(device)
+    methods = [name for text in options.method or ("baseline",) for name in grammar.expand(text)]
     for backbone in options.backbone:
-        first = 0.0  # seconds of a step of the first method
-        for method in [name for text in options.method or ("baseline",) for name in grammar.expand(text)]:
+        first: Callable[[], object] | None = None
+        for method in methods:
             run = resolve.run_spec(
                 method, backbone, options.data, 0, native_precision=native, training=training
             )
-            flops, step, sampling = time_run(run, device, options.warm_up, options.repeats, options.sampling)
+            trainer = new_trainer(run, device)
+            steps = {"this": step_of(trainer)}
+            if first:
+                steps["first"] = first
+            found = alternating(steps, device, options.warm_up, options.repeats)
+            first = first or steps["this"]
+            ratios = [a / b for a, b in zip(found["this"], found.get("first", found["this"]), strict=True)]
+            sampling = time_sampling(trainer, run, device) if options.sampling else []
             size = run.training.batch_size
-            first = first or median(step)
             table.add_row(
                 escape(method),
                 escape(run.backbone),
                 str(size),
                 run.training.precision,
-                f"{flops:.4g}",
-                f"{with_spread([1e3 * seconds for seconds in step])} ms",
-                f"{median(step) / first:.2f} x",
-                with_spread([size / seconds for seconds in step]),
+                f"{trainer.flops_per_step:.4g}",
+                f"{with_spread([1e3 * seconds for seconds in found['this']])} ms",
+                f"{with_spread(ratios)} x" if len(steps) > 1 else "",
+                with_spread([size / seconds for seconds in found["this"]]),
                 with_spread([size / seconds for seconds in sampling]) if sampling else "",
             )
     print_table(table)
@@ -145,29 +154,32 @@ def time_against(options: Options, path: Path, device: torch.device, training: d
     print_table(table)
 
 
-def time_run(
-    run: RunSpec, device: torch.device, warm_up: int, repeats: int, with_sampling: bool = True
-) -> tuple[int, list[float], list[float]]:
-    """FLOPs of a training step, seconds of each, and of each sampled batch of the same size by the run's
-    protocol; none without `with_sampling`."""
-    import torch
-
-    from bench.evaluation import sampling
+def new_trainer(run: RunSpec, device: torch.device) -> Trainer:
+    """A trainer that takes the teacher's features as cached, whatever they are."""
     from bench.training.trainer import Trainer
 
     trainer = Trainer(run, device)
     for cache in trainer.frozen.feature_caches:
         cache.pretend()
-    steps = iter(range(10**9))
+    return trainer
+
+
+def step_of(trainer: Trainer) -> Callable[[], object]:
+    """A function that takes the next training step."""
+    steps = count()
+    return lambda: trainer.step(next(steps))
+
+
+def time_sampling(trainer: Trainer, run: RunSpec, device: torch.device) -> list[float]:
+    """Seconds of sampling a training batch's number of images by the run's protocol."""
+    import torch
+
+    from bench.evaluation import sampling
+
     index = torch.arange(run.training.batch_size)
-    training = seconds_of(lambda: trainer.step(next(steps)), device, warm_up, repeats)
-    if not with_sampling:
-        return trainer.flops_per_step, training, []
-
-    def draw() -> None:
-        list(sampling.stream(trainer.ema, trainer.process, run, trainer.data, index))
-
-    return trainer.flops_per_step, training, seconds_of(draw, device, 1, 3)
+    return seconds_of(
+        lambda: list(sampling.stream(trainer.ema, trainer.process, run, trainer.data, index)), device, 1, 3
+    )
 
 
 if __name__ == "__main__":
