@@ -25,8 +25,8 @@ class Report:
     runs: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS")]
     """a suite, or a folder of runs"""
     results: Results = Path("results")
-    reference: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "baseline"
-    """reference method of differences and speedups"""
+    reference: Annotated[OptionalStr, tyro.conf.arg(metavar="METHOD")] = None
+    """reference method of differences and speedups; by default that of the suite, or baseline"""
     metric: OptionalStr = None
     """headline metric, as named in the rows; by default the first one of the protocol"""
     metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE...")] = ()
@@ -62,12 +62,19 @@ def write(options: Report) -> Path:
         options.output or folder / "report",
         options.command,
         reference=options.reference,
+        default_reference=_reference_of_suite(options.runs) or "baseline",
         metric=options.metric,
         metrics=options.metrics,
         confidence=options.confidence,
         allow_mixed=options.allow_mixed,
         with_published=options.with_published,
     )
+
+
+def _reference_of_suite(name: str) -> str | None:
+    from bench.config import suites
+
+    return suites.load(name).reference if name in suites.names() else None
 
 
 def _folder(options: Report) -> Path:

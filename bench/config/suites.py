@@ -5,6 +5,7 @@ A suite defines what is compared and, if different from the defaults, how:
     description = "Each alignment depth"
     seed = [0, 1]                       # optional, as are data, process, backbone, [training], [protocol]
     teacher = "digits-vit"              # what "teacher" stands for; by default the data set's
+    reference = "repa"                  # what bench.report compares with; by default the baseline
 
     [[grid]]                            # one or several
     method = ["baseline", "repa[depth=[1,2,4]]"]
@@ -29,6 +30,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 import backbones
 from bench.config.spec import Protocol, Training, renamed
+from bench.core import grammar
 from bench.core.errors import UserError, unknown
 
 _FOLDER = Path(__file__).parent / "suites"
@@ -70,6 +72,7 @@ class Settings(_Strict):
     seed: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     process: str | None = None
     teacher: str | None = None
+    reference: str | None = None
     backbone: Names | None = None
     grid: Annotated[tuple[Grid, ...], Field(min_length=1)] | None = None
     training: Annotated[dict[str, Any], AfterValidator(_training)] = {}
@@ -121,6 +124,9 @@ def load(name: str, scale: str | None = None) -> Settings:
     if suite.grid is None:
         raise UserError(f"the suite {name} compares nothing: give it a [[grid]] with method and backbone.")
     backbone = suite.backbone or (backbones.DEFAULT,)
+    methods = [method for entry in suite.grid for text in entry.method for method in grammar.expand(text)]
+    if suite.reference not in (None, *methods):
+        raise unknown(f"reference of the suite {name}", suite.reference, methods)
     grid = tuple(entry.model_copy(update={"backbone": entry.backbone or backbone}) for entry in suite.grid)
     return suite.model_copy(update={"grid": grid})
 

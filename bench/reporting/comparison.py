@@ -18,7 +18,6 @@ from bench.reporting.results import Results
 from bench.reporting.statistics import Difference, Estimate, difference, estimate, paired
 from bench.reporting.time_to_target import Grid, Speedup, grid, speedup
 
-DEFAULT_REFERENCE = "baseline"  # where it is missing there are no differences, but a report
 Mark = Literal["", "best", "second"]
 
 
@@ -169,9 +168,17 @@ class Comparison:
 
 
 def compare(
-    results: Results, reference: str, metric: str | None, confidence: float, allow_mixed: bool
+    results: Results,
+    reference: str,
+    metric: str | None,
+    confidence: float,
+    allow_mixed: bool,
+    *,
+    required: bool = False,
 ) -> Comparison:
     """Group runs for comparison; `metric` is the headline metric if given.
+
+    Without runs of the reference there are no differences, or an error if it is `required`.
 
     Raises:
         UserError: for an unknown metric or reference, for runs that were never evaluated, and for runs of
@@ -184,7 +191,7 @@ def compare(
         if metric not in results.metrics:
             raise unknown("metric", metric, results.metrics)
         measures.sort(key=lambda item: item.key != metric)
-    if reference != DEFAULT_REFERENCE and reference not in set(results.runs["method"]):
+    if required and reference not in set(results.runs["method"]):
         raise unknown("method", reference, set(results.runs["method"]))
     counts = results.runs["protocol"].value_counts(sort=False)
     if len(counts) > 1 and not allow_mixed:

@@ -28,7 +28,8 @@ def write(
     report: Path,
     command: str,
     *,
-    reference: str,
+    reference: str | None,
+    default_reference: str,
     metric: str | None,
     metrics: Sequence[str],
     confidence: float,
@@ -41,7 +42,8 @@ def write(
         folder: of the runs, which are only read.
         report: folder that is written to.
         command: what writes the report again.
-        reference: method of differences and speedups.
+        reference: method of differences and speedups; None: the default.
+        default_reference: where it has no runs there are no differences, but a report.
         metric: headline metric; None: the first one of the protocol.
         metrics: Python files of additional metrics.
         confidence: level of all intervals, in (0, 1).
@@ -52,7 +54,14 @@ def write(
         UserError: where there is nothing to report, and if the folder cannot be written to.
     """
     custom.load(metrics)
-    found = comparison.compare(results.load(folder), reference, metric, confidence, allow_mixed)
+    found = comparison.compare(
+        results.load(folder),
+        reference or default_reference,
+        metric,
+        confidence,
+        allow_mixed,
+        required=reference is not None,
+    )
     try:
         (report / MORE).mkdir(parents=True, exist_ok=True)
         return _write(found, report, command, with_published)

@@ -20,8 +20,10 @@ from bench.reporting.plots.style import (
     REFERENCE,
     legend,
     looks,
+    name_rows,
     on_lines,
     paper,
+    x_label,
 )
 from bench.reporting.tables.studies import change
 
@@ -57,11 +59,8 @@ def speedup_bars(
                 text.set_path_effects([patheffects.withStroke(linewidth=1.5, foreground="white")])
                 widest = max(widest, end)
         panel.set_xlim(0, 1.22 * widest)
-        panel.set_yticks(range(len(entries)), labels)
-        panel.set_ylim(len(entries) - 0.5, -0.5)
-        panel.tick_params(axis="y", length=0)
-        panel.grid(axis="y", visible=False)
-        figure.supxlabel(f"speedup to the final {measure.label} of {comparison.reference}", fontsize=8)
+        name_rows(panel, labels)
+        x_label(figure, f"speedup to the final {measure.label} of {comparison.reference}")
         legend(figure, [panel])
     return figure
 
@@ -78,8 +77,11 @@ def difference_dots(comparison: Comparison, measure: Metric, backbone: str) -> F
     ]
     found.sort(key=lambda one: one[0].mean if measure.lower_is_better else -one[0].mean)
     fills = {True: ("with a teacher", COLOURS[0]), False: ("without", "white")}
+    long = any(len(entry.method) > 28 for _, entry in found)
+    names = [on_lines(entry.method, 60 if long else 28) for _, entry in found]
+    room = 0.03 + 0.12 * max(name.count("\n") + 1 for name in names)  # inches for each of them
     with paper():
-        figure, panel = plt.subplots(figsize=(COLUMN, 0.75 + 0.15 * len(found)))
+        figure, panel = plt.subplots(figsize=(PAGE if long else COLUMN, 0.75 + room * len(found)))
         panel.axvline(0, color=REFERENCE, lw=0.8, ls="--", zorder=0)
         for place, (gap, entry) in enumerate(found):
             if np.isfinite(gap.low):
@@ -87,12 +89,9 @@ def difference_dots(comparison: Comparison, measure: Metric, backbone: str) -> F
             label, fill = fills[bool(entry.teachers)]
             style = {"markerfacecolor": fill, "markeredgecolor": COLOURS[0], "ms": 4}
             panel.plot(gap.mean, place, "o", linestyle="", label=label, **style)
-        panel.set_yticks(range(len(found)), [entry.method for _, entry in found], fontsize=6.5)
-        panel.set_ylim(len(found) - 0.5, -0.5)
-        panel.tick_params(axis="y", length=0)
-        panel.grid(axis="y", visible=False)
+        name_rows(panel, names)
         arrow = "better to the left" if measure.lower_is_better else "better to the right"
-        figure.supxlabel(f"{measure.label}, difference from {comparison.reference} ({arrow})", fontsize=8)
+        x_label(figure, f"{measure.label}, difference from {comparison.reference} ({arrow})")
         legend(figure, [panel])
     return figure
 
@@ -127,10 +126,7 @@ def ablation_bars(comparison: Comparison, measures: Sequence[Metric], variants: 
                 style = {"color": look[entry.method]["color"], "ls": look[entry.method]["linestyle"]}
                 panel.axvline(entry.at_end(measure.key).mean, lw=0.8, label=entry.method, **style)
             panel.set_xlabel(f"{measure.label} {measure.arrow}")
-            panel.grid(axis="y", visible=False)
-            panel.tick_params(axis="y", length=0)
-        panels[0][0].set_yticks(places, [change(entry.method) for entry in variants])
-        panels[0][0].set_ylim(len(variants) - 0.5, -0.5)
+            name_rows(panel, [on_lines(change(entry.method), 60) for entry in variants])
         if others:
             legend(figure, panels.flat)
     return figure

@@ -23,6 +23,7 @@ from bench.reporting.plots.style import (
     legend,
     looks,
     paper,
+    x_label,
 )
 from bench.reporting.tables.speedup import COSTS
 from bench.reporting.time_to_target import Speedup
@@ -123,9 +124,7 @@ def speedup_by_target(
             row[0].set_ylabel(f"{backbone}\nspeedup (×)")
         for cost, panel in zip(costs, panels[0], strict=True):
             panel.set_title(f"in {COSTS[cost]}")
-        figure.supxlabel(
-            f"target: what {comparison.reference} has after this share of its training", fontsize=8
-        )
+        x_label(figure, f"target: what {comparison.reference} has after this share of its training")
         legend(figure, panels.flat)
     return figure
 

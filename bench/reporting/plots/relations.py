@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
 
 from bench.metrics.names import Metric
 from bench.reporting.comparison import Comparison, Entry
-from bench.reporting.plots.style import COLUMN, PAGE, distance_axis, legend, looks, paper
+from bench.reporting.plots.style import COLUMN, PAGE, distance_axis, legend, looks, on_lines, paper, x_label
 from bench.reporting.statistics import performance_profile
 from bench.reporting.tables.studies import gains
 
@@ -151,7 +151,7 @@ def profiles(comparison: Comparison, measure: Metric) -> Figure:
             line = {"color": look[method]["color"], "linestyle": look[method]["linestyle"]}
             panel.plot(thresholds, performance_profile(own, thresholds), label=method, **line)
         panel.axvline(0, color="black", lw=0.6)
-        panel.set_xlabel(f"gain on {comparison.reference} in {measure.label} (%)")
+        x_label(figure, f"gain on {comparison.reference} in {measure.label} (%)")
         panel.set_ylabel("share of runs with more")
         panel.set_ylim(0, 1.03)
         legend(figure, [panel], columns=4)
@@ -175,7 +175,7 @@ def alignment_maps(maps: Mapping[str, pd.DataFrame], label: str) -> Figure:
             image = panel.imshow(
                 table.to_numpy(), cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower"
             )
-            panel.set_title(method)
+            panel.set_title(on_lines(method, 24))
             panel.set_xticks(range(len(table.columns)), [f"{t:g}" for t in table.columns])
             every = max(1, len(table.index) // 8)
             panel.set_yticks(range(0, len(table.index), every), table.index[::every].astype(str))

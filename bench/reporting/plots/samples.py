@@ -24,12 +24,15 @@ def sample_rows(comparison: Comparison, backbone: str, seed: int) -> Figure:
     strips = sample_strips(comparison, backbone, seed)
     entries = [entry for entry in comparison.entries if entry.backbone == backbone]
     unfinished = {entry.method for entry in entries if entry.final.empty}
-    names = [on_lines(name, 24) + "\n(unfinished)" * (name in unfinished) for name, _ in strips]
-    longest = max(len(line) for name in names for line in name.split("\n"))
     height, width = strips[0][1].shape[:2]
-    with paper():
-        label = 0.1 + 0.05 * longest  # inches, for the method's name
+    for letters in (24, 36, 48):  # of a line; the fewest with which the rows are as high as the names
+        names = [on_lines(name, letters) + "\n(unfinished)" * (name in unfinished) for name, _ in strips]
+        lines = [name.split("\n") for name in names]
+        label = 0.1 + 0.05 * max(len(line) for own in lines for line in own)  # inches, for the names
         strip = (PAGE - label) * height / width
+        if 0.12 * max(map(len, lines)) <= strip:
+            break
+    with paper():
         size = (PAGE, len(strips) * (strip + 0.02))
         figure, panels = plt.subplots(len(strips), 1, figsize=size, squeeze=False, layout="none")
         figure.subplots_adjust(left=label / PAGE, right=1, top=1, bottom=0, hspace=0.02 / strip)

@@ -64,15 +64,31 @@ def looks(methods: Sequence[str], reference: str) -> dict[str, dict[str, Any]]:
     return {reference: {"color": REFERENCE, "marker": "o", "linestyle": "--"}} | found
 
 
-def on_lines(method: str, width: int) -> str:
-    """A method's name on lines of about `width` letters, broken behind commas; longer options, behind "="."""
+def on_lines(text: str, width: int) -> str:
+    """A method's name, or words with one, on lines of about `width` letters.
+
+    Broken behind spaces and commas; options that are longer than a line, behind "=".
+    """
     lines = [""]
-    for option in method.replace(",", ",\n").split("\n"):
+    for option in text.replace(",", ",\n").replace(" ", " \n").split("\n"):
         for part in option.replace("=", "=\n").split("\n") if len(option) > width else [option]:
-            if lines[-1] and len(lines[-1]) + len(part) > width:
+            if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
                 lines.append("")
             lines[-1] += part
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def x_label(figure: Figure, text: str) -> None:
+    """A label below all panels, on as many lines as it needs."""
+    figure.supxlabel(on_lines(text, int(figure.get_figwidth() / 0.065)), fontsize=8)
+
+
+def name_rows(panel: Axes, names: Sequence[str]) -> None:
+    """Names on a y axis, at places 0, 1, ... from the top."""
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.tick_params(axis="y", length=0)
+    panel.grid(axis="y", visible=False)
 
 
 def distance_axis(panel: Axes, values: Iterable[float]) -> None:

@@ -133,6 +133,7 @@ def test_tables_of_a_scale_are_laid_over_the_rest(tmp_path):
         ('[[grid]]\nbackbone = ["sit-ti"]', None, "has no method"),
         ('[[grid]]\nmethod = ["repa"]', "full", "has no scale full: it has none"),
         ('[quick]\n[[grid]]\nmethod = ["repa"]', "full", "has no scale full: it has quick"),
+        ('reference = "rep"\n[[grid]]\nmethod = ["repa"]', None, "unknown reference .* Did you mean 'repa'"),
         ("seed = ", None, "cannot be read"),
     ],
 )

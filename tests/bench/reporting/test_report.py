@@ -6,12 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tyro
 
 from bench.benchmark.simulated_runs import write_run
+from bench.config import suites
 from bench.core.errors import UserError
 from bench.report import Report, write
 
@@ -88,6 +90,21 @@ def test_another_reference_is_what_differences_refer_to(suite: Path) -> None:
     assert "Paired differences from repa" in (report / "report.md").read_text()
     with pytest.raises(UserError, match="Did you mean 'repa'"):
         write(Report(str(suite), reference="rep"))
+
+
+def test_the_reference_of_a_suite_is_what_its_report_refers_to(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "_FOLDER", tmp_path)
+    options = Report("simulated", results=suite.parent)
+    for reference, title in (("repa", "Paired differences from repa"), ("sara", "All metrics")):
+        text = f'reference = "{reference}"\n[[grid]]\nmethod = ["repa", "sara"]\n'
+        (tmp_path / "simulated.toml").write_text(text)
+        tables = re.findall("^## (.*)", (write(options).parent / "report.md").read_text(), re.MULTILINE)
+        assert title in tables
+    assert not any("Paired differences" in table for table in tables)  # sara has no runs, which is no error
+    explicit = replace(options, reference="baseline")
+    assert "Paired differences from baseline" in (write(explicit).parent / "report.md").read_text()
 
 
 def test_a_report_elsewhere_says_the_whole_command_and_links_to_the_runs(suite: Path, tmp_path: Path) -> None:

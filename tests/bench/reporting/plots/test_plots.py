@@ -6,6 +6,7 @@ import json
 from itertools import product
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -241,3 +242,25 @@ def test_a_guidance_sweep_joins_scales_of_one_interval_and_sample_count(tmp_path
     )
     assert found["guidance_scale"].tolist() == [1.5, 2.0, 3.0]
     assert set(found["guidance_interval"]) == {"0:0.7"}
+
+
+def test_long_names_stay_inside_every_figure(tmp_path: Path) -> None:
+    """Of many methods and of few, whatever they are compared with."""
+    rewards = "vrpo[agreement=true,anneal_from=0.8,estimator=pathwise+counterfactual,t_max=0.9,t_min=0.3]"
+    reference = "repa[align_until=0.5,encoder=efficientnet-lite0,weight=2.0]"
+    few = [reference, rewards, f"irepa[align_until=0.5,weight=2.0]+{rewards}"]
+    many = [*few, *(f"{rewards[:-1]},warm_up=0.{place}]" for place in range(MOST_CURVES))]
+    outside = []
+    for methods in (few, many):
+        folder = tmp_path / str(len(methods))
+        for method, seed in product(methods, range(2)):
+            write_run(folder, method, "sit-ti/2", seed)
+        found = compare(load(folder), reference, None, 0.95, allow_mixed=False)
+        for drawing in drawings(found):
+            figure = drawing.draw()
+            figure.draw_without_rendering()
+            needed, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+            if min(needed.x0, needed.y0, width - needed.x1, height - needed.y1) < -0.02:
+                outside.append(f"{drawing.name} of {len(methods)}: {needed} in {width} x {height}")
+            plt.close(figure)
+    assert not outside
