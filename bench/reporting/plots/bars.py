@@ -23,6 +23,7 @@ from bench.reporting.plots.style import (
     name_rows,
     on_lines,
     paper,
+    row_height,
     x_label,
 )
 from bench.reporting.tables.studies import change
@@ -34,7 +35,7 @@ def speedup_bars(
     """Speedup of each entry to the final value of its reference, with bootstrap intervals."""
     several = len({entry.backbone for entry in entries}) > 1
     labels = [on_lines(entry.method, 28) + (f"\n{entry.backbone}" if several else "") for entry in entries]
-    room = max(0.4, 0.15 * max(label.count("\n") + 1 for label in labels))  # inches for each of them
+    room = max(0.4, row_height(labels))
     height = 0.8 / len(costs)
     widest = 1.0
     with paper():
@@ -79,9 +80,10 @@ def difference_dots(comparison: Comparison, measure: Metric, backbone: str) -> F
     fills = {True: ("with a teacher", COLOURS[0]), False: ("without", "white")}
     long = any(len(entry.method) > 28 for _, entry in found)
     names = [on_lines(entry.method, 60 if long else 28) for _, entry in found]
-    room = 0.03 + 0.12 * max(name.count("\n") + 1 for name in names)  # inches for each of them
     with paper():
-        figure, panel = plt.subplots(figsize=(PAGE if long else COLUMN, 0.75 + room * len(found)))
+        figure, panel = plt.subplots(
+            figsize=(PAGE if long else COLUMN, 0.75 + row_height(names) * len(found))
+        )
         panel.axvline(0, color=REFERENCE, lw=0.8, ls="--", zorder=0)
         for place, (gap, entry) in enumerate(found):
             if np.isfinite(gap.low):
@@ -109,8 +111,9 @@ def ablation_bars(comparison: Comparison, measures: Sequence[Metric], variants: 
     ]
     look = looks(comparison.methods, comparison.reference)
     places = np.arange(len(variants))
+    changes = [on_lines(change(entry.method), 40) for entry in variants]
     with paper():
-        size = (PAGE if len(measures) > 1 else COLUMN, 0.6 + 0.22 * len(variants))
+        size = (PAGE if len(measures) > 1 else COLUMN, 0.75 + max(0.22, row_height(changes)) * len(variants))
         figure, panels = plt.subplots(1, len(measures), figsize=size, squeeze=False, sharey=True)
         for panel, measure in zip(panels.flat, measures, strict=True):
             for place, entry in zip(places, variants, strict=True):
@@ -126,7 +129,7 @@ def ablation_bars(comparison: Comparison, measures: Sequence[Metric], variants: 
                 style = {"color": look[entry.method]["color"], "ls": look[entry.method]["linestyle"]}
                 panel.axvline(entry.at_end(measure.key).mean, lw=0.8, label=entry.method, **style)
             panel.set_xlabel(f"{measure.label} {measure.arrow}")
-            name_rows(panel, [on_lines(change(entry.method), 60) for entry in variants])
+            name_rows(panel, changes)
         if others:
             legend(figure, panels.flat)
     return figure

@@ -79,8 +79,15 @@ def on_lines(text: str, width: int) -> str:
 
 
 def x_label(figure: Figure, text: str) -> None:
-    """A label below all panels, on as many lines as it needs."""
-    figure.supxlabel(on_lines(text, int(figure.get_figwidth() / 0.065)), fontsize=8)
+    """A label below all panels, on as many lines as it needs; the figure grows by further ones."""
+    label = on_lines(text, int(figure.get_figwidth() / 0.065))
+    figure.set_figheight(figure.get_figheight() + 0.17 * label.count("\n"))
+    figure.supxlabel(label, fontsize=8)
+
+
+def row_height(names: Sequence[str]) -> float:
+    """Inches that a row needs for the name with the most lines."""
+    return 0.02 + 0.15 * max((name.count("\n") + 1 for name in names), default=1)
 
 
 def name_rows(panel: Axes, names: Sequence[str]) -> None:

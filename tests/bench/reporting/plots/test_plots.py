@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -262,5 +262,14 @@ def test_long_names_stay_inside_every_figure(tmp_path: Path) -> None:
             needed, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
             if min(needed.x0, needed.y0, width - needed.x1, height - needed.y1) < -0.02:
                 outside.append(f"{drawing.name} of {len(methods)}: {needed} in {width} x {height}")
+            for panel in figure.axes:
+                rows = [
+                    label.get_window_extent().extents
+                    for label in panel.get_yticklabels()
+                    if "=" in label.get_text()
+                ]
+                rows.sort(key=lambda extents: extents[1])
+                if any(below[3] > above[1] + 1 for below, above in pairwise(rows)):
+                    outside.append(f"{drawing.name} of {len(methods)}: names overlap")
             plt.close(figure)
     assert not outside
