@@ -62,9 +62,9 @@ class VRPO(RewardTerm, WeightedAlignment):
         needs = super().needs(step, steps)
         return replace(
             needs,
-            rewards=tuple(self.reward_weights()),
+            rewards=tuple(self.reward_weights()) if self.acts(step, steps) else (),
             reward_net=self.reward_net,
-            whole_batch=needs.whole_batch or self.compares_samples(),
+            whole_batch=needs.whole_batch or (self.compares_samples() and self.acts(step, steps)),
         )
 
     def losses(self, context: Context) -> dict[str, Loss]:

@@ -40,11 +40,12 @@ class RewardTerm(Method):
         agreement: multiply the force on a sample by its cosine with the direction to the data, or by 0.
         share: fraction of these samples whose rewards are computed; the force is scaled by its inverse.
         warm_up: fraction of training over which the reward term rises linearly from zero.
-        anneal_from: fraction of training from which the reward term decays linearly to zero.
+        anneal_from: fraction of training from which the reward term decays linearly to zero ...
+        reward_until: ... which it has reached at this fraction; rewards cost nothing from then on.
         shuffle: control; advantages (pathwise: forces) are permuted over the samples of the batch.
     """
 
-    added = ("t_min", "relative", "agreement")
+    added = ("t_min", "relative", "agreement", "reward_until")
 
     fidelity: float = 0.0
     perceptual: float = 1.0
@@ -65,24 +66,29 @@ class RewardTerm(Method):
     share: float = 1.0
     warm_up: float = 0.0
     anneal_from: float = 0.4
+    reward_until: float = 1.0
     shuffle: bool = False
 
     def build(self, backbone: BackboneInfo, encoder: GetEncoder) -> None:
         super().build(backbone, encoder)
         if self.estimator in ("score", "likelihood") and self.group_size < 2:
             raise ValueError(f"group_size={self.group_size}: a group needs at least 2 members")
-        for name in ("anneal_from", "share"):
+        for name in ("anneal_from", "reward_until", "share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in (0, 1]")
         if not 0 <= self.warm_up <= self.anneal_from:
             raise ValueError(f"warm_up={self.warm_up} must lie in [0, anneal_from={self.anneal_from}]")
+        if self.anneal_from > self.reward_until:
+            raise ValueError(
+                f"anneal_from={self.anneal_from} must not exceed reward_until={self.reward_until}"
+            )
         if self.spread <= 0:
             raise ValueError(f"spread={self.spread} must be positive")
         if self.t_min > self.t_max:
             raise ValueError(f"t_min={self.t_min} must not exceed t_max={self.t_max}")
 
     def reward_weights(self) -> dict[str, float]:
-        """Names and weights of the rewards in use."""
+        """Names and weights of the rewards in use, at some time of training."""
         if self.strength == 0 or self.estimator == "counterfactual":
             return {}
         weights = {
@@ -97,10 +103,16 @@ class RewardTerm(Method):
         return bool(self.reward_weights()) and (self.estimator == "likelihood" or self.shuffle)
 
     def schedule(self, step: int, steps: int) -> float:
-        """Factor in [0, 1] of `strength`: rises from 0 over `warm_up`, decays to 0 from `anneal_from`."""
+        """Factor in [0, 1] of `strength`: rises from 0 over `warm_up`, decays to 0 between `anneal_from` and
+        `reward_until`."""
         rise = (step + 1) / (self.warm_up * steps) if self.warm_up else 1.0
-        fall = (1 - step / steps) / (1 - self.anneal_from) if self.anneal_from < 1 else 1.0
+        end, decay = self.reward_until, self.reward_until - self.anneal_from
+        fall = (end - step / steps) / decay if decay else float(step < end * steps)
         return max(0.0, min(1.0, rise, fall))
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether there is a reward term at this step."""
+        return bool(self.reward_weights()) and step < self.reward_until * steps
 
     def reward_term(self, context: Context, aligning: Sequence[Tensor]) -> dict[str, Loss]:
         """The loss term "reward", if rewards are in use.
@@ -109,7 +121,7 @@ class RewardTerm(Method):
             context: the step.
             aligning: raw terms of the alignment, [B] each; likelihood weights their sum.
         """
-        if not self.reward_weights():
+        if not self.acts(context.step, context.steps):
             return {}
         if self.estimator != "likelihood":
             return {"reward": self._force_term(context)}

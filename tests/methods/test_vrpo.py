@@ -220,6 +220,26 @@ def test_rewards_act_below_t_max_and_end_with_training():
     ]  # fmt: skip
 
 
+def test_rewards_that_end_before_training_cost_nothing_afterwards():
+    method = VRPO(perceptual=0.0, anneal_from=0.4, reward_until=0.6, shuffle=True)
+    assert [round(method.schedule(step, 100), 6) for step in (0, 40, 50, 55, 60, 99)] == [
+        1,
+        1,
+        0.5,
+        0.25,
+        0,
+        0,
+    ]
+    assert VRPO(anneal_from=0.4, reward_until=0.4).schedule(39, 100) == 1
+    assert VRPO(anneal_from=0.4, reward_until=0.4).schedule(40, 100) == 0
+    during, afterwards = method.needs(59, 100), method.needs(60, 100)
+    assert (during.rewards, during.whole_batch) == (("tokens",), True)
+    assert (afterwards.rewards, afterwards.whole_batch) == ((), False)
+    state = context(linear(torch.ones(P)))
+    state.step = 60
+    assert "reward" not in VRPO(weight=0.0, perceptual=0.0, anneal_from=0.4, reward_until=0.6).losses(state)
+
+
 def test_rewards_act_on_a_band_of_noise_levels_and_are_computed_for_it_alone():
     judged = []
     reward = linear(torch.ones(P))
