@@ -23,7 +23,7 @@ class Report:
     """Make tables (Markdown, LaTeX, CSV), plots (PDF, PNG) and a page of run folders."""
 
     runs: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUNS")]
-    """a suite, or a folder of runs"""
+    """a suite or its TOML file, or a folder of runs"""
     results: Results = Path("results")
     reference: Annotated[OptionalStr, tyro.conf.arg(metavar="METHOD")] = None
     """reference method of differences and speedups; by default that of the suite, or baseline"""
@@ -74,16 +74,18 @@ def write(options: Report) -> Path:
 def _reference_of_suite(name: str) -> str | None:
     from bench.config import suites
 
-    return suites.load(name).reference if name in suites.names() else None
+    known = name in suites.names() or suites.is_file(name)
+    return suites.load(name).reference if known else None
 
 
 def _folder(options: Report) -> Path:
-    for folder in (options.results / options.runs, Path(options.runs).expanduser()):
+    from bench.config import suites
+
+    of_suite = options.results / (Path(options.runs).stem if suites.is_file(options.runs) else options.runs)
+    for folder in (of_suite, Path(options.runs).expanduser()):
         if folder.is_dir():
             return folder
-    raise UserError(
-        f"there is no folder {options.results / options.runs} or {options.runs}: run the suite first."
-    )
+    raise UserError(f"there is no folder {of_suite} or {options.runs}: run the suite first.")
 
 
 def main() -> None:

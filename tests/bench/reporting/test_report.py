@@ -103,6 +103,11 @@ def test_the_reference_of_a_suite_is_what_its_report_refers_to(
         tables = re.findall("^## (.*)", (write(options).parent / "report.md").read_text(), re.MULTILINE)
         assert title in tables
     assert not any("Paired differences" in table for table in tables)  # sara has no runs, which is no error
+    mine = tmp_path / "elsewhere" / "simulated.toml"  # of the user
+    mine.parent.mkdir()
+    mine.write_text('reference = "vrpo"\n[[grid]]\nmethod = ["vrpo"]\n')
+    page = write(replace(options, runs=str(mine))).parent / "report.md"
+    assert page.parent == suite / "report" and "Paired differences from vrpo" in page.read_text()
     explicit = replace(options, reference="baseline")
     assert "Paired differences from baseline" in (write(explicit).parent / "report.md").read_text()
 
