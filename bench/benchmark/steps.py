@@ -97,12 +97,13 @@ def time_methods(options: Options, device: torch.device, training: dict[str, obj
                 method, backbone, options.data, 0, native_precision=native, training=training
             )
             trainer = new_trainer(run, device)
-            steps = {"this": step_of(trainer)}
+            step, ratio = step_of(trainer), ""
+            works = {"this": step, "first": first} if first else {"this": step}
+            seconds = alternating(works, device, options.warm_up, options.repeats)
             if first:
-                steps["first"] = first
-            found = alternating(steps, device, options.warm_up, options.repeats)
-            first = first or steps["this"]
-            ratios = [a / b for a, b in zip(found["this"], found.get("first", found["this"]), strict=True)]
+                pairs = zip(seconds["this"], seconds["first"], strict=True)
+                ratio = f"{with_spread([this / other for this, other in pairs])} x"
+            first = first or step
             sampling = time_sampling(trainer, run, device) if options.sampling else []
             size = run.training.batch_size
             table.add_row(
@@ -111,10 +112,10 @@ def time_methods(options: Options, device: torch.device, training: dict[str, obj
                 str(size),
                 run.training.precision,
                 f"{trainer.flops_per_step:.4g}",
-                f"{with_spread([1e3 * seconds for seconds in found['this']])} ms",
-                f"{with_spread(ratios)} x" if len(steps) > 1 else "",
-                with_spread([size / seconds for seconds in found["this"]]),
-                with_spread([size / seconds for seconds in sampling]) if sampling else "",
+                f"{with_spread([1e3 * each for each in seconds['this']])} ms",
+                ratio,
+                with_spread([size / each for each in seconds["this"]]),
+                with_spread([size / each for each in sampling]) if sampling else "",
             )
     print_table(table)
 
