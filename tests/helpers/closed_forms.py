@@ -1,4 +1,4 @@
-"""Data whose diffusion is known in closed form, written without the code under test.
+"""What is known in closed form, written without the code under test: a diffusion, and a distance.
 
 A mixture of isotropic Gaussians Σ_k w_k N(μ_k, s_k² I), diffused by x_t = α x0 + σ ε, stays one:
 Σ_k w_k N(α μ_k, α² s_k² + σ²). Its score comes from autograd of that density, its velocity from the motion
@@ -39,6 +39,18 @@ def derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     with torch.enable_grad():
         t = t.detach().requires_grad_()
         return torch.autograd.grad(f(t).sum(), t)[0]
+
+
+def frechet_distance_of_few(x: Tensor, y: Tensor) -> float:
+    """The distance of the Gaussians of fewer samples than dimensions, [n, D] and [m, D].
+
+    tr (S_x S_y)^(1/2) is the nuclear norm of X Y^T, both centred, over sqrt((n - 1)(m - 1)).
+    """
+    x, y = x.double(), y.double()
+    centred = [(z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y)]
+    overlap = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    spread = sum(z.square().sum() for z in centred)
+    return float((x.mean(0) - y.mean(0)).square().sum() + spread - 2 * overlap)
 
 
 @dataclass

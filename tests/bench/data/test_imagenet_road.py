@@ -24,7 +24,7 @@ def stand_in(tmp_path_factory):
 
 
 def test_from_a_folder_of_images_to_scored_samples(stand_in, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sharded, "REFERENCE_IMAGES", 40)
+    monkeypatch.setattr(sharded, "REFERENCE_IMAGES", 16)
     vae, store = stand_in / "vae", tmp_path / "stores" / "imagenet256"
     networks = ("--vae", vae, "--decoder", vae)
     command(prepare.main, monkeypatch, stand_in / "train", "--output", store, *networks, "--workers", 1)

@@ -6,6 +6,7 @@ import torch
 from bench.core.errors import UserError
 from bench.metrics import frechet
 from bench.metrics.frechet import Gaussian, GaussianStatistics, frechet_distance, gaussian_of
+from tests.helpers.closed_forms import frechet_distance_of_few
 
 
 def features(count: int, dimension: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -39,13 +40,9 @@ def test_distance_matches_scipys_matrix_square_root_where_that_is_well_condition
 
 
 def test_distance_with_fewer_samples_than_dimensions_matches_singular_values_of_the_data():
-    x, y = features(20, 100, seed=1).double(), features(30, 100, seed=2).double()
-    a, b = gaussian_of(x), gaussian_of(y)
-    # tr (S_a S_b)^(1/2) is the nuclear norm of X Y^T, both centred, over sqrt((n - 1)(m - 1)).
-    product = (x - x.mean(0)) @ (y - y.mean(0)).T
-    overlap = torch.linalg.svdvals(product).sum() / (19 * 29) ** 0.5
-    truth = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * overlap
-    assert frechet_distance(a, b) == pytest.approx(truth.item(), rel=1e-6)
+    x, y = features(20, 100, seed=1), features(30, 100, seed=2)
+    truth = frechet_distance_of_few(x, y)
+    assert frechet_distance(gaussian_of(x), gaussian_of(y)) == pytest.approx(truth, rel=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [[300], [1, 299], [100] * 3, [7] * 42 + [6]])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.benchmark.simulated_runs import SPEEDS, STEP_SECONDS, write_run
+from bench.reporting import report_folder
 
 
 @pytest.fixture
@@ -26,3 +27,9 @@ def suite(tmp_path: Path) -> Path:
                     parameters=500_000 + position,
                 )
     return root
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take most of their time."""
+    monkeypatch.setattr(report_folder, "drawings", lambda _comparison: [])

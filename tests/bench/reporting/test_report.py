@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import tyro
 
@@ -16,6 +17,8 @@ from bench.benchmark.simulated_runs import write_run
 from bench.config import suites
 from bench.core.errors import UserError
 from bench.report import Report, write
+from bench.reporting import report_folder
+from bench.reporting.plots.figures import Drawing
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -46,15 +49,21 @@ def test_report_writes_tables_and_plots_and_leaves_runs_alone(suite: Path) -> No
     } == before
 
 
-def test_a_report_with_other_figures_leaves_no_picture_of_the_one_before(suite: Path) -> None:
-    report = write(Report(str(suite))).parent
-    pictures = {path.name for path in report.glob("*.png")}
-    hidden = next(path.stem for path in (report / "more").glob("*.pdf") if f"{path.stem}.png" not in pictures)
-    (report / f"{hidden}.png").write_text("shown by an earlier report")
-    (report / "more" / min(pictures)).write_text("not shown by an earlier report")
+def test_a_report_with_other_figures_leaves_no_picture_of_the_one_before(
+    suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {"now shown": 0, "now hidden": 1}
+    figures = [Drawing(name, "", "", plt.figure, rank) for name, rank in ranks.items()]
+    monkeypatch.setattr(report_folder, "drawings", lambda _comparison: figures)
+    monkeypatch.setattr(report_folder, "SHOWN", 1)
+    more = suite / "report" / report_folder.MORE
+    more.mkdir(parents=True)
+    before = more / "now shown.png", suite / "report" / "now hidden.png"
+    for picture in before:
+        picture.write_text("of an earlier report")
     write(Report(str(suite)))
-    assert {path.name for path in report.glob("*.png")} == pictures
-    assert not pictures & {path.name for path in (report / "more").glob("*.png")}
+    assert not any(picture.exists() for picture in before)
+    assert (suite / "report" / "now shown.png").is_file() and (more / "now hidden.png").is_file()
 
 
 def test_command_names_the_folder_it_cannot_find(tmp_path: Path) -> None:
@@ -85,6 +94,7 @@ def test_a_folder_of_unfinished_runs_has_a_report_with_empty_tables(tmp_path: Pa
     assert set((report / "main.csv").read_text().splitlines()[1].split(",")[4:]) <= {"", "0.0"}
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_another_reference_is_what_differences_refer_to(suite: Path) -> None:
     report = write(Report(str(suite), reference="repa")).parent
     assert "Paired differences from repa" in (report / "report.md").read_text()
@@ -92,6 +102,7 @@ def test_another_reference_is_what_differences_refer_to(suite: Path) -> None:
         write(Report(str(suite), reference="rep"))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_reference_of_a_suite_is_what_its_report_refers_to(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +123,7 @@ def test_the_reference_of_a_suite_is_what_its_report_refers_to(
     assert "Paired differences from baseline" in (write(explicit).parent / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_report_elsewhere_says_the_whole_command_and_links_to_the_runs(suite: Path, tmp_path: Path) -> None:
     report = tmp_path / "deep" / "against-repa"
     page = write(Report("simulated", results=suite.parent, reference="repa", output=report))
